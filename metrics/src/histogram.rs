@@ -1,0 +1,178 @@
+//! Histograms with classic buckets and, where switched on, native (exponential) ones beside them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::describe::{Kind, Unit};
+use crate::native::{Native, NativeSnapshot};
+use crate::recorder::{Recorder, Value, add_float, private};
+
+/// A distribution of values. Memory for buckets is taken at the first observation.
+#[derive(Debug)]
+pub struct Histogram {
+    shape: Shape,
+    sum: AtomicU64,
+    /// One count per bound and one for what is above all; not cumulative. Not padded: 26 buckets of a cache line each
+    /// would be 1.6 KiB a series.
+    counts: OnceLock<Box<[AtomicU64]>>,
+    native: OnceLock<Box<Native>>,
+}
+
+/// What the series of a family share: bounds, unit, and whether native buckets are kept.
+pub(crate) type Shape = Arc<ShapeInner>;
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct ShapeInner {
+    pub(crate) bounds: Box<[f64]>,
+    pub(crate) unit: Unit,
+    pub(crate) native: bool,
+}
+
+/// A histogram's state when a page is made. `counts` has one entry more than `shape.bounds`, or is empty.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(crate) shape: Shape,
+    pub(crate) counts: Vec<u64>,
+    pub(crate) sum: f64,
+    pub(crate) native: Option<NativeSnapshot>,
+}
+
+impl Snapshot {
+    /// The number of observations: by construction what the `+Inf` bucket says.
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The bounds with cumulative counts, `+Inf` last.
+    pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds = self.shape.bounds.iter().copied();
+        let counts = self.counts.iter().copied().chain(std::iter::repeat(0));
+        bounds
+            .chain(std::iter::once(f64::INFINITY))
+            .zip(counts)
+            .scan(0, |sum, (bound, count)| {
+                *sum += count;
+                Some((bound, *sum))
+            })
+    }
+}
+
+impl Histogram {
+    /// Records a value in the unit of the family (seconds, milliseconds, bytes). What is not a number, or negative,
+    /// counts as 0.
+    pub fn observe(&self, value: f64) {
+        let value = if value > 0.0 { value } else { 0.0 };
+        let at = self.shape.bounds.partition_point(|bound| *bound < value);
+        let counts = self.counts.get_or_init(|| {
+            let buckets = self.shape.bounds.len() + 1;
+            (0..buckets).map(|_| AtomicU64::new(0)).collect()
+        });
+        if let Some(count) = counts.get(at) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        add_float(&self.sum, value);
+        if self.shape.native {
+            self.native.get_or_init(Box::default).observe(value);
+        }
+    }
+
+    /// Records a duration in the unit of the family.
+    pub fn observe_duration(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.observe(match self.shape.unit {
+            Unit::Milliseconds => seconds * 1e3,
+            Unit::None | Unit::Seconds | Unit::Bytes => seconds,
+        });
+    }
+
+    /// Records a number of bytes.
+    pub fn observe_bytes(&self, bytes: usize) {
+        self.observe(bytes as f64);
+    }
+
+    /// The number of values recorded.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let counts = self.counts.get().map_or(&[][..], |counts| counts);
+        counts.iter().map(|n| n.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The sum of the values recorded.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        f64::from_bits(self.sum.load(Ordering::Relaxed))
+    }
+}
+
+impl private::Sealed for Histogram {}
+
+impl Recorder for Histogram {
+    type Shape = Shape;
+
+    fn new(shape: &Shape) -> Self {
+        Self {
+            shape: Arc::clone(shape),
+            sum: AtomicU64::new(0),
+            counts: OnceLock::new(),
+            native: OnceLock::new(),
+        }
+    }
+
+    fn value(&self) -> Value {
+        let counts = self.counts.get().map_or(&[][..], |counts| counts);
+        let native = self.native.get().map(|native| native.snapshot());
+        Value::Histogram(Snapshot {
+            shape: Arc::clone(&self.shape),
+            counts: counts.iter().map(|n| n.load(Ordering::Relaxed)).collect(),
+            sum: self.sum(),
+            native: self.shape.native.then(|| native.unwrap_or_default()),
+        })
+    }
+
+    fn fits(kind: &Kind) -> bool {
+        matches!(kind, Kind::Histogram { .. })
+    }
+}
+
+/// Why a list of histogram bounds cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBuckets {
+    /// Not a number, not finite, or not above 0.
+    #[error("`{0}` is not a bucket bound: write seconds above 0, such as 0.25")]
+    Bound(String),
+    /// Not in ascending order.
+    #[error("`{0}` is not above the bound before it: write the bounds in ascending order")]
+    Order(String),
+    /// Fewer than one or more than 64 bounds.
+    #[error("{0} bucket bounds: write between 1 and {MAX_BUCKETS}, separated by commas")]
+    Number(usize),
+}
+
+/// The most bounds a classic histogram may have: each is a series in the scraper's memory.
+const MAX_BUCKETS: usize = 64;
+
+/// Reads bucket bounds: seconds, ascending, separated by commas (`0.005,0.05,0.5,5,30`).
+///
+/// # Errors
+/// Names the first bound that is wrong and what would be right.
+pub fn parse_buckets(text: &str) -> Result<Vec<f64>, InvalidBuckets> {
+    let mut bounds = Vec::new();
+    for word in text.split(',').map(str::trim) {
+        let bound = word
+            .parse::<f64>()
+            .ok()
+            .filter(|bound| bound.is_finite() && *bound > 0.0)
+            .ok_or_else(|| InvalidBuckets::Bound(word.to_owned()))?;
+        if bounds.last().is_some_and(|last| *last >= bound) {
+            return Err(InvalidBuckets::Order(word.to_owned()));
+        }
+        bounds.push(bound);
+    }
+    match bounds.len() {
+        1..=MAX_BUCKETS => Ok(bounds),
+        n => Err(InvalidBuckets::Number(n)),
+    }
+}
