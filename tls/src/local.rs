@@ -1,0 +1,364 @@
+//! What this process is: its name, key and anchors, and the certificate of the moment, swapped whole at each renewal.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+use rustls::{
+    ServerConfig,
+    client::Resumption,
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+    time_provider::{DefaultTimeProvider, TimeProvider},
+};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::{
+    CertificateError, Id, InvalidId, KeyMaterial, TRANSPORT_ALPN, TrustAnchors,
+    provider::{VERSIONS, provider},
+    trust::time_of,
+    verify::{Usage, VerifyClient, VerifyServer, must_be, verify},
+};
+
+/// Why an identity could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The server name is no DNS name.
+    #[error("the server name {name:?} is not usable: {reason}")]
+    ServerName {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        reason: InvalidId,
+    },
+    /// The TLS library refuses the key or the configuration.
+    #[error("the TLS library refuses the configuration: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// This process's identity.
+///
+/// Made once; [`Self::install`] gives it a certificate, now and at each renewal. Connections made before go on with what
+/// they were made with.
+#[derive(Debug)]
+pub struct LocalIdentity {
+    id: Id,
+    server_name: Id,
+    key: Arc<dyn rustls::sign::SigningKey>,
+    /// The public half, DER (SubjectPublicKeyInfo).
+    public_key: Vec<u8>,
+    material: KeyMaterial,
+    anchors: TrustAnchors,
+    clock: Arc<dyn TimeProvider>,
+    uncertified: Arc<ClientConfig>,
+    current: ArcSwapOption<Credentials>,
+    version: watch::Sender<u64>,
+}
+
+impl LocalIdentity {
+    /// An identity without a certificate yet: it can talk to the control plane, and not serve.
+    ///
+    /// `server_name` is the name peers ask for (SNI) when they want us; for identities certified by the identity service
+    /// it is the id itself.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the server name or the key is of no use.
+    pub fn new(
+        id: Id,
+        server_name: &str,
+        key: KeyMaterial,
+        anchors: TrustAnchors,
+    ) -> Result<Arc<Self>, IdentityError> {
+        Self::with_clock(id, server_name, key, anchors, Arc::new(DefaultTimeProvider))
+    }
+
+    /// As [`Self::new`], with another clock than the system's for all checks of dates.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_clock(
+        id: Id,
+        server_name: &str,
+        key: KeyMaterial,
+        anchors: TrustAnchors,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Arc<Self>, IdentityError> {
+        let server_name = Id::dns(server_name).map_err(|reason| IdentityError::ServerName {
+            name: crate::error::shown(server_name),
+            reason,
+        })?;
+        let signing = provider()
+            .key_provider
+            .load_private_key(key.private_key())?;
+        let public_key = signing
+            .public_key()
+            .map(|spki| spki.to_vec())
+            .unwrap_or_default();
+        let uncertified = ClientConfig::new(&id, anchors.clone(), None, &clock)?;
+        Ok(Arc::new(Self {
+            id,
+            server_name,
+            key: signing,
+            public_key,
+            material: key,
+            anchors,
+            clock,
+            uncertified: Arc::new(uncertified),
+            current: ArcSwapOption::empty(),
+            version: watch::Sender::new(0),
+        }))
+    }
+
+    /// Who we are.
+    pub fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// The name peers ask for when they want us, lower-cased.
+    pub fn server_name(&self) -> &str {
+        self.server_name.as_str()
+    }
+
+    /// Whether a ClientHello that asks for `sni` is for us. Case does not matter.
+    pub fn is_own_name(&self, sni: &str) -> bool {
+        self.server_name.as_str().eq_ignore_ascii_case(sni)
+    }
+
+    /// The certificate signing request, DER (PKCS#10).
+    pub fn csr(&self) -> &[u8] {
+        self.material.csr()
+    }
+
+    /// The roots that peers must lead to.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// Takes a new certificate into use for new connections, after checking that peers will accept it: the chain
+    /// verifies against the anchors now (server usage), it names us and nothing else, it is for our key, and `valid_until`
+    /// is in the future.
+    ///
+    /// # Errors
+    /// [`CertificateError`]; what was in use before stays in use.
+    pub fn install(
+        &self,
+        leaf: Vec<u8>,
+        intermediates: Vec<Vec<u8>>,
+        valid_until: SystemTime,
+    ) -> Result<(), CertificateError> {
+        let now = self.now();
+        if valid_until <= now {
+            return Err(CertificateError::Expired {
+                now: crate::verify::unix_time(now),
+                not_after: crate::verify::unix_time(valid_until),
+            });
+        }
+        let leaf = CertificateDer::from(leaf);
+        let intermediates: Vec<_> = intermediates
+            .into_iter()
+            .map(CertificateDer::from)
+            // Peers have the anchors; sending them only costs bytes in every handshake.
+            .filter(|certificate| !self.anchors.contains(certificate))
+            .collect();
+        let found = verify(
+            &self.anchors,
+            &leaf,
+            &intermediates,
+            crate::verify::unix_time(now),
+            Usage::Server,
+        )?;
+        must_be(&self.id, found)?;
+        let (_, parsed) = X509Certificate::from_der(&leaf)
+            .map_err(|error| CertificateError::Encoding(error.to_string()))?;
+        if parsed.public_key().raw != self.public_key {
+            return Err(CertificateError::WrongKey);
+        }
+        let leaf_not_after = time_of(parsed.validity().not_after.timestamp());
+        let mut chain = vec![leaf];
+        chain.extend(intermediates);
+        let credentials = Credentials::new(self, chain, leaf_not_after.min(valid_until), now)
+            .map_err(|error| CertificateError::Chain(error.to_string()))?;
+        self.current.store(Some(Arc::new(credentials)));
+        self.version.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// What is in use now; `None` before the first certificate. Cheap; to be asked for each connection.
+    pub fn current(&self) -> Option<Arc<Credentials>> {
+        self.current.load_full()
+    }
+
+    /// Waits for the first certificate and gives what is in use then.
+    pub async fn certified(&self) -> Arc<Credentials> {
+        let mut version = self.version.subscribe();
+        loop {
+            if let Some(current) = self.current() {
+                return current;
+            }
+            // The sender lives in `self`, so this cannot fail.
+            if version.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Counts certificates installed; for those who want to know of each.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// For connections to the control plane before we are certified: shows no certificate; the server's is verified as
+    /// ever.
+    pub fn anchors_client_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.uncertified)
+    }
+
+    /// The best there is for connections to the control plane: with our certificate once there is one, without before.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        match self.current() {
+            Some(current) => Arc::clone(current.client_config()),
+            None => self.anchors_client_config(),
+        }
+    }
+
+    /// Wall-clock time as this identity sees it.
+    pub fn now(&self) -> SystemTime {
+        let since_1970 = self
+            .clock
+            .current_time()
+            .map_or(Duration::ZERO, |now| Duration::from_secs(now.as_secs()));
+        UNIX_EPOCH + since_1970
+    }
+}
+
+/// A certificate in use, and the configurations made with it.
+#[derive(Debug)]
+pub struct Credentials {
+    id: Id,
+    not_after: SystemTime,
+    installed: SystemTime,
+    server: Arc<ServerConfig>,
+    direct: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Credentials {
+    fn new(
+        local: &LocalIdentity,
+        chain: Vec<CertificateDer<'static>>,
+        not_after: SystemTime,
+        installed: SystemTime,
+    ) -> Result<Self, rustls::Error> {
+        let key = Arc::new(CertifiedKey::new(chain, Arc::clone(&local.key)));
+        let server = server_config(local, &key, false)?;
+        let mut direct = server_config(local, &key, true)?;
+        direct.alpn_protocols = vec![TRANSPORT_ALPN.to_vec()];
+        Ok(Self {
+            id: local.id.clone(),
+            not_after,
+            installed,
+            server: Arc::new(server),
+            direct: Arc::new(direct),
+            client: Arc::new(ClientConfig::new(
+                &local.id,
+                local.anchors.clone(),
+                Some(key),
+                &local.clock,
+            )?),
+        })
+    }
+
+    /// Whose certificate this is.
+    pub fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// When it expires: the earlier of the certificate's own end and what the identity service said.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// When it was taken into use.
+    pub fn installed(&self) -> SystemTime {
+        self.installed
+    }
+
+    /// For redirected connections: client certificate optional, no ALPN.
+    pub fn server_config(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
+
+    /// For connections to the proxy's own port: client certificate and ALPN [`TRANSPORT_ALPN`] required.
+    pub fn direct_config(&self) -> &Arc<ServerConfig> {
+        &self.direct
+    }
+
+    /// For connections to peers, showing this certificate.
+    pub fn client_config(&self) -> &Arc<ClientConfig> {
+        &self.client
+    }
+}
+
+fn server_config(
+    local: &LocalIdentity,
+    key: &Arc<CertifiedKey>,
+    client_required: bool,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::clone(&local.clock))
+        .with_protocol_versions(VERSIONS)?
+        .with_client_cert_verifier(VerifyClient::new(local.anchors.clone(), client_required))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
+    // No resumption: every handshake verifies the client's certificate with today's anchors and dates.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// How to connect as a client: with or without a certificate, always verifying the server.
+#[derive(Debug)]
+pub struct ClientConfig {
+    anchors: TrustAnchors,
+    base: rustls::ClientConfig,
+}
+
+impl ClientConfig {
+    fn new(
+        id: &Id,
+        anchors: TrustAnchors,
+        key: Option<Arc<CertifiedKey>>,
+        clock: &Arc<dyn TimeProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let builder = rustls::ClientConfig::builder_with_details(provider(), Arc::clone(clock))
+            .with_protocol_versions(VERSIONS)?
+            .dangerous()
+            // Replaced for each connection; until then, only we ourselves would do.
+            .with_custom_certificate_verifier(VerifyServer::new(anchors.clone(), id.clone()));
+        let mut base = match key {
+            Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+            None => builder.with_no_client_auth(),
+        };
+        base.resumption = Resumption::disabled();
+        base.enable_early_data = false;
+        Ok(Self { anchors, base })
+    }
+
+    /// The configuration for one connection: to this server, with this protocol. A copy costs a few reference counts.
+    pub(crate) fn expecting(
+        &self,
+        expected: &Id,
+        alpn: Option<&[u8]>,
+    ) -> Arc<rustls::ClientConfig> {
+        let mut config = self.base.clone();
+        config
+            .dangerous()
+            .set_certificate_verifier(VerifyServer::new(self.anchors.clone(), expected.clone()));
+        config.alpn_protocols = alpn.into_iter().map(<[u8]>::to_vec).collect();
+        Arc::new(config)
+    }
+}

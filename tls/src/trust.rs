@@ -1,0 +1,153 @@
+//! Trust anchors: the roots that a peer's certificate must lead to.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A text longer than this is no bundle of anchors (a certificate is about 1 KiB of PEM).
+const MAX_PEM: usize = 1024 * 1024;
+
+/// One anchor, for showing and for metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// The certificate's subject, as text.
+    pub subject: String,
+    /// When it stops being valid. The TLS verifier does not look at an anchor's dates (RFC 5280 §6.1.1 d); operators do.
+    pub not_after: SystemTime,
+}
+
+/// One or more roots. Cheap to clone.
+#[derive(Clone)]
+pub struct TrustAnchors {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    roots: Vec<TrustAnchor<'static>>,
+    certificates: Vec<CertificateDer<'static>>,
+    anchors: Vec<Anchor>,
+}
+
+/// Why a text holds no usable anchors.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// The text is larger than 1 MiB.
+    #[error("the trust anchors are {0} bytes long; give at most 1 MiB of PEM")]
+    TooLong(usize),
+    /// Nothing between BEGIN CERTIFICATE and END CERTIFICATE.
+    #[error(
+        "no certificate found; give one or more PEM blocks that start with -----BEGIN CERTIFICATE-----"
+    )]
+    Empty,
+    /// Certificates were found, none of them usable.
+    #[error("none of the {count} certificates is a usable trust anchor; the first one: {first}")]
+    NoneUsable {
+        /// How many blocks were found.
+        count: usize,
+        /// What was wrong with the first.
+        first: String,
+    },
+}
+
+impl TrustAnchors {
+    /// Reads one certificate or a bundle.
+    ///
+    /// A bad certificate among good ones is left out with a warning that names its index (from 0), so that one bad paste
+    /// does not take the mesh down.
+    ///
+    /// # Errors
+    /// [`TrustError`] when no usable anchor is left.
+    pub fn from_pem(pem: &str) -> Result<Self, TrustError> {
+        if pem.len() > MAX_PEM {
+            return Err(TrustError::TooLong(pem.len()));
+        }
+        let mut count = 0;
+        let mut first_bad = None;
+        let mut shared = Shared {
+            roots: Vec::new(),
+            certificates: Vec::new(),
+            anchors: Vec::new(),
+        };
+        for (index, block) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+            count += 1;
+            let read = block
+                .map_err(|error| error.to_string())
+                .and_then(|der| shared.add(der));
+            if let Err(reason) = read {
+                tracing::warn!(index, %reason, "trust anchor left out");
+                first_bad.get_or_insert(reason);
+            }
+        }
+        match (shared.roots.is_empty(), first_bad) {
+            (false, _) => Ok(Self {
+                shared: Arc::new(shared),
+            }),
+            (true, Some(first)) => Err(TrustError::NoneUsable { count, first }),
+            (true, None) => Err(TrustError::Empty),
+        }
+    }
+
+    /// The anchors, in the order given.
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.shared.anchors
+    }
+
+    /// The first moment at which one of the anchors expires.
+    pub fn earliest_expiry(&self) -> Option<SystemTime> {
+        self.shared
+            .anchors
+            .iter()
+            .map(|anchor| anchor.not_after)
+            .min()
+    }
+
+    pub(crate) fn roots(&self) -> &[TrustAnchor<'static>] {
+        &self.shared.roots
+    }
+
+    pub(crate) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.shared
+            .certificates
+            .iter()
+            .any(|anchor| anchor.as_ref() == certificate.as_ref())
+    }
+}
+
+impl Shared {
+    fn add(&mut self, der: CertificateDer<'static>) -> Result<(), String> {
+        let root = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|error| format!("not a usable certificate: {error}"))?
+            .to_owned();
+        let (_, parsed) = X509Certificate::from_der(&der)
+            .map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        if !parsed.is_ca() {
+            return Err(
+                "not a certificate authority (its basic constraints do not say CA)".to_owned(),
+            );
+        }
+        self.anchors.push(Anchor {
+            subject: parsed.subject().to_string(),
+            not_after: time_of(parsed.validity().not_after.timestamp()),
+        });
+        self.roots.push(root);
+        self.certificates.push(der);
+        Ok(())
+    }
+}
+
+/// Seconds since 1970 as a time; what lies before becomes 1970.
+pub(crate) fn time_of(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+impl fmt::Debug for TrustAnchors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.shared.anchors).finish()
+    }
+}
