@@ -1,0 +1,194 @@
+//! Paths of requests: exact paths, prefixes of whole segments, and forms that say one thing to a policy and another
+//! to the application behind it.
+
+use std::collections::HashMap;
+
+/// Why a path is not safe to decide on by path: the application may read it as another one.
+///
+/// The proxy answers such requests with 400 on ports where [`crate::Policy::has_path_policy`] is true. Found are:
+/// dot segments (`/a/../b`, also with path parameters as in `/..;x/`), encoded dots, slashes, backslashes and NULs,
+/// the same encoded twice, and backslashes and control characters as they are. Other encoded characters are left
+/// alone: they do not change which segments there are, and a path that matches no route is refused anyway.
+pub fn suspicious_path(path: &str) -> Option<&'static str> {
+    let mut rest = path.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        match byte {
+            b'\\' => return Some("a backslash"),
+            0..=0x1f | 0x7f => return Some("a control character"),
+            b'%' => {
+                // `%25` is a percent sign: what follows it would be decoded by a second round.
+                let mut code = after;
+                while let [b'2', b'5', inner @ ..] = code {
+                    code = inner;
+                }
+                let twice = code.len() < after.len();
+                if let [high, low, ..] = code
+                    && let Some(found) = encoded(*high, *low)
+                {
+                    return Some(if twice {
+                        "a separator or dot that is encoded twice"
+                    } else {
+                        found
+                    });
+                }
+            }
+            _ => {}
+        }
+        rest = after;
+    }
+    let dots = path.split('/').any(|segment| {
+        let name = segment.split(';').next().unwrap_or(segment);
+        name == "." || name == ".."
+    });
+    dots.then_some("a dot segment")
+}
+
+fn encoded(high: u8, low: u8) -> Option<&'static str> {
+    match (high, low.to_ascii_lowercase()) {
+        (b'2', b'f') => Some("an encoded slash"),
+        (b'2', b'e') => Some("an encoded dot"),
+        (b'5', b'c') => Some("an encoded backslash"),
+        (b'0', b'0') => Some("an encoded NUL"),
+        _ => None,
+    }
+}
+
+/// The prefix as it is compared: trailing slashes say nothing. Empty = every path.
+pub(crate) fn normal_prefix(prefix: &str) -> &str {
+    prefix.trim_end_matches('/')
+}
+
+/// Values by path prefix, found from the longest prefix down.
+///
+/// One hash look-up for each distinct length of a prefix, so a long path costs no more than a short one.
+#[derive(Debug)]
+pub(crate) struct PrefixTable<V> {
+    /// Lengths that occur, longest first.
+    lengths: Vec<usize>,
+    by_prefix: HashMap<Box<str>, V>,
+}
+
+impl<V> Default for PrefixTable<V> {
+    fn default() -> Self {
+        Self {
+            lengths: Vec::new(),
+            by_prefix: HashMap::new(),
+        }
+    }
+}
+
+impl<V: Default> PrefixTable<V> {
+    /// The value of a prefix.
+    pub(crate) fn entry(&mut self, prefix: &str) -> &mut V {
+        let prefix = normal_prefix(prefix);
+        if let Err(at) = self
+            .lengths
+            .binary_search_by(|length| prefix.len().cmp(length))
+        {
+            self.lengths.insert(at, prefix.len());
+        }
+        self.by_prefix.entry(prefix.into()).or_default()
+    }
+}
+
+impl<V> PrefixTable<V> {
+    /// The first answer among the prefixes of `path`, longest first.
+    pub(crate) fn find<'t, T>(
+        &'t self,
+        path: &str,
+        mut answer: impl FnMut(&'t V) -> Option<T>,
+    ) -> Option<T> {
+        self.lengths.iter().find_map(|length| {
+            // A prefix ends where a segment ends.
+            if !matches!(path.as_bytes().get(*length), None | Some(b'/')) {
+                return None;
+            }
+            let value = self.by_prefix.get(path.get(..*length)?)?;
+            answer(value)
+        })
+    }
+
+    /// Every value.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.by_prefix.values_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_an_application_may_read_otherwise_are_found() {
+        for path in [
+            "/pub/../admin",
+            "/pub/./x",
+            "/..",
+            "/.",
+            "..",
+            "/pub/..;/admin",
+            "/pub/..;a=b/admin",
+            "/pub/%2e%2e/admin",
+            "/pub/%2E./admin",
+            "/pub/..%2fadmin",
+            "/pub%2Fadmin",
+            "/pub\\admin",
+            "/pub%5cadmin",
+            "/a%00",
+            "/a\0",
+            "/pub/%252e%252e/admin",
+            "/pub/%25252fadmin",
+            "/a\u{1}b",
+            "/a%2e",
+        ] {
+            assert!(suspicious_path(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn ordinary_paths_are_left_alone() {
+        for path in [
+            "/",
+            "",
+            "*",
+            "/a.b/c..d",
+            "/...",
+            "/a/...b",
+            "//x",
+            "/%61dmin",
+            "/a%20b",
+            "/100%25",
+            "/%25ab",
+            "/a;v=1/b",
+            "/é",
+            "/%",
+            "/%2",
+            "/.well-known/x",
+            "/%f0%9f%98%80",
+        ] {
+            assert_eq!(suspicious_path(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn prefixes_take_whole_segments_longest_first() {
+        let mut table = PrefixTable::<Vec<&str>>::default();
+        for prefix in ["/a", "/a/b/", "/ab", "/", "/a/bc//"] {
+            table.entry(prefix).push(prefix);
+        }
+        let all = |path: &str| {
+            let mut all = Vec::new();
+            table.find(path, |names| -> Option<()> {
+                all.extend(names.iter().copied());
+                None
+            });
+            all
+        };
+        assert_eq!(all("/a/b/c"), ["/a/b/", "/a", "/"]);
+        assert_eq!(all("/a/bc"), ["/a/bc//", "/a", "/"]);
+        assert_eq!(all("/a/"), ["/a", "/"]);
+        assert_eq!(all("/abc"), ["/"]);
+        assert_eq!(all("*"), [""; 0]);
+        assert_eq!(all("/é"), ["/"]);
+    }
+}

@@ -1,0 +1,245 @@
+//! Values of headers and query parameters, and the regular expressions of a policy.
+//!
+//! Where a header or a parameter is repeated, **every** value must match: a request cannot reach a route's
+//! authorization by adding a value that matches to one that does not, in either order. A comma is not a separator
+//! here; `a, b` is one value.
+
+use crate::server::{HeaderMatch, QueryMatch, ValueMatch};
+use http::{HeaderMap, HeaderName};
+use percent_encoding::percent_decode;
+use regex::{Regex, RegexBuilder, bytes};
+use std::borrow::Cow;
+
+/// Longest text of a regular expression of a policy, in bytes.
+pub(crate) const MAX_REGEX_LENGTH: usize = 4096;
+/// Most memory one compiled expression may take, in bytes; also that of its cache of states.
+const MAX_REGEX_SIZE: usize = 1 << 20;
+
+/// A value a header or a query parameter must have.
+#[derive(Debug)]
+pub(crate) enum ValueTest {
+    Exact(Box<[u8]>),
+    Regex(bytes::Regex),
+}
+
+impl ValueTest {
+    pub(crate) fn new(value: &ValueMatch) -> Result<Self, String> {
+        Ok(match value {
+            ValueMatch::Exact(bytes) => Self::Exact(bytes.as_slice().into()),
+            ValueMatch::Regex(pattern) => {
+                let wrapped = wrapped(pattern)?;
+                let regex = bytes::RegexBuilder::new(&wrapped)
+                    .size_limit(MAX_REGEX_SIZE)
+                    .dfa_size_limit(MAX_REGEX_SIZE)
+                    .build()
+                    .map_err(|error| refused(pattern, &error))?;
+                Self::Regex(regex)
+            }
+        })
+    }
+
+    fn is_match(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted.as_ref() == value,
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// Compiles an expression that must span a whole path.
+pub(crate) fn path_regex(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(&wrapped(pattern)?)
+        .size_limit(MAX_REGEX_SIZE)
+        .dfa_size_limit(MAX_REGEX_SIZE)
+        .build()
+        .map_err(|error| refused(pattern, &error))
+}
+
+/// The expression as `^(?:re)$`, after making sure that it is one of its own: `a)|(b` is not.
+fn wrapped(pattern: &str) -> Result<String, String> {
+    if pattern.len() > MAX_REGEX_LENGTH {
+        return Err(format!(
+            "a regular expression of {} bytes; at most {MAX_REGEX_LENGTH} are taken, split it into several matches",
+            pattern.len()
+        ));
+    }
+    RegexBuilder::new(pattern)
+        .size_limit(MAX_REGEX_SIZE)
+        .dfa_size_limit(MAX_REGEX_SIZE)
+        .build()
+        .map_err(|error| refused(pattern, &error))?;
+    Ok(format!("^(?:{pattern})$"))
+}
+
+fn refused(pattern: &str, error: &regex::Error) -> String {
+    let shown: String = pattern.chars().take(80).collect();
+    match error {
+        regex::Error::CompiledTooBig(limit) => format!(
+            "`{shown}` takes more than {limit} bytes when compiled; use fewer or smaller repetitions"
+        ),
+        error => {
+            // The crate's text draws the place on several lines; its last line says what is wrong.
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default();
+            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+            format!(
+                "`{shown}` is not a regular expression: {reason}; write it in Rust regex syntax"
+            )
+        }
+    }
+}
+
+/// A header a request must have.
+#[derive(Debug)]
+pub(crate) struct HeaderTest {
+    name: HeaderName,
+    value: ValueTest,
+}
+
+impl HeaderTest {
+    pub(crate) fn new(header: &HeaderMatch) -> Result<Self, String> {
+        Ok(Self {
+            name: header.name.clone(),
+            value: ValueTest::new(&header.value)?,
+        })
+    }
+
+    /// Whether the header is there and every value of it matches.
+    pub(crate) fn is_match(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter().peekable();
+        values.peek().is_some() && values.all(|value| self.value.is_match(value.as_bytes()))
+    }
+}
+
+/// A query parameter a request must have.
+#[derive(Debug)]
+pub(crate) struct QueryTest {
+    name: Box<str>,
+    value: ValueTest,
+}
+
+impl QueryTest {
+    pub(crate) fn new(query: &QueryMatch) -> Result<Self, String> {
+        Ok(Self {
+            name: query.name.as_str().into(),
+            value: ValueTest::new(&query.value)?,
+        })
+    }
+
+    /// Whether the parameter is there and every value of it matches.
+    pub(crate) fn is_match(&self, query: Option<&str>) -> bool {
+        let mut found = false;
+        for pair in query.unwrap_or_default().split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if pair.is_empty() || decoded(name).as_ref() != self.name.as_bytes() {
+                continue;
+            }
+            if !self.value.is_match(&decoded(value)) {
+                return false;
+            }
+            found = true;
+        }
+        found
+    }
+}
+
+/// URL decoding as forms do it: `+` is a space. Source: WHATWG URL, application/x-www-form-urlencoded parsing.
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains(['+', '%']) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let spaces: Vec<u8> = text
+        .bytes()
+        .map(|byte| if byte == b'+' { b' ' } else { byte })
+        .collect();
+    Cow::Owned(percent_decode(&spaces).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn exact(text: &str) -> ValueMatch {
+        ValueMatch::Exact(text.into())
+    }
+
+    fn headers(values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("x-role", HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn every_value_of_a_repeated_header_must_match_in_either_order() {
+        let test = HeaderTest::new(&HeaderMatch {
+            name: HeaderName::from_static("x-role"),
+            value: exact("admin"),
+        })
+        .unwrap();
+        assert!(test.is_match(&headers(&["admin"])));
+        assert!(test.is_match(&headers(&["admin", "admin"])));
+        for values in [
+            &["admin", "user"][..],
+            &["user", "admin"],
+            &["admin, user"],
+            &["user,admin"],
+            &[],
+        ] {
+            assert!(!test.is_match(&headers(values)), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn header_expressions_span_the_value_and_take_bytes_that_are_not_text() {
+        let test = HeaderTest::new(&HeaderMatch {
+            name: HeaderName::from_static("x-role"),
+            value: ValueMatch::Regex("a|bc".into()),
+        })
+        .unwrap();
+        assert!(test.is_match(&headers(&["bc"])));
+        assert!(!test.is_match(&headers(&["ac"])));
+        assert!(!test.is_match(&headers(&["a", "x"])));
+        let mut raw = HeaderMap::new();
+        raw.insert("x-role", HeaderValue::from_bytes(&[0xff, 0xfe]).unwrap());
+        assert!(!test.is_match(&raw));
+    }
+
+    #[test]
+    fn query_parameters_match_after_url_decoding_and_every_value_must() {
+        let test = QueryTest::new(&QueryMatch {
+            name: "a b".into(),
+            value: exact("x/y z"),
+        })
+        .unwrap();
+        assert!(test.is_match(Some("q=1&a+b=x%2Fy%20z")));
+        assert!(test.is_match(Some("a%20b=x/y+z&a%20b=x/y+z")));
+        assert!(!test.is_match(Some("a+b=x/y+z&a+b=other")));
+        assert!(!test.is_match(Some("a+b=other&a+b=x/y+z")));
+        assert!(!test.is_match(Some("")));
+        assert!(!test.is_match(None));
+    }
+
+    #[test]
+    fn expressions_span_the_whole_path_whatever_they_contain() {
+        let regex = path_regex("/a|/b").unwrap();
+        assert!(regex.is_match("/b"));
+        assert!(!regex.is_match("/bc"));
+        assert!(!regex.is_match("/xx/b"));
+        // A multi-line flag does not reach the anchors outside.
+        assert!(!path_regex("(?m)/a$").unwrap().is_match("/a\n/b"));
+        for broken in ["a)|(b", "(", "a{99999999}", "(?x)a #", "\\p{Nope}"] {
+            assert!(path_regex(broken).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn expressions_that_grow_too_large_are_refused_with_a_reason() {
+        let error = path_regex("(?:(?:\\w{100}){100}){10}").unwrap_err();
+        assert!(error.contains("when compiled"), "{error}");
+        let error = path_regex(&"a".repeat(MAX_REGEX_LENGTH + 1)).unwrap_err();
+        assert!(error.contains("4096"), "{error}");
+    }
+}
