@@ -127,12 +127,12 @@ pub enum Idle {
 }
 
 impl Desc {
-    const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+    const fn new(name: &'static str, kind: Kind) -> Self {
         Self {
             name,
             kind,
             unit: Unit::None,
-            help,
+            help: "",
             labels: &[],
             style: Style::Modern,
             origin: Origin::Ours,
@@ -140,23 +140,28 @@ impl Desc {
         }
     }
 
-    const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self::new(name, Kind::Counter, help)
+    const fn counter(name: &'static str) -> Self {
+        Self::new(name, Kind::Counter)
     }
 
-    const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self::new(name, Kind::Gauge, help)
+    const fn gauge(name: &'static str) -> Self {
+        Self::new(name, Kind::Gauge)
     }
 
-    const fn histogram(name: &'static str, buckets: &'static [f64], help: &'static str) -> Self {
+    const fn histogram(name: &'static str, buckets: &'static [f64]) -> Self {
         let latency = false;
-        Self::new(name, Kind::Histogram { buckets, latency }, help)
+        Self::new(name, Kind::Histogram { buckets, latency })
     }
 
     /// A histogram of times whose buckets the operator may replace.
-    const fn latency(name: &'static str, buckets: &'static [f64], help: &'static str) -> Self {
+    const fn latency(name: &'static str, buckets: &'static [f64]) -> Self {
         let latency = true;
-        Self::new(name, Kind::Histogram { buckets, latency }, help).unit(Unit::Seconds)
+        Self::new(name, Kind::Histogram { buckets, latency }).unit(Unit::Seconds)
+    }
+
+    const fn help(mut self, comment: &'static str) -> Self {
+        self.help = comment.trim_ascii();
+        self
     }
 
     const fn unit(mut self, unit: Unit) -> Self {
@@ -202,17 +207,26 @@ impl Desc {
     }
 }
 
+/// A family, and what its doc comment says beyond the first line.
+type Entry = (&'static Desc, &'static str);
+
 /// Makes the statics of a part of the table and the part itself, so that no family can be missing from the table.
+/// The first line of a doc comment is the `HELP` text; the reference prints the others too.
 macro_rules! families {
-    ($table:ident: $($(#[$meta:meta])* $name:ident = $desc:expr;)*) => {
-        $($(#[$meta])* pub static $name: $crate::Desc = $desc;)*
-        pub(super) static $table: &[&$crate::Desc] = &[$(&$name),*];
+    ($table:ident: $(#[doc = $help:literal] $(#[doc = $more:literal])* $name:ident = $desc:expr;)*) => {
+        $(
+            #[doc = $help]
+            #[doc = ""]
+            $(#[doc = $more])*
+            pub static $name: $crate::Desc = $desc.help($help);
+        )*
+        pub(super) static $table: &[super::Entry] = &[$((&$name, concat!("", $($more),*))),*];
     };
 }
 use families;
 
 /// The parts of the table, in the order of a page: the peer's legacy families, its newer ones, and ours.
-static PARTS: [(&str, &[&Desc]); 7] = [
+static PARTS: [(&str, &[Entry]); 7] = [
     (
         "Inbound: authorization, errors, detection, HTTP and gRPC",
         INBOUND_TABLE,
@@ -230,7 +244,9 @@ static PARTS: [(&str, &[&Desc]); 7] = [
 
 /// All families, in the order of a page.
 pub fn all() -> impl Iterator<Item = &'static Desc> {
-    PARTS.iter().flat_map(|(_, table)| table.iter().copied())
+    PARTS
+        .iter()
+        .flat_map(|(_, table)| table.iter().map(|(desc, _)| *desc))
 }
 
 /// Where a family stands in the table; families that are not in it (in tests) come last.

@@ -124,6 +124,8 @@ pub(crate) trait Exposition {
     fn series(&mut self, labels: &Labels, age: Option<Duration>, value: Value);
     fn end_family(&mut self);
     fn finish(&mut self);
+    /// Bytes that wait for [`Exposition::flush`].
+    fn pending(&self) -> usize;
     /// Moves what is ready to the writer.
     fn flush(&mut self, out: &mut dyn Write) -> io::Result<()>;
 }

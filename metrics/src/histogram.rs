@@ -176,3 +176,92 @@ pub fn parse_buckets(text: &str) -> Result<Vec<f64>, InvalidBuckets> {
         n => Err(InvalidBuckets::Number(n)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(bounds: &[f64], unit: Unit) -> Histogram {
+        let bounds = bounds.into();
+        Histogram::new(&Arc::new(ShapeInner {
+            bounds,
+            unit,
+            native: false,
+        }))
+    }
+
+    fn snapshot(histogram: &Histogram) -> Snapshot {
+        match histogram.value() {
+            Value::Histogram(snapshot) => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_value_on_a_bound_belongs_to_the_bucket_that_ends_there() {
+        let histogram = histogram(&[1.0, 2.0], Unit::Bytes);
+        for value in [0.5, 1.0, 1.1, 2.0, 3.0, f64::NAN, -7.0] {
+            histogram.observe(value);
+        }
+        let counts: Vec<_> = snapshot(&histogram).cumulative().collect();
+        assert_eq!(counts, [(1.0, 4), (2.0, 6), (f64::INFINITY, 7)]);
+        assert_eq!((histogram.count(), histogram.sum()), (7, 7.6));
+    }
+
+    #[test]
+    fn durations_are_in_the_unit_of_the_family() {
+        let (ms, seconds) = (
+            histogram(&[1.0], Unit::Milliseconds),
+            histogram(&[1.0], Unit::Seconds),
+        );
+        let duration = Duration::from_millis(1500);
+        ms.observe_duration(duration);
+        seconds.observe_duration(duration);
+        assert_eq!((ms.sum(), seconds.sum()), (1500.0, 1.5));
+    }
+
+    #[test]
+    fn a_series_without_observations_has_all_buckets_and_no_memory_for_them() {
+        let histogram = histogram(&[1.0, 2.0], Unit::Seconds);
+        assert!(histogram.counts.get().is_none());
+        let counts: Vec<_> = snapshot(&histogram)
+            .cumulative()
+            .map(|(_, count)| count)
+            .collect();
+        assert_eq!(counts, [0, 0, 0]);
+    }
+
+    #[test]
+    fn bad_buckets_are_named_with_what_would_be_right() {
+        assert_eq!(parse_buckets("0.5, 1,30"), Ok(vec![0.5, 1.0, 30.0]));
+        for (text, expected) in [
+            (
+                "",
+                "`` is not a bucket bound: write seconds above 0, such as 0.25",
+            ),
+            (
+                "0",
+                "`0` is not a bucket bound: write seconds above 0, such as 0.25",
+            ),
+            (
+                "1,x",
+                "`x` is not a bucket bound: write seconds above 0, such as 0.25",
+            ),
+            (
+                "inf",
+                "`inf` is not a bucket bound: write seconds above 0, such as 0.25",
+            ),
+            (
+                "2,1",
+                "`1` is not above the bound before it: write the bounds in ascending order",
+            ),
+        ] {
+            assert_eq!(parse_buckets(text).unwrap_err().to_string(), expected);
+        }
+        let many: Vec<String> = (1..=65).map(|n| n.to_string()).collect();
+        assert_eq!(
+            parse_buckets(&many.join(",")),
+            Err(InvalidBuckets::Number(65))
+        );
+    }
+}

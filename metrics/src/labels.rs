@@ -200,3 +200,6 @@ fn unescape(value: &str) -> Cow<'_, str> {
     }
     Cow::Owned(plain)
 }
+
+#[cfg(test)]
+mod tests;

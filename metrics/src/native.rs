@@ -1,5 +1,5 @@
 //! Native (exponential) histogram buckets, schema 3: eight to each power of two, so every value is known to within 9 %
-//! and percentiles need no guess. Observing is lock-free; memory comes by the octave, when a value first falls in it.
+//! and percentiles need no guess. Observing is lock-free; memory comes two octaves at a time, when a value first falls in them.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::sync::OnceLock;
@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Buckets to a power of two are `2^SCHEMA`.
 pub(crate) const SCHEMA: i32 = 3;
 const PER_OCTAVE: usize = 8;
+const PER_CHUNK: usize = 2 * PER_OCTAVE;
 
 /// Values up to 2^LOWEST count as zero: about 1 µs in seconds.
 const LOWEST: i32 = -20;
 /// Values above 2^(LOWEST + OCTAVES) count in the last bucket: about 1,100 years in seconds, 16 GiB in bytes.
 const OCTAVES: usize = 54;
+const CHUNKS: usize = OCTAVES * PER_OCTAVE / PER_CHUNK;
 
 /// Upper bounds of the buckets in (0.5, 1), after the one that ends at 0.5 itself: 2^(k/8 - 1).
 const STEPS: [f64; PER_OCTAVE] = [
@@ -26,20 +28,20 @@ const STEPS: [f64; PER_OCTAVE] = [
     0.917_004_043_204_671_2,
 ];
 
-type Octave = Box<[AtomicU64; PER_OCTAVE]>;
+type Chunk = Box<[AtomicU64; PER_CHUNK]>;
 
 /// The native buckets of one series.
 #[derive(Debug)]
 pub(crate) struct Native {
     zero: AtomicU64,
-    octaves: [OnceLock<Octave>; OCTAVES],
+    chunks: [OnceLock<Chunk>; CHUNKS],
 }
 
 impl Default for Native {
     fn default() -> Self {
         Self {
             zero: AtomicU64::new(0),
-            octaves: [const { OnceLock::new() }; OCTAVES],
+            chunks: [const { OnceLock::new() }; CHUNKS],
         }
     }
 }
@@ -62,25 +64,21 @@ impl Native {
             self.zero.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let octave = self.octaves.get(at / PER_OCTAVE);
-        let count = octave
-            .map(|octave| octave.get_or_init(Octave::default))
-            .and_then(|octave| octave.get(at % PER_OCTAVE));
+        let chunk = self.chunks.get(at / PER_CHUNK);
+        let count = chunk
+            .map(|chunk| chunk.get_or_init(Chunk::default))
+            .and_then(|chunk| chunk.get(at % PER_CHUNK));
         if let Some(count) = count {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn snapshot(&self) -> NativeSnapshot {
-        let counts = self
-            .octaves
-            .iter()
-            .enumerate()
-            .flat_map(|(octave, counts)| {
-                let counts = counts.get().map_or(&[][..], |counts| counts.as_slice());
-                let numbered = counts.iter().enumerate();
-                numbered.map(move |(step, count)| (octave * PER_OCTAVE + step, count))
-            });
+        let counts = self.chunks.iter().enumerate().flat_map(|(chunk, counts)| {
+            let counts = counts.get().map_or(&[][..], |counts| counts.as_slice());
+            let numbered = counts.iter().enumerate();
+            numbered.map(move |(step, count)| (chunk * PER_CHUNK + step, count))
+        });
         let buckets = counts
             .map(|(at, count)| (index(at), count.load(Ordering::Relaxed)))
             .filter(|(_, count)| *count > 0)
@@ -92,7 +90,7 @@ impl Native {
     }
 }
 
-/// Prometheus' index of the bucket at a position in `octaves`: position 0 is the bucket that begins at 2^LOWEST.
+/// Prometheus' index of the bucket at a position: position 0 is the bucket that begins at 2^LOWEST.
 fn index(at: usize) -> i32 {
     let at = i32::try_from(at).unwrap_or(i32::MAX / 2);
     LOWEST * PER_OCTAVE as i32 + 1 + at
@@ -114,4 +112,62 @@ fn position(value: f64) -> Option<usize> {
     let step = STEPS.partition_point(|bound| *bound < fraction) as i64;
     let at = (exponent - 1 - i64::from(LOWEST)) * PER_OCTAVE as i64 + step - 1;
     usize::try_from(at).ok().map(|at| at.min(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bounds of a bucket as Prometheus defines them.
+    fn bounds(index: i32) -> (f64, f64) {
+        let bound = |i: i32| (f64::from(i) / 8.0).exp2();
+        (bound(index - 1), bound(index))
+    }
+
+    #[test]
+    fn powers_of_two_end_their_bucket() {
+        for exponent in LOWEST + 1..LOWEST + OCTAVES as i32 {
+            let native = Native::default();
+            native.observe(2f64.powi(exponent));
+            assert_eq!(native.snapshot().buckets, [(exponent * 8, 1)]);
+        }
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_values_have_a_place() {
+        let native = Native::default();
+        for value in [
+            0.0,
+            1e-9,
+            zero_threshold(),
+            f64::NAN,
+            -1.0,
+            f64::MIN_POSITIVE,
+        ] {
+            native.observe(value);
+        }
+        native.observe(f64::INFINITY);
+        native.observe(f64::MAX);
+        let last = (LOWEST + OCTAVES as i32) * 8;
+        let expected = NativeSnapshot {
+            zero: 6,
+            buckets: vec![(last, 2)],
+        };
+        assert_eq!(native.snapshot(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_lies_in_its_bucket(value in 1e-6f64..1e10) {
+            let native = Native::default();
+            native.observe(value);
+            let snapshot = native.snapshot();
+            let (low, high) = bounds(snapshot.buckets[0].0);
+            // The reference takes a logarithm, so it is exact only to rounding.
+            prop_assert!(low * (1.0 - 1e-12) < value && value <= high * (1.0 + 1e-12), "{} {} {}", low, value, high);
+            prop_assert_eq!(snapshot.buckets.len(), 1);
+        }
+    }
 }

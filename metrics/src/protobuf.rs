@@ -168,6 +168,10 @@ impl Exposition for Page {
 
     fn finish(&mut self) {}
 
+    fn pending(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&self.bytes)?;
         self.bytes.clear();

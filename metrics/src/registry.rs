@@ -135,7 +135,7 @@ impl Registry {
                 family.visit(&mut |labels, created, value| {
                     let age = now.saturating_duration_since(created);
                     page.series(labels, Some(age), value);
-                    if written.is_ok() {
+                    if page.pending() >= FLUSH_BYTES && written.is_ok() {
                         written = page.flush(out);
                     }
                 });
@@ -237,6 +237,9 @@ impl fmt::Debug for Registry {
             .finish_non_exhaustive()
     }
 }
+
+/// How much of a page is held before it goes to the writer.
+const FLUSH_BYTES: usize = 16 * 1024;
 
 /// One family of a page.
 struct Part {

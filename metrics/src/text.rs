@@ -132,6 +132,10 @@ impl Exposition for Page {
         }
     }
 
+    fn pending(&self) -> usize {
+        self.text.len()
+    }
+
     fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(self.text.as_bytes())?;
         self.text.clear();

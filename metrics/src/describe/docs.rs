@@ -10,8 +10,8 @@ pub fn markdown() -> String {
     let mut page = String::from(INTRODUCTION);
     for (title, table) in PARTS {
         let _ = write!(page, "\n## {title}\n\n{HEADER}");
-        for desc in table {
-            row(&mut page, desc);
+        for (desc, comment) in table {
+            row(&mut page, desc, comment);
         }
     }
     page.push_str("\n## Labels\n\n| Label | Meaning |\n|---|---|\n");
@@ -23,7 +23,7 @@ pub fn markdown() -> String {
 
 const HEADER: &str = "| Name | Type | Labels | What |\n|---|---|---|---|\n";
 
-fn row(page: &mut String, desc: &Desc) {
+fn row(page: &mut String, desc: &Desc, comment: &str) {
     let origin = match desc.origin {
         Origin::Peer => "",
         Origin::Ours => " +",
@@ -43,11 +43,12 @@ fn row(page: &mut String, desc: &Desc) {
     let labels: Vec<String> = desc.label_names().map(|name| format!("`{name}`")).collect();
     let _ = writeln!(
         page,
-        "| `{}`{origin} | {}{buckets} | {}{kept} | {} |",
+        "| `{}`{origin} | {}{buckets} | {}{kept} | {}{} |",
         desc.name,
         desc.kind.as_str(),
         labels.join(" "),
         cell(desc.help),
+        cell(comment),
     );
 }
 
@@ -55,7 +56,5 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-const INTRODUCTION: &str = "\
-# Metrics reference
-
-";
+/// What stands above the tables.
+const INTRODUCTION: &str = include_str!("introduction.md");

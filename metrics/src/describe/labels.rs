@@ -81,7 +81,6 @@ pub static LABELS: &[Label] = &[
     mesh("srv_port", "port the Server is for"),
     mesh("route_group", "API group of the route, empty for a default"),
     mesh("route_kind", "`HTTPRoute`, `GRPCRoute` or `default`"),
-    mesh("route_namespace", "namespace of the route"),
     mesh("route_name", "name of the route, `default` or `probe`"),
     mesh(
         "authz_group",
@@ -98,12 +97,6 @@ pub static LABELS: &[Label] = &[
     mesh("parent_name", "its name"),
     mesh("parent_port", "its port"),
     mesh("parent_section_name", "its section"),
-    mesh("backend_group", "API group of the backend"),
-    mesh("backend_kind", "its kind"),
-    mesh("backend_namespace", "its namespace"),
-    mesh("backend_name", "its name"),
-    mesh("backend_port", "its port"),
-    mesh("backend_section_name", "its section"),
     mesh("ratelimit_group", "API group of the rate limit"),
     mesh("ratelimit_kind", "`HTTPLocalRateLimitPolicy`"),
     mesh("ratelimit_name", "name of the rate limit"),
@@ -119,7 +112,6 @@ pub static LABELS: &[Label] = &[
         "status",
         "HTTP status; for gRPC families the gRPC code; empty on error",
     ),
-    fixed("http_status", "HTTP status; empty on error"),
     fixed("grpc_status", "gRPC code, empty for other traffic"),
     fixed("classification", "`success` or `failure`"),
     fixed(
@@ -139,7 +131,6 @@ pub static LABELS: &[Label] = &[
     fixed("reason", "why; a closed set"),
     fixed("session_protocol", "`http/1`, `http/2` or empty"),
     client("target_name", "name in the transport header, empty if none"),
-    client("hostname", "host of the request; empty unless enabled"),
     mesh("addr", "address of the control plane service"),
     fixed(
         "source",

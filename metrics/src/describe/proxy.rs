@@ -11,122 +11,76 @@ const HANDSHAKE: Kind = Kind::Histogram {
 
 families! {
     PROXY_TABLE:
-    /// Denied connections and requests. `reason` is the policy crate's closed set (`DenyReason::as_str`): what the
-    /// authorization that came closest failed on.
-    INBOUND_POLICY_DENIED_TOTAL = Desc::counter(
-        "inbound_policy_denied_total",
-        "The number of inbound connections and requests that policy denied, by what came closest to allowing them.",
-    ).labels(&[&["reason"], SRV]);
-    /// The version of the policy in force on a port; grows by one with each change.
-    INBOUND_POLICY_VERSION = Desc::gauge(
-        "inbound_policy_version",
-        "The version of the policy in force on a port, counted by this proxy.",
-    ).labels(&[&["port"]]);
-    /// When the policy in force arrived; its age is `time()` less this.
-    INBOUND_POLICY_RECEIVED_TIMESTAMP_SECONDS = Desc::gauge(
-        "inbound_policy_received_timestamp_seconds",
-        "Time when the policy in force on a port was received, in seconds since 1970.",
-    ).unit(Unit::Seconds).labels(&[&["port"]]);
-    /// 1 for what is in force. Hold the handle while it is, and drop it (or set 0) when it is not.
-    INBOUND_POLICY_INFO = Desc::gauge(
-        "inbound_policy_info",
-        "1 for the policy in force on a port, with where it came from.",
-    ).labels(&[&["port", "source"], SRV, &["protocol"]]);
-    /// Policies that were put in force.
-    INBOUND_POLICY_UPDATES_TOTAL = Desc::counter(
-        "inbound_policy_updates_total",
-        "The number of policy updates put in force on a port.",
-    ).labels(&[&["port"]]);
-    /// Policies that were refused; the last good version stays. `reason`: `invalid` (a field cannot be used),
-    /// `compile`, `too_large`.
-    INBOUND_POLICY_UPDATES_REFUSED_TOTAL = Desc::counter(
-        "inbound_policy_updates_refused_total",
-        "The number of policy updates that were refused, leaving the last good version in force.",
-    ).labels(&[&["port", "reason"]]);
-    /// Declared ports that still wait for their policy.
-    INBOUND_POLICY_PORTS_WAITING = Desc::gauge(
-        "inbound_policy_ports_waiting",
-        "The number of declared ports that have no policy from the controller yet.",
-    );
-    /// Inbound connections open now.
-    INBOUND_CONNECTIONS = Desc::gauge(
-        "inbound_connections", "The number of inbound connections that are open.",
-    );
-    /// The limit on [`INBOUND_CONNECTIONS`]; 0 for none.
-    INBOUND_CONNECTIONS_LIMIT = Desc::gauge(
-        "inbound_connections_limit", "The number of inbound connections that may be open at once, 0 for any.",
-    );
-    /// Connections closed at once because of a limit. `limit`: `connections`, `peer`, `handshakes`.
-    INBOUND_CONNECTIONS_REFUSED_TOTAL = Desc::counter(
-        "inbound_connections_refused_total",
-        "The number of inbound connections that were closed because a limit was reached.",
-    ).fixed(&[&["limit"]]);
-    /// Failed accepts. `reason`: `files` (no descriptor left), `memory`, `aborted`, `other`.
-    INBOUND_ACCEPT_ERRORS_TOTAL = Desc::counter(
-        "inbound_accept_errors_total",
-        "The number of times that accepting an inbound connection failed.",
-    ).fixed(&[&["reason"]]);
-    /// Requests between headers and the end of the response.
-    INBOUND_HTTP_REQUESTS_IN_FLIGHT = Desc::gauge(
-        "inbound_http_requests_in_flight", "The number of inbound requests that are being served.",
-    );
-    /// The limit on [`INBOUND_HTTP_REQUESTS_IN_FLIGHT`]; 0 for none.
-    INBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT = Desc::gauge(
-        "inbound_http_requests_in_flight_limit", "The number of inbound requests that may be served at once, 0 for any.",
-    );
-    /// Requests refused because of a limit. `limit`: `in_flight`, `headers`, `body`, `queue`.
-    INBOUND_HTTP_REQUESTS_REFUSED_TOTAL = Desc::counter(
-        "inbound_http_requests_refused_total",
-        "The number of inbound requests that were refused because a limit was reached.",
-    ).fixed(&[&["limit"]]);
-    /// Successful handshakes with clients.
-    INBOUND_TLS_HANDSHAKE_DURATION_SECONDS = Desc::new(
-        "inbound_tls_handshake_duration_seconds", HANDSHAKE,
-        "The time that successful TLS handshakes with clients took.",
-    ).unit(Unit::Seconds);
-    /// `reason` is the tls crate's closed set (`HandshakeError::reason`).
-    INBOUND_TLS_HANDSHAKE_FAILURES_TOTAL = Desc::counter(
-        "inbound_tls_handshake_failures_total",
-        "The number of TLS handshakes with clients that failed, by reason.",
-    ).fixed(&[&["reason"]]);
-    /// Clients that stayed silent until the time-out of a detection. `stage`: `tls`, `http`.
-    INBOUND_TCP_DETECT_STALLS_TOTAL = Desc::counter(
-        "inbound_tcp_detect_stalls_total",
-        "The number of inbound connections that were silent until detection gave up.",
-    ).labels(&[&["stage"], SRV]);
-    /// 1 while `/ready` answers 200.
-    PROXY_READY = Desc::gauge("proxy_ready", "1 while the proxy is ready for traffic, else 0.");
-    /// 1 for the phase the proxy is in, 0 for the others. `phase`: `starting`, `ready`, `draining`, `stopped`.
-    PROXY_PHASE = Desc::gauge(
-        "proxy_phase", "1 for the phase of its life that the proxy is in, 0 for the others.",
-    ).fixed(&[&["phase"]]);
-    /// When the drain began; 0 before.
-    PROXY_DRAIN_STARTED_TIMESTAMP_SECONDS = Desc::gauge(
-        "proxy_drain_started_timestamp_seconds",
-        "Time when the proxy was told to stop, in seconds since 1970, 0 before.",
-    ).unit(Unit::Seconds);
-    /// Connections that the end of the drain window cut.
-    PROXY_DRAIN_CONNECTIONS_CUT_TOTAL = Desc::counter(
-        "proxy_drain_connections_cut_total",
-        "The number of connections that were still open when the drain window ended.",
-    );
-    /// Log lines left out because the same was said before. `reason`: `denied`, `error`.
-    PROXY_LOG_LINES_SUPPRESSED_TOTAL = Desc::counter(
-        "proxy_log_lines_suppressed_total",
-        "The number of log lines that were left out because the same line was written shortly before.",
-    ).fixed(&[&["reason"]]);
-    /// Series that a family has now. Made by the registry.
-    METRICS_SERIES = Desc::gauge(
-        "metrics_series", "The number of series of a metric family whose labels come from traffic or policy.",
-    ).fixed(&[&["family"]]);
-    /// Label sets that found their family full and count under `other`. Made by the registry.
-    METRICS_SERIES_DROPPED_TOTAL = Desc::counter(
-        "metrics_series_dropped_total",
-        "The number of times that a series was folded into one with the value `other` because its family was full.",
-    ).fixed(&[&["family"]]);
-    /// Idle series that were removed. Made by the registry.
-    METRICS_SERIES_EVICTED_TOTAL = Desc::counter(
-        "metrics_series_evicted_total",
-        "The number of series that were removed because nothing used them.",
-    ).fixed(&[&["family"]]);
+    /// The number of inbound connections and requests that policy denied, by what came closest to allowing them.
+    /// `reason` is a closed set (`DenyReason` of the policy crate): what the authorization that came closest failed
+    /// on.
+    INBOUND_POLICY_DENIED_TOTAL = Desc::counter("inbound_policy_denied_total").labels(&[&["reason"], SRV]);
+    /// The version of the policy in force on a port, counted by this proxy.
+    /// It grows with each change.
+    INBOUND_POLICY_VERSION = Desc::gauge("inbound_policy_version").labels(&[&["port"]]);
+    /// Time when the policy in force on a port was received, in seconds since 1970.
+    /// Its age is `time()` less this.
+    INBOUND_POLICY_RECEIVED_TIMESTAMP_SECONDS =
+        Desc::gauge("inbound_policy_received_timestamp_seconds").unit(Unit::Seconds).labels(&[&["port"]]);
+    /// 1 for the policy in force on a port, with where it came from.
+    /// 0 for one that was in force before.
+    INBOUND_POLICY_INFO = Desc::gauge("inbound_policy_info").labels(&[&["port", "source"], SRV, &["protocol"]]);
+    /// The number of policy updates put in force on a port.
+    INBOUND_POLICY_UPDATES_TOTAL = Desc::counter("inbound_policy_updates_total").labels(&[&["port"]]);
+    /// The number of policy updates that were refused, leaving the last good version in force.
+    /// `reason`: `invalid` (a field cannot be used), `compile`, `too_large`.
+    INBOUND_POLICY_UPDATES_REFUSED_TOTAL =
+        Desc::counter("inbound_policy_updates_refused_total").labels(&[&["port", "reason"]]);
+    /// The number of declared ports that have no policy from the controller yet.
+    INBOUND_POLICY_PORTS_WAITING = Desc::gauge("inbound_policy_ports_waiting");
+    /// The number of inbound connections that are open.
+    INBOUND_CONNECTIONS = Desc::gauge("inbound_connections");
+    /// The number of inbound connections that may be open at once, 0 for any.
+    INBOUND_CONNECTIONS_LIMIT = Desc::gauge("inbound_connections_limit");
+    /// The number of inbound connections that were closed because a limit was reached.
+    /// `limit`: `connections`, `peer`, `handshakes`.
+    INBOUND_CONNECTIONS_REFUSED_TOTAL = Desc::counter("inbound_connections_refused_total").fixed(&[&["limit"]]);
+    /// The number of times that accepting an inbound connection failed.
+    /// `reason`: `files` (no descriptor left), `memory`, `aborted`, `other`.
+    INBOUND_ACCEPT_ERRORS_TOTAL = Desc::counter("inbound_accept_errors_total").fixed(&[&["reason"]]);
+    /// The number of inbound requests that are being served.
+    /// From the headers of a request to the end of its response.
+    INBOUND_HTTP_REQUESTS_IN_FLIGHT = Desc::gauge("inbound_http_requests_in_flight");
+    /// The number of inbound requests that may be served at once, 0 for any.
+    INBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT = Desc::gauge("inbound_http_requests_in_flight_limit");
+    /// The number of inbound requests that were refused because a limit was reached.
+    /// `limit`: `in_flight`, `headers`, `body`, `queue`.
+    INBOUND_HTTP_REQUESTS_REFUSED_TOTAL = Desc::counter("inbound_http_requests_refused_total").fixed(&[&["limit"]]);
+    /// The time that successful TLS handshakes with clients took.
+    INBOUND_TLS_HANDSHAKE_DURATION_SECONDS =
+        Desc::new("inbound_tls_handshake_duration_seconds", HANDSHAKE).unit(Unit::Seconds);
+    /// The number of TLS handshakes with clients that failed, by reason.
+    /// `reason` is a closed set (`HandshakeError::reason` of the tls crate).
+    INBOUND_TLS_HANDSHAKE_FAILURES_TOTAL =
+        Desc::counter("inbound_tls_handshake_failures_total").fixed(&[&["reason"]]);
+    /// The number of inbound connections that were silent until detection gave up.
+    /// `stage`: `tls`, `http`.
+    INBOUND_TCP_DETECT_STALLS_TOTAL = Desc::counter("inbound_tcp_detect_stalls_total").labels(&[&["stage"], SRV]);
+    /// 1 while the proxy is ready for traffic, else 0.
+    /// What `/ready` answers.
+    PROXY_READY = Desc::gauge("proxy_ready");
+    /// 1 for the phase of its life that the proxy is in, 0 for the others.
+    /// `phase`: `starting`, `ready`, `draining`, `stopped`.
+    PROXY_PHASE = Desc::gauge("proxy_phase").fixed(&[&["phase"]]);
+    /// Time when the proxy was told to stop, in seconds since 1970, 0 before.
+    PROXY_DRAIN_STARTED_TIMESTAMP_SECONDS = Desc::gauge("proxy_drain_started_timestamp_seconds").unit(Unit::Seconds);
+    /// The number of connections that were still open when the drain window ended.
+    PROXY_DRAIN_CONNECTIONS_CUT_TOTAL = Desc::counter("proxy_drain_connections_cut_total");
+    /// The number of log lines that were left out because the same line was written shortly before.
+    /// `reason`: `denied`, `error`.
+    PROXY_LOG_LINES_SUPPRESSED_TOTAL = Desc::counter("proxy_log_lines_suppressed_total").fixed(&[&["reason"]]);
+    /// The number of series of a metric family whose labels come from traffic or policy.
+    /// Made by the registry.
+    METRICS_SERIES = Desc::gauge("metrics_series").fixed(&[&["family"]]);
+    /// The number of times that a series was folded into one with the value `other` because its family was full.
+    /// Made by the registry.
+    METRICS_SERIES_DROPPED_TOTAL = Desc::counter("metrics_series_dropped_total").fixed(&[&["family"]]);
+    /// The number of series that were removed because nothing used them.
+    /// Made by the registry.
+    METRICS_SERIES_EVICTED_TOTAL = Desc::counter("metrics_series_evicted_total").fixed(&[&["family"]]);
 }
