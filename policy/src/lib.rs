@@ -5,6 +5,8 @@ pub mod decide;
 pub mod default_policy;
 pub mod explain;
 pub mod filters;
+pub mod index;
+pub mod lint;
 pub mod manifest;
 pub mod matchers;
 pub mod ports;
