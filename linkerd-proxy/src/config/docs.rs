@@ -1,0 +1,75 @@
+//! `docs/configuration.md`, made from the table of variables. A test compares; `UPDATE_DOCS=1` rewrites.
+
+use super::{
+    PREFIX,
+    vars::{Origin, VARS, Var},
+};
+use std::fmt::Write;
+
+/// The configuration reference, as Markdown.
+pub fn reference() -> String {
+    let mut text = format!(
+        "# Configuration reference\n\n\
+         <!-- Made from linkerd-proxy/src/config/vars.rs: UPDATE_DOCS=1 cargo test -p linkerd-proxy config:: -->\n\n\
+         `linkerd-proxy` takes no arguments; it reads these environment variables once, at start. Every name has the\n\
+         prefix `{PREFIX}`, which is left out below. Every bad value is reported in one message, with the name, the\n\
+         value and what would be right, and the process exits with code 64. An unknown name with the prefix is warned of.\n\n\
+         Unset and empty differ: an empty value is parsed like any other.\n\n\
+         | Origin | Meaning |\n|---|---|\n\
+         | injected | set by the injector of the control plane's chart |\n\
+         | known | known to other proxies of the mesh, set by hand if at all |\n\
+         | ours | only this proxy reads it |\n"
+    );
+    let mut section = "";
+    for var in VARS.iter().filter(|var| var.origin != Origin::Ignored) {
+        if var.section != section {
+            section = var.section;
+            let _ = write!(
+                text,
+                "\n## {section}\n\n| Variable | Type | Default | Origin | Meaning |\n|---|---|---|---|---|\n"
+            );
+        }
+        row(&mut text, var);
+    }
+    text.push_str("\n## Accepted and ignored\n\n| Variable | Why |\n|---|---|\n");
+    for var in VARS.iter().filter(|var| var.origin == Origin::Ignored) {
+        let _ = writeln!(text, "| `{}` | {} |", var.name, var.doc);
+    }
+    syntax(&mut text);
+    text
+}
+
+fn row(text: &mut String, var: &Var) {
+    let default = match var.default {
+        None => "-".to_owned(),
+        Some("") => "empty".to_owned(),
+        Some(default) => format!("`{default}`"),
+    };
+    let origin = match var.origin {
+        Origin::Injected => "injected",
+        Origin::Known => "known",
+        Origin::Ours => "ours",
+        Origin::Ignored => "ignored",
+    };
+    let _ = writeln!(
+        text,
+        "| `{}` | {} | {default} | {origin} | {} |",
+        var.name,
+        var.syntax.label(),
+        var.doc
+    );
+}
+
+/// What each type of value looks like.
+fn syntax(text: &mut String) {
+    text.push_str("\n## Types\n\n| Type | Give |\n|---|---|\n");
+    let mut seen = Vec::new();
+    for var in VARS {
+        let label = var.syntax.label();
+        if label.contains('`') || seen.contains(&label) {
+            continue;
+        }
+        let _ = writeln!(text, "| {label} | {} |", var.syntax.right());
+        seen.push(label);
+    }
+}

@@ -1,0 +1,17 @@
+//! What the control plane says, as live values: each file turns a stream or a call into something to load.
+//!
+//! | file | asks | gives |
+//! |---|---|---|
+//! | `client` | – | one reconnecting gRPC connection to a controller |
+//! | `policy` | `InboundServerPolicies.WatchPort` | [`policy::PolicyStore`]: a snapshot for each port |
+//! | `destination` | `Destination.Get`, `GetProfile` | [`destination::Destination`]: endpoints |
+//! | `identity` | `Identity.Certify` | certificates for [`linkerd_tls::LocalIdentity`] |
+//!
+//! All of it runs on the admin thread's runtime; workers only load what is there.
+
+pub(crate) mod backoff;
+pub(crate) mod client;
+pub(crate) mod destination;
+pub(crate) mod identity;
+pub(crate) mod metrics;
+pub(crate) mod policy;
