@@ -137,46 +137,6 @@ impl Recorder for Histogram {
     }
 }
 
-/// Why a list of histogram bounds cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidBuckets {
-    /// Not a number, not finite, or not above 0.
-    #[error("`{0}` is not a bucket bound: write seconds above 0, such as 0.25")]
-    Bound(String),
-    /// Not in ascending order.
-    #[error("`{0}` is not above the bound before it: write the bounds in ascending order")]
-    Order(String),
-    /// Fewer than one or more than 64 bounds.
-    #[error("{0} bucket bounds: write between 1 and {MAX_BUCKETS}, separated by commas")]
-    Number(usize),
-}
-
-/// The most bounds a classic histogram may have: each is a series in the scraper's memory.
-const MAX_BUCKETS: usize = 64;
-
-/// Reads bucket bounds: seconds, ascending, separated by commas (`0.005,0.05,0.5,5,30`).
-///
-/// # Errors
-/// Names the first bound that is wrong and what would be right.
-pub fn parse_buckets(text: &str) -> Result<Vec<f64>, InvalidBuckets> {
-    let mut bounds = Vec::new();
-    for word in text.split(',').map(str::trim) {
-        let bound = word
-            .parse::<f64>()
-            .ok()
-            .filter(|bound| bound.is_finite() && *bound > 0.0)
-            .ok_or_else(|| InvalidBuckets::Bound(word.to_owned()))?;
-        if bounds.last().is_some_and(|last| *last >= bound) {
-            return Err(InvalidBuckets::Order(word.to_owned()));
-        }
-        bounds.push(bound);
-    }
-    match bounds.len() {
-        1..=MAX_BUCKETS => Ok(bounds),
-        n => Err(InvalidBuckets::Number(n)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,39 +189,5 @@ mod tests {
             .map(|(_, count)| count)
             .collect();
         assert_eq!(counts, [0, 0, 0]);
-    }
-
-    #[test]
-    fn bad_buckets_are_named_with_what_would_be_right() {
-        assert_eq!(parse_buckets("0.5, 1,30"), Ok(vec![0.5, 1.0, 30.0]));
-        for (text, expected) in [
-            (
-                "",
-                "`` is not a bucket bound: write seconds above 0, such as 0.25",
-            ),
-            (
-                "0",
-                "`0` is not a bucket bound: write seconds above 0, such as 0.25",
-            ),
-            (
-                "1,x",
-                "`x` is not a bucket bound: write seconds above 0, such as 0.25",
-            ),
-            (
-                "inf",
-                "`inf` is not a bucket bound: write seconds above 0, such as 0.25",
-            ),
-            (
-                "2,1",
-                "`1` is not above the bound before it: write the bounds in ascending order",
-            ),
-        ] {
-            assert_eq!(parse_buckets(text).unwrap_err().to_string(), expected);
-        }
-        let many: Vec<String> = (1..=65).map(|n| n.to_string()).collect();
-        assert_eq!(
-            parse_buckets(&many.join(",")),
-            Err(InvalidBuckets::Number(65))
-        );
     }
 }

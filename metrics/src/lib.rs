@@ -39,7 +39,7 @@ pub use collect::{Collect, Samples};
 pub use describe::Desc;
 pub use family::{Family, Handle};
 pub use format::{Format, accepts_gzip, gzip};
-pub use histogram::{Histogram, InvalidBuckets, parse_buckets};
+pub use histogram::Histogram;
 pub use labels::{Labels, MAX_VALUE_BYTES};
 pub use recorder::{Counter, Gauge, Held, Recorder};
 pub use registry::{Options, Registry};

@@ -1,5 +1,6 @@
 //! Native (exponential) histogram buckets, schema 3: eight to each power of two, so every value is known to within 9 %
-//! and percentiles need no guess. Observing is lock-free; memory comes two octaves at a time, when a value first falls in them.
+//! and percentiles need no guess. Observing is lock-free; memory comes two octaves at a time, when a value first
+//! falls in them.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::sync::OnceLock;

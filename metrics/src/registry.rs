@@ -26,7 +26,8 @@ pub struct Options {
     pub max_series_per_family: usize,
     /// Keeps native histograms beside the classic buckets, for scrapers that ask for the protobuf format (off).
     pub native_histograms: bool,
-    /// Classic buckets of latency histograms in ascending seconds, instead of those in the table (empty: the table's).
+    /// Upper bounds of the classic buckets of latency histograms, in milliseconds, instead of those in the table
+    /// (empty: the table's). Used in ascending order; at most 64, and none that is not a number above 0.
     pub latency_buckets: Vec<f64>,
     /// Threads that record; more than one gives counters a cache line for each (1).
     pub workers: usize,
@@ -187,11 +188,9 @@ impl Registry {
     fn bounds(&self, desc: &Desc) -> Box<[f64]> {
         let chosen = &self.0.options.latency_buckets;
         match desc.kind {
-            Kind::Histogram { latency: true, .. } if !chosen.is_empty() => match desc.unit {
-                // Rounded to nanoseconds, so that 0.07 s is not 70.00000000000001 ms.
-                Unit::Milliseconds => chosen.iter().map(|s| (s * 1e9).round() / 1e6).collect(),
-                Unit::None | Unit::Seconds | Unit::Bytes => chosen.iter().copied().collect(),
-            },
+            Kind::Histogram { latency: true, .. } if !chosen.is_empty() => {
+                chosen_bounds(chosen, desc.unit)
+            }
             Kind::Histogram { buckets, .. } => buckets.into(),
             Kind::Counter | Kind::Gauge => Box::default(),
         }
@@ -236,6 +235,25 @@ impl fmt::Debug for Registry {
             .field("options", &self.0.options)
             .finish_non_exhaustive()
     }
+}
+
+/// The most classic buckets of a histogram: each is a series in the scraper's memory.
+const MAX_BUCKETS: usize = 64;
+
+/// Bounds that an operator chose, in the unit of the family.
+fn chosen_bounds(milliseconds: &[f64], unit: Unit) -> Box<[f64]> {
+    let usable = milliseconds
+        .iter()
+        .copied()
+        .filter(|bound| bound.is_finite() && *bound > 0.0);
+    let mut bounds: Vec<f64> = match unit {
+        Unit::Milliseconds => usable.collect(),
+        Unit::None | Unit::Seconds | Unit::Bytes => usable.map(|ms| ms / 1000.0).collect(),
+    };
+    bounds.sort_by(f64::total_cmp);
+    bounds.dedup();
+    bounds.truncate(MAX_BUCKETS);
+    bounds.into()
 }
 
 /// How much of a page is held before it goes to the writer.

@@ -24,8 +24,8 @@ families! {
     CONTROL_IDENTITY_CERT_REFRESH_ERROR_TIMESTAMP_SECONDS =
         Desc::gauge("control_identity_cert_refresh_error_timestamp_seconds").unit(Unit::Seconds);
     /// The number of failed refreshes of this proxy's mTLS identity certificate by reason.
-    /// `reason`: `token` (unreadable or empty), `call` (no answer), `refused` (an answer that is an error),
-    /// `invalid` (an unusable certificate).
+    /// `reason`: `call` (no answer, or a refusal), `timeout`, or what is wrong with the certificate that came, as in
+    /// `inbound_tls_handshake_failures_total`.
     CONTROL_IDENTITY_CERT_REFRESH_ERRORS_TOTAL =
         Desc::counter("control_identity_cert_refresh_errors_total").fixed(&[&["reason"]]);
     /// Time when a trust anchor of this proxy will expire, in seconds since 1970.

@@ -72,7 +72,7 @@ pub static LABELS: &[Label] = &[
     ),
     fixed(
         "no_tls_reason",
-        "`no_tls_from_remote`, `port_skipped`, `loopback`, `disabled`; only with `tls=\"no_identity\"`",
+        "`no_tls_from_remote`, `port_skipped`, `loopback`, `not_provided_by_service_discovery`; only with `tls=\"no_identity\"`",
     ),
     mesh("server_id", "identity of the server"),
     mesh("srv_group", "API group of the Server, empty for a default"),
@@ -134,17 +134,14 @@ pub static LABELS: &[Label] = &[
     mesh("addr", "address of the control plane service"),
     fixed(
         "source",
-        "`default`: configuration; `controller`: the policy controller; `invalid`: the last answer was refused and nothing good came before",
+        "`default`: configuration; `controller`: the controller; `invalid`: refused, and nothing good came before",
     ),
     fixed("limit", "which limit; a closed set"),
     fixed("stage", "`tls` or `http`: what was being detected"),
     fixed("phase", "`starting`, `ready`, `draining` or `stopped`"),
     fixed("family", "name of a metric family"),
     mesh("port", "port the policy is for"),
-    fixed(
-        "anchor",
-        "fingerprint of the trust anchor, first 16 hex digits of SHA-256",
-    ),
+    fixed("anchor", "subject of the trust anchor"),
     fixed("client", "part of the proxy that asked"),
     fixed("record_type", "`A/AAAA` or `SRV`"),
     fixed("date", "when it was built"),

@@ -12,8 +12,8 @@ const HANDSHAKE: Kind = Kind::Histogram {
 families! {
     PROXY_TABLE:
     /// The number of inbound connections and requests that policy denied, by what came closest to allowing them.
-    /// `reason` is a closed set (`DenyReason` of the policy crate): what the authorization that came closest failed
-    /// on.
+    /// `reason`: `no_authorizations` (there is none), `not_http`, `no_route`, or what the authorization that came
+    /// closest failed on: `network`, `no_tls`, `tls_passthrough`, `no_identity`, `identity`.
     INBOUND_POLICY_DENIED_TOTAL = Desc::counter("inbound_policy_denied_total").labels(&[&["reason"], SRV]);
     /// The version of the policy in force on a port, counted by this proxy.
     /// It grows with each change.
@@ -28,7 +28,7 @@ families! {
     /// The number of policy updates put in force on a port.
     INBOUND_POLICY_UPDATES_TOTAL = Desc::counter("inbound_policy_updates_total").labels(&[&["port"]]);
     /// The number of policy updates that were refused, leaving the last good version in force.
-    /// `reason`: `invalid` (a field cannot be used), `compile`, `too_large`.
+    /// `reason`: `invalid` (a field cannot be used), `compile` (the whole cannot), `too_large`.
     INBOUND_POLICY_UPDATES_REFUSED_TOTAL =
         Desc::counter("inbound_policy_updates_refused_total").labels(&[&["port", "reason"]]);
     /// The number of declared ports that have no policy from the controller yet.
@@ -38,7 +38,7 @@ families! {
     /// The number of inbound connections that may be open at once, 0 for any.
     INBOUND_CONNECTIONS_LIMIT = Desc::gauge("inbound_connections_limit");
     /// The number of inbound connections that were closed because a limit was reached.
-    /// `limit`: `connections`, `peer`, `handshakes`.
+    /// `limit`: `connections` (too many at once), `header_timeout`, `idle_timeout`.
     INBOUND_CONNECTIONS_REFUSED_TOTAL = Desc::counter("inbound_connections_refused_total").fixed(&[&["limit"]]);
     /// The number of times that accepting an inbound connection failed.
     /// `reason`: `files` (no descriptor left), `memory`, `aborted`, `other`.
@@ -49,13 +49,18 @@ families! {
     /// The number of inbound requests that may be served at once, 0 for any.
     INBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT = Desc::gauge("inbound_http_requests_in_flight_limit");
     /// The number of inbound requests that were refused because a limit was reached.
-    /// `limit`: `in_flight`, `headers`, `body`, `queue`.
+    /// `limit`: `in_flight` (too many at once).
     INBOUND_HTTP_REQUESTS_REFUSED_TOTAL = Desc::counter("inbound_http_requests_refused_total").fixed(&[&["limit"]]);
     /// The time that successful TLS handshakes with clients took.
     INBOUND_TLS_HANDSHAKE_DURATION_SECONDS =
         Desc::new("inbound_tls_handshake_duration_seconds", HANDSHAKE).unit(Unit::Seconds);
     /// The number of TLS handshakes with clients that failed, by reason.
-    /// `reason` is a closed set (`HandshakeError::reason` of the tls crate).
+    /// `reason`: `handshake_timeout`, `io`, `closed`, `refused_by_peer`, `tls_version`, `incompatible`, `no_alpn`,
+    /// `wrong_alpn`, `no_certificate`, `invalid_message`, `server_name`; or what is wrong with a certificate:
+    /// `unknown_issuer`, `bad_signature`, `expired`, `not_yet_valid`, `wrong_usage`, `ca_as_leaf`, `issuer_not_ca`,
+    /// `signature_algorithm`, `name_constraint`, `chain_too_long`, `bad_encoding`, `invalid_chain`, `no_san`,
+    /// `common_name_only`, `several_uri_sans`, `several_identities`, `wildcard_san`, `invalid_san`, `wrong_identity`,
+    /// `wrong_key`.
     INBOUND_TLS_HANDSHAKE_FAILURES_TOTAL =
         Desc::counter("inbound_tls_handshake_failures_total").fixed(&[&["reason"]]);
     /// The number of inbound connections that were silent until detection gave up.

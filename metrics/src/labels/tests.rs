@@ -65,7 +65,10 @@ proptest! {
     #[test]
     fn any_labels_read_back(pairs in vec(("[a-z_][a-z0-9_]{0,8}", any::<String>()), 0..8)) {
         let labels = pairs.iter().fold(Labels::new(), |labels, (key, value)| labels.with(key, value));
-        let read: Vec<(String, String)> = labels.iter().map(|(key, value)| (key.to_owned(), value.into_owned())).collect();
+        let read: Vec<(String, String)> = labels
+            .iter()
+            .map(|(key, value)| (key.to_owned(), value.into_owned()))
+            .collect();
         prop_assert_eq!(read, pairs);
         prop_assert!(!labels.rendered().contains('\n'));
     }

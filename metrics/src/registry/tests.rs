@@ -282,7 +282,7 @@ fn legacy_and_newer_families_print_as_dashboards_expect() {
 #[test]
 fn chosen_latency_buckets_replace_those_of_latencies_only() {
     let registry = Registry::new(Options {
-        latency_buckets: vec![0.07, 5.5],
+        latency_buckets: vec![5500.0, 70.0, f64::NAN, 0.0, 70.0],
         ..Options::default()
     });
     let bounds = |desc: &'static Desc| {
@@ -476,9 +476,11 @@ proptest! {
         let mut expected: BTreeMap<_, f64> = BTreeMap::new();
         for (values, count) in &series {
             let names = ["target_addr", "client_id", "authority"];
-            let labels = names.iter().zip(values).fold(Labels::new(), |labels, (name, value)| labels.with(name, value));
+            let pairs = names.iter().zip(values);
+            let labels = pairs.fold(Labels::new(), |labels, (name, value)| labels.with(name, value));
             family.get(&labels).add(u64::from(*count));
-            let key = names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Vec<_>>();
+            let pairs = names.iter().zip(values);
+            let key: Vec<_> = pairs.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             *expected.entry(("request_total".to_owned(), key)).or_default() += f64::from(*count);
         }
         for format in [Format::Text, Format::OpenMetrics] {
