@@ -92,3 +92,6 @@ pub(crate) fn not_after(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     Some(time_of(parsed.validity().not_after.timestamp()))
 }
+
+#[cfg(test)]
+mod tests;

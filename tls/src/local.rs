@@ -1,6 +1,7 @@
 //! What this process is: its name, key and anchors, and the certificate of the moment, swapped whole at each renewal.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -45,7 +46,6 @@ pub enum IdentityError {
 ///
 /// Made once; [`Self::install`] gives it a certificate, now and at each renewal. Connections made before go on with what
 /// they were made with.
-#[derive(Debug)]
 pub struct LocalIdentity {
     id: Id,
     server_name: Id,
@@ -237,9 +237,9 @@ impl LocalIdentity {
 }
 
 /// A certificate in use, and the configurations made with it.
-#[derive(Debug)]
 pub struct Credentials {
     id: Id,
+    chain_len: usize,
     not_after: SystemTime,
     installed: SystemTime,
     server: Arc<ServerConfig>,
@@ -254,12 +254,14 @@ impl Credentials {
         not_after: SystemTime,
         installed: SystemTime,
     ) -> Result<Self, rustls::Error> {
+        let chain_len = chain.len();
         let key = Arc::new(CertifiedKey::new(chain, Arc::clone(&local.key)));
         let server = server_config(local, &key, false)?;
         let mut direct = server_config(local, &key, true)?;
         direct.alpn_protocols = vec![TRANSPORT_ALPN.to_vec()];
         Ok(Self {
             id: local.id.clone(),
+            chain_len,
             not_after,
             installed,
             server: Arc::new(server),
@@ -276,6 +278,11 @@ impl Credentials {
     /// Whose certificate this is.
     pub fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// How many certificates peers are sent: the leaf and its issuers without the anchor.
+    pub fn chain_len(&self) -> usize {
+        self.chain_len
     }
 
     /// When it expires: the earlier of the certificate's own end and what the identity service said.
@@ -321,7 +328,6 @@ fn server_config(
 }
 
 /// How to connect as a client: with or without a certificate, always verifying the server.
-#[derive(Debug)]
 pub struct ClientConfig {
     anchors: TrustAnchors,
     base: rustls::ClientConfig,
@@ -362,3 +368,35 @@ impl ClientConfig {
         Arc::new(config)
     }
 }
+
+impl fmt::Debug for LocalIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalIdentity")
+            .field("id", &self.id)
+            .field("server_name", &self.server_name)
+            .field("anchors", &self.anchors)
+            .field("current", &self.current())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after)
+            .field("installed", &self.installed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("anchors", &self.anchors)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

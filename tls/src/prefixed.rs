@@ -94,3 +94,42 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefixed<IO> {
         self.io.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_prefix_is_read_first_in_any_pieces_and_then_the_stream() {
+        for size in [1, 2, 3, 5, 100] {
+            let (near, mut far) = tokio::io::duplex(64);
+            far.write_all(b" and the stream").await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut io = Prefixed::new(BytesMut::from("the prefix"), near);
+            let mut read = Vec::new();
+            let mut piece = vec![0; size];
+            loop {
+                let n = io.read(&mut piece).await.unwrap();
+                if n == 0 {
+                    break;
+                }
+                read.extend_from_slice(&piece[..n]);
+            }
+            assert_eq!(read, b"the prefix and the stream");
+            assert_eq!(io.prefix.capacity(), 0, "its memory is given back");
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_pass_while_the_prefix_waits() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut io = Prefixed::new(BytesMut::from("prefix"), near);
+        io.write_all(b"answer").await.unwrap();
+        let mut got = [0; 6];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"answer");
+        assert_eq!(io.prefix(), b"prefix");
+    }
+}

@@ -147,15 +147,17 @@ impl Observer for () {}
 ///
 /// Pauses are measured by monotonic time, so a clock that is set forth or back neither delays a renewal nor causes a
 /// storm of them; only a certificate that the clock on the wall calls expired (after a machine slept) is renewed early.
-/// `certify` makes one attempt; it is dropped at its deadline.
-pub async fn maintain<C, E, O>(
+/// `certify` makes one attempt; it is dropped at its deadline. (It is no `AsyncFnMut`, because futures that hold one cannot
+/// be spawned; an `async ||` closure that borrows what it uses will do.)
+pub async fn maintain<C, F, E, O>(
     identity: Arc<LocalIdentity>,
     schedule: Schedule,
     mut certify: C,
     observer: O,
 ) -> Infallible
 where
-    C: AsyncFnMut() -> Result<Certified, E>,
+    C: FnMut() -> F,
+    F: Future<Output = Result<Certified, E>>,
     E: fmt::Display,
     O: Observer,
 {

@@ -151,3 +151,50 @@ impl fmt::Debug for TrustAnchors {
         f.debug_list().entries(&self.shared.anchors).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Authority, WEB, dns, now};
+
+    #[test]
+    fn a_bundle_is_read_whole_and_bad_ones_are_left_out() {
+        let (one, two) = (Authority::root("one"), Authority::root("two"));
+        let sooner = now() + Duration::from_secs(60);
+        let three = one.below("three", |params| params.not_after = sooner.into());
+        let leaf = one.below(WEB, |params| {
+            params.is_ca = rcgen::IsCa::ExplicitNoCa;
+            params.subject_alt_names = vec![dns(WEB)];
+        });
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let bundle = format!(
+            "{}{broken}# a remark\n{}{}{}",
+            one.pem, leaf.pem, two.pem, three.pem
+        );
+        let anchors = TrustAnchors::from_pem(&bundle).unwrap();
+        let subjects: Vec<_> = anchors
+            .anchors()
+            .iter()
+            .map(|anchor| &*anchor.subject)
+            .collect();
+        assert_eq!(subjects, ["CN=one", "CN=two", "CN=three"]);
+        assert_eq!(anchors.earliest_expiry(), Some(sooner));
+    }
+
+    #[test]
+    fn a_text_without_any_good_anchor_is_refused_with_the_reason() {
+        let long = "x".repeat(MAX_PEM + 1);
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let half = Authority::root("one").pem.replace("-----END", "");
+        for (text, told) in [
+            ("", "no certificate found"),
+            ("hello", "no certificate found"),
+            (&long, "at most 1 MiB"),
+            (broken, "none of the 1 certificates"),
+            (&half, "certificate"),
+        ] {
+            let error = TrustAnchors::from_pem(text).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+}

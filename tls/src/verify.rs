@@ -312,3 +312,6 @@ pub(crate) fn must_be(expected: &Id, found: Id) -> Result<(), CertificateError> 
 fn tls12() -> rustls::Error {
     rustls::PeerIncompatible::Tls12NotOfferedOrEnabled.into()
 }
+
+#[cfg(test)]
+mod tests;
