@@ -4,14 +4,15 @@
 //! always that of the resources as they stand. The namespace is the first step of every lookup; the only way from one
 //! namespace into another is an authentication that a policy refers to by name.
 
-mod authorizations;
+pub(crate) mod authorizations;
 mod endpoints;
-mod inbound;
-mod probes;
-mod routes;
-mod status;
-mod workload;
+pub(crate) mod inbound;
+pub(crate) mod probes;
+pub(crate) mod routes;
+pub(crate) mod status;
+pub(crate) mod workload;
 
+pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Endpoint, EndpointIdentity};
 pub use status::{Parent, RouteStatus};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};

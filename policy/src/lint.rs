@@ -1,29 +1,249 @@
 //! What is valid and yet cannot be what its author meant. `linkerd policy lint` and `linkerd check` show it.
+//!
+//! Findings come from the same functions that answer [`Index::inbound`], so that lint and proxy cannot disagree.
 
-use crate::resource::Key;
+mod authorizations;
+mod routes;
+mod servers;
+mod workloads;
+
+use crate::{
+    index::{Index, Scope, Workload, workload::Settings},
+    resource::{Key, Metadata, POLICY_GROUP, PortRef, Server},
+};
+use std::{collections::BTreeSet, fmt};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// Worth knowing.
-    Info,
-    /// Probably a mistake.
-    Warning,
     /// Has no effect at all, or cuts traffic.
     Error,
+    /// Probably a mistake.
+    Warning,
+    /// Worth knowing.
+    Info,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        })
+    }
 }
 
 /// Something that cannot be what was meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,
-    /// Closed name of the check, for scripts.
-    pub check: &'static str,
     /// The object.
     pub object: Key,
+    /// Name of the check, one of [`CHECKS`].
+    pub check: &'static str,
     /// What is the matter.
     pub message: String,
     /// What to do.
     pub fix: String,
 }
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            severity,
+            object,
+            check,
+            message,
+            fix,
+        } = self;
+        write!(f, "{severity}: {object}: {message} [{check}]\n  fix: {fix}")
+    }
+}
+
+/// Every check, with what it finds.
+pub const CHECKS: &[(&str, &str)] = &[
+    ("server-without-workload", "a Server selects no workload"),
+    (
+        "server-without-port",
+        "a Server names a port that no selected workload declares",
+    ),
+    (
+        "server-overlap",
+        "several Servers select one port; the oldest keeps it",
+    ),
+    (
+        "server-port-skipped",
+        "a Server selects a port that does not pass the proxy",
+    ),
+    ("server-denies-everyone", "nobody is authorized on a Server"),
+    (
+        "authorization-without-target",
+        "an authorization names something that does not exist",
+    ),
+    (
+        "authorization-without-client",
+        "a ServerAuthorization authorizes nobody",
+    ),
+    (
+        "authentication-missing",
+        "an AuthorizationPolicy is left out since an authentication is missing",
+    ),
+    (
+        "authentication-unused",
+        "no AuthorizationPolicy refers to an authentication",
+    ),
+    (
+        "rate-limit-without-target",
+        "a rate limit names a Server that does not exist or cannot be limited",
+    ),
+    (
+        "rate-limit-overlap",
+        "several rate limits name one Server; the oldest counts",
+    ),
+    (
+        "route-without-parent",
+        "a route names a Server that does not exist",
+    ),
+    (
+        "route-parent-invalid",
+        "a route is not read because of how it names its parent",
+    ),
+    (
+        "route-unsupported",
+        "a route is not read because of a filter",
+    ),
+    ("route-filter-ignored", "a filter of a route has no effect"),
+    (
+        "route-wrong-protocol",
+        "a route cannot be attached to a Server of this protocol",
+    ),
+    (
+        "route-never-matches",
+        "an earlier route matches the same requests",
+    ),
+    ("route-denies-everyone", "nobody is authorized on a route"),
+    ("probe-cut", "a probe of a workload would be refused"),
+    (
+        "port-denies-everyone",
+        "nobody may use a port that a workload declares",
+    ),
+    ("annotation-invalid", "an annotation cannot be read"),
+    (
+        "address-conflict",
+        "two workloads have one address and port",
+    ),
+    ("service-without-endpoint", "a Service selects no workload"),
+];
+
+impl Index {
+    /// Everything that cannot be what its author meant, the worst first.
+    pub fn lint(&self) -> Vec<Finding> {
+        let mut report = Report(Vec::new());
+        for (namespace, scope) in self.scopes() {
+            let lint = Lint {
+                index: self,
+                namespace,
+                scope,
+            };
+            servers::check(lint, &mut report);
+            authorizations::check(lint, &mut report);
+            routes::check(lint, &mut report);
+            workloads::check(lint, &mut report);
+        }
+        workloads::check_addresses(self, &mut report);
+        authorizations::check_unused(self, &mut report);
+        let mut findings = report.0;
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+}
+
+/// What the checks of one namespace look at.
+#[derive(Clone, Copy)]
+struct Lint<'a> {
+    index: &'a Index,
+    namespace: &'a str,
+    scope: &'a Scope,
+}
+
+impl<'a> Lint<'a> {
+    fn settings(self, workload: &'a Workload) -> Settings<'a> {
+        Settings {
+            cluster: self.index.cluster(),
+            scope: self.scope,
+            workload,
+        }
+    }
+}
+
+struct Report(Vec<Finding>);
+
+impl Report {
+    fn add(
+        &mut self,
+        severity: Severity,
+        check: &'static str,
+        object: Key,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        debug_assert!(CHECKS.iter().any(|(name, _)| *name == check));
+        self.0.push(Finding {
+            severity,
+            object,
+            check,
+            message: message.into(),
+            fix: fix.into(),
+        });
+    }
+}
+
+fn key(group: &str, kind: &str, metadata: &Metadata) -> Key {
+    Key {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+    }
+}
+
+fn policy_key(kind: &str, metadata: &Metadata) -> Key {
+    key(POLICY_GROUP, kind, metadata)
+}
+
+fn workload_key(workload: &Workload) -> Key {
+    match workload {
+        Workload::Pod(pod) => key("", "Pod", &pod.metadata),
+        Workload::ExternalWorkload(external) => key(
+            crate::resource::WORKLOAD_GROUP,
+            "ExternalWorkload",
+            &external.metadata,
+        ),
+    }
+}
+
+/// Ports of a workload that a Server's port stands for.
+fn ports_of(server: &Server, workload: &Workload) -> Vec<u16> {
+    match &server.spec.port {
+        PortRef::Number(port) => vec![*port],
+        PortRef::Name(name) => workload.ports_named(name),
+    }
+}
+
+/// A few names for a message: `a, b, c and 7 more`.
+fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 3;
+    let names: BTreeSet<&str> = names.into_iter().collect();
+    let shown: Vec<&str> = names.iter().take(SHOWN).copied().collect();
+    let shown = shown.join(", ");
+    match names.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -256,7 +256,11 @@ impl Index {
 }
 
 /// The port of a workload behind a Service's port; `None` if the workload does not have it.
-fn target_port(workload: &Workload, declared: Option<&ServicePort>, port: u16) -> Option<u16> {
+pub(crate) fn target_port(
+    workload: &Workload,
+    declared: Option<&ServicePort>,
+    port: u16,
+) -> Option<u16> {
     let target = match declared.map(|d| (&d.target_port, d.port)) {
         None => port,
         Some((None, own)) => own,

@@ -32,10 +32,7 @@ impl Index {
         let mut attached = server
             .map(|s| attached_http_routes(settings.scope, namespace, s))
             .unwrap_or_default();
-        attached.sort_by(|a, b| {
-            let key = |r: &resource::HttpRoute| r.group;
-            (a.metadata.age_key(), key(a)).cmp(&(b.metadata.age_key(), key(b)))
-        });
+        in_order(&mut attached);
         let converted: Vec<_> = attached
             .into_iter()
             .filter_map(|r| self.http_route(namespace, settings.scope, r).ok())
@@ -137,6 +134,11 @@ pub(crate) fn attached_http_routes<'a>(
         is_attached(r.group, &r.metadata, &r.spec.parent_refs, namespace, server)
     };
     scope.http_routes.values().filter(attached).collect()
+}
+
+/// Sorts HTTPRoutes: the oldest first, then by name and group.
+pub(crate) fn in_order(routes: &mut [&resource::HttpRoute]) {
+    routes.sort_by(|a, b| (a.metadata.age_key(), a.group).cmp(&(b.metadata.age_key(), b.group)));
 }
 
 /// GRPCRoutes attached to a Server.
