@@ -1,1 +1,31 @@
-//! Under construction.
+//! The sidecar: a process in front of a workload that terminates mTLS, finds out who is calling, checks the connection
+//! and each request against discovered policy, forwards it, and records it in metrics.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | the environment, read once, as one table |
+//! | [`run`] | threads, sockets and the life cycle |
+//! | `inbound` | a connection's life from accept to the application |
+//! | `outbound` | the other way: discovery, mTLS, to other workloads |
+//! | `http` | the HTTP client, bodies, the shape of requests |
+//! | `transport` | sockets and bytes |
+//! | `discovery` | what controllers say, as live snapshots |
+//! | `admin` | metrics, readiness, what is enforced and why |
+//! | `drain`, `limit`, `activity` | what every connection shares |
+
+pub mod config;
+
+mod activity;
+mod admin;
+mod discovery;
+mod drain;
+mod http;
+mod inbound;
+mod limit;
+mod logging;
+mod outbound;
+mod run;
+mod transport;
+
+pub use inbound::failure::markdown as failures;
+pub use run::{Error, main_from_env};

@@ -365,3 +365,21 @@ pub struct RateLimitOverride {
     /// Identities it applies to.
     pub identities: Vec<String>,
 }
+
+impl ServerPolicy {
+    /// Whether the port has policy about HTTP requests of its own (routes, a rate limit), so that what is not HTTP must
+    /// not be let around it.
+    pub fn has_http_policy(&self) -> bool {
+        match &self.protocol {
+            Protocol::Detect { http, .. } | Protocol::Http1(http) | Protocol::Http2(http) => {
+                http.rate_limit.is_some()
+                    || http
+                        .routes
+                        .iter()
+                        .any(|route| matches!(route.meta, Meta::Resource { .. }))
+            }
+            Protocol::Grpc { .. } => true,
+            Protocol::Opaque | Protocol::Tls => false,
+        }
+    }
+}

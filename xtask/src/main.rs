@@ -1,1 +1,62 @@
-fn main() {}
+//! The project's runner: `cargo xtask help` lists what it does. It needs nothing but Rust, so that a bare machine has it.
+
+mod checks;
+mod ci;
+mod tools;
+
+use std::process::ExitCode;
+
+/// What can be asked for: the name, what it does, and the code.
+const TASKS: [(&str, &str, fn(&[String]) -> Result<(), String>); 6] = [
+    (
+        "test",
+        "installs what tests need where it can, and runs every test",
+        ci::test,
+    ),
+    (
+        "ci",
+        "test, then formatting, lints, docs and structure: what .ci/run runs",
+        ci::ci,
+    ),
+    (
+        "check",
+        "formatting, lints, docs and structure, without the tests",
+        ci::check,
+    ),
+    ("docs", "writes the generated pages of docs/ anew", ci::docs),
+    (
+        "tools",
+        "builds the Go tools of tools/ into the cache",
+        |_| tools::build_all(),
+    ),
+    (
+        "structure",
+        "the edges between crates, against docs/architecture.md",
+        |_| checks::structure(),
+    ),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = match arguments.split_first() {
+        Some((name, rest)) => (name.as_str(), rest),
+        None => ("help", [].as_slice()),
+    };
+    let Some((_, _, task)) = TASKS.iter().find(|(task, ..)| *task == name) else {
+        for (task, what, _) in TASKS {
+            println!("cargo xtask {task:<10} {what}");
+        }
+        return if name == "help" {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(2)
+        };
+    };
+    match task(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The HTTP client: to the application (inbound) and to other workloads (outbound), in the version the request has.
+//!
+//! Connections are shared by all clients of a worker and are keyed by where they lead alone. An HTTP/1 connection has
+//! no task of its own: whoever uses it drives it, first here until the head of the response is there, then from the
+//! response's body. HTTP/2 multiplexes, so its one connection has a task.
+
+use super::body::{Body, RequestBody};
+use crate::{
+    inbound::metrics::{OpenConnection, Transport},
+    transport::{
+        Io, SocketOptions,
+        header::{self, TransportHeader},
+    },
+};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use linkerd_tls::{Id, LocalIdentity};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// It cannot be connected to.
+    #[error("connecting to {0}: {1}")]
+    Connect(SocketAddr, io::Error),
+    /// It did not accept in time.
+    #[error("{0} did not accept in time")]
+    ConnectTimeout(SocketAddr),
+    /// It did not prove to be the workload that was meant.
+    #[error("TLS with {0}: {1}")]
+    Tls(SocketAddr, linkerd_tls::HandshakeError),
+    /// It broke off, or did not speak HTTP, before its response began.
+    #[error("broken off: {0}")]
+    Broken(hyper::Error),
+    /// It closed without an answer.
+    #[error("closed without an answer")]
+    Closed,
+}
+
+/// Where connections lead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Dial {
+    pub(crate) address: SocketAddr,
+    /// mTLS: the name asked for, who must answer, and the protocol of a direct connection.
+    pub(crate) mesh: Option<Mesh>,
+}
+
+/// mTLS to another workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mesh {
+    pub(crate) server_name: Arc<str>,
+    pub(crate) identity: Id,
+    /// The port that opaque bytes are for, on a direct connection to the proxy's own port.
+    pub(crate) direct_to: Option<u16>,
+}
+
+/// How connections are made.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Limit of a TCP connect.
+    pub(crate) connect_timeout: Duration,
+    pub(crate) socket: SocketOptions,
+    /// Idle HTTP/1 connections kept for one origin; the oldest go first.
+    pub(crate) max_idle: usize,
+    /// How long an HTTP/1 connection is kept without use.
+    pub(crate) idle_timeout: Duration,
+    /// Largest head of an HTTP/1 response, in bytes.
+    pub(crate) max_head: usize,
+    /// Flow-control windows of HTTP/2 connections, in bytes.
+    pub(crate) stream_window: u32,
+    pub(crate) connection_window: u32,
+}
+
+/// One destination and the connections a worker has to it.
+///
+/// The locks are never contended, since a worker is one thread, and never held across an await.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) dial: Dial,
+    settings: Arc<Settings>,
+    identity: Arc<LocalIdentity>,
+    transport: Arc<Transport>,
+    idle: Mutex<Vec<Idle>>,
+    http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// An HTTP/1 connection and the handle to use it with.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    send: http1::SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<Io>, RequestBody>,
+    /// The driver has completed and must not be polled again.
+    ended: bool,
+    _open: OpenConnection,
+}
+
+/// Why no response came.
+#[derive(Debug)]
+enum Broken {
+    Hyper(TrySendError<Request<RequestBody>>),
+    /// The connection ended and said nothing more.
+    Silent,
+}
+
+impl Client {
+    pub(crate) fn new(
+        dial: Dial,
+        settings: Arc<Settings>,
+        identity: Arc<LocalIdentity>,
+        transport: Arc<Transport>,
+    ) -> Self {
+        Self {
+            dial,
+            settings,
+            identity,
+            transport,
+            idle: Mutex::default(),
+            http2: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Opens a connection: TCP, and mTLS with the transport header where the destination needs them, all within the
+    /// connect timeout. The connection is in the `tcp_*` metrics while the second value lives.
+    pub(crate) async fn connect(&self) -> Result<(Io, OpenConnection), ClientError> {
+        let address = self.dial.address;
+        let mut io = tokio::time::timeout(self.settings.connect_timeout, self.open())
+            .await
+            .map_err(|_| ClientError::ConnectTimeout(address))??;
+        io.meter(self.transport.meter());
+        Ok((io, self.transport.open()))
+    }
+
+    async fn open(&self) -> Result<Io, ClientError> {
+        let address = self.dial.address;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| ClientError::Connect(address, error))?;
+        self.settings.socket.apply(&stream);
+        let Some(mesh) = &self.dial.mesh else {
+            return Ok(Io::tcp(stream, BytesMut::new()));
+        };
+        let alpn = mesh.direct_to.map(|_| linkerd_tls::TRANSPORT_ALPN);
+        let config = self.identity.client_config();
+        let tls = linkerd_tls::connect(&config, stream, &mesh.server_name, &mesh.identity, alpn)
+            .await
+            .map_err(|error| ClientError::Tls(address, error))?;
+        let mut io = Io::originated(tls);
+        if let Some(port) = mesh.direct_to {
+            let header = TransportHeader {
+                port,
+                name: None,
+                protocol: None,
+            };
+            let mut bytes = BytesMut::new();
+            header::encode(&header, &mut bytes);
+            let written = async {
+                io.write_all(&bytes).await?;
+                io.flush().await
+            };
+            written
+                .await
+                .map_err(|error| ClientError::Connect(address, error))?;
+        }
+        Ok(io)
+    }
+
+    /// Sends a request in its own version and returns when the head of the response is there.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, ClientError> {
+        if request.version() == Version::HTTP_2 {
+            let response = self.send_http2(request).await?;
+            return Ok(Answer::Response(response.map(Body::http2)));
+        }
+        self.send_http1(request).await
+    }
+
+    async fn send_http1(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer, ClientError> {
+        loop {
+            let (mut connection, reused) = match self.checkout() {
+                Some(connection) => (connection, true),
+                None => (self.connect_http1().await?, false),
+            };
+            match connection.exchange(request).await {
+                Ok(response) => return Ok(self.answer(response, connection).await),
+                Err(Broken::Silent) => return Err(ClientError::Closed),
+                Err(Broken::Hyper(mut broken)) => match broken.take_message() {
+                    // The connection had gone while it was idle and nothing was sent: any other will do.
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(ClientError::Broken(broken.into_error())),
+                },
+            }
+        }
+    }
+
+    /// Turns what came into an answer; a short body is taken along, so that it leaves with its head in one write.
+    async fn answer(
+        self: &Arc<Self>,
+        response: Response<Incoming>,
+        connection: Connection,
+    ) -> Answer {
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Answer::Upgrade(response.map(|_| Body::empty()), connection);
+        }
+        let (head, body) = response.into_parts();
+        let mut exchange = Box::new(Exchange {
+            body,
+            connection,
+            origin: self.clone(),
+            first: None,
+        });
+        let whole = poll_fn(|cx| Poll::Ready(exchange.take_whole(cx))).await;
+        let body = match whole {
+            Some(bytes) => {
+                exchange.finish();
+                Body::full(bytes)
+            }
+            None => Body::http1(exchange),
+        };
+        Answer::Response(Response::from_parts(head, body))
+    }
+
+    /// The connection used last that is still good.
+    fn checkout(&self) -> Option<Connection> {
+        loop {
+            let Idle { mut connection, .. } = lock(&self.idle).pop()?;
+            if connection.is_usable() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn checkin(&self, mut connection: Connection) {
+        if !connection.is_usable() {
+            return;
+        }
+        let mut idle = lock(&self.idle);
+        if idle.len() < self.settings.max_idle {
+            idle.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Closes connections that were idle for too long. Tells whether anything is left.
+    pub(crate) fn expire(&self, now: Instant) -> bool {
+        let mut idle = lock(&self.idle);
+        let limit = self.settings.idle_timeout;
+        let keep = idle
+            .iter()
+            .position(|idle| now.saturating_duration_since(idle.since) < limit)
+            .unwrap_or(idle.len());
+        idle.drain(..keep);
+        idle.shrink_to(8);
+        let mut http2 = lock(&self.http2);
+        if http2.as_ref().is_some_and(http2::SendRequest::is_closed) {
+            *http2 = None;
+        }
+        !idle.is_empty() || http2.is_some()
+    }
+
+    async fn connect_http1(&self) -> Result<Connection, ClientError> {
+        let (io, open) = self.connect().await?;
+        let (send, driver) = http1::Builder::new()
+            .max_header_size(self.settings.max_head)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ClientError::Broken)?;
+        Ok(Connection {
+            send,
+            driver,
+            ended: false,
+            _open: open,
+        })
+    }
+
+    async fn send_http2(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut sender = self.http2().await?;
+        sender
+            .send_request(request)
+            .await
+            .map_err(ClientError::Broken)
+    }
+
+    async fn http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
+        if let Some(sender) = self.open_http2() {
+            return Ok(sender);
+        }
+        let _one_at_a_time = self.connecting.lock().await;
+        if let Some(sender) = self.open_http2() {
+            return Ok(sender);
+        }
+        let (io, open) = self.connect().await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(self.settings.stream_window)
+            .initial_connection_window_size(self.settings.connection_window)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ClientError::Broken)?;
+        tokio::spawn(async move {
+            let _open = open;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP/2 connection ended");
+            }
+        });
+        *lock(&self.http2) = Some(sender.clone());
+        Ok(sender)
+    }
+
+    fn open_http2(&self) -> Option<http2::SendRequest<RequestBody>> {
+        lock(&self.http2)
+            .as_ref()
+            .filter(|sender| !sender.is_closed())
+            .cloned()
+    }
+}
+
+/// A lock whose holders cannot panic half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an origin answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Response(Response<Body>),
+    /// The origin switched protocols: the connection is the client's from here on.
+    Upgrade(Response<Body>, Connection),
+}
+
+impl Connection {
+    /// Sends a request and drives the connection until the response's head is there.
+    async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Broken> {
+        let Self {
+            send,
+            driver,
+            ended,
+            ..
+        } = self;
+        let mut response = pin!(send.try_send_request(request));
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = response.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(Broken::Hyper));
+            }
+            *ended = *ended || driver.poll_without_shutdown(cx).is_ready();
+            match response.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map_err(Broken::Hyper)),
+                Poll::Pending if *ended => Poll::Ready(Err(Broken::Silent)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.ended = self.ended || self.driver.poll_without_shutdown(cx).is_ready();
+    }
+
+    /// Open, and done with the last exchange.
+    fn is_usable(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.ended && self.send.is_ready()
+    }
+
+    /// The bytes of a connection that switched protocols.
+    pub(crate) async fn into_io(self) -> io::Result<Io> {
+        let parts = self
+            .driver
+            .without_shutdown()
+            .await
+            .map_err(io::Error::other)?;
+        let mut io = parts.io.into_inner();
+        io.replay(BytesMut::from(parts.read_buf));
+        Ok(io)
+    }
+}
+
+/// A response's body and the connection it comes over.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    body: Incoming,
+    connection: Connection,
+    origin: Arc<Client>,
+    /// Read while looking for a whole body.
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+}
+
+impl Exchange {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        self.connection.drive(cx);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    /// The whole body, if it is there already and is one frame.
+    fn take_whole(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
+        if self.body.is_end_stream() {
+            return Some(Bytes::new());
+        }
+        let Poll::Ready(Some(frame)) = self.poll_frame(cx) else {
+            return None;
+        };
+        match frame.map(Frame::into_data) {
+            Ok(Ok(bytes)) if self.body.is_end_stream() => return Some(bytes),
+            Ok(Ok(bytes)) => self.first = Some(Ok(Frame::data(bytes))),
+            Ok(Err(trailers)) => self.first = Some(Ok(trailers)),
+            Err(error) => self.first = Some(Err(error)),
+        }
+        None
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let rest = self.body.size_hint();
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
+        let Some(first) = first.and_then(Frame::data_ref) else {
+            return rest;
+        };
+        let first = first.len() as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(first));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(first));
+        }
+        hint
+    }
+
+    /// Gives the connection back for the next request, if it can serve one.
+    pub(crate) fn finish(self: Box<Self>) {
+        let Self {
+            connection, origin, ..
+        } = *self;
+        origin.checkin(connection);
+    }
+}

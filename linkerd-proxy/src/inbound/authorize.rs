@@ -1,0 +1,415 @@
+//! What the policy in force says about a connection or a request, and the proof of it.
+//!
+//! [`Permitted`] is made here and nowhere else, and the origin takes nothing but a `Permitted`: a path to the
+//! application that skips authorization does not compile.
+
+use super::{
+    connection::{Connection, Destination},
+    failure::Failure,
+    labels::{self, ClientTls},
+    metrics::{Detection, InboundMetrics, RouteHandles, RouteKey, Transport},
+};
+use crate::{admin::denials::Denial, discovery::policy::Snapshot, http::request::Form};
+use arc_swap::ArcSwap;
+use http::{Request, uri::Authority};
+use linkerd_metrics::{Counter, Handle, Labels};
+use linkerd_policy::{
+    Authorized, Denied, Matched, Policy, RequestView,
+    filters::{self, Stop},
+    server::{Meta, Protocol},
+};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long an unused view is kept for the next connection of its kind.
+const VIEW_IDLE: Duration = Duration::from_secs(60);
+/// Seconds between two log lines about what the `audit` policy let through.
+const AUDIT_LOG_INTERVAL: u64 = 60;
+
+/// One version of a port's policy with the metric handles of one kind of client, resolved as they are needed.
+#[derive(Debug)]
+pub(crate) struct View {
+    snapshot: Arc<Snapshot>,
+    metrics: InboundMetrics,
+    destination: SocketAddr,
+    tls: ClientTls,
+    made: Instant,
+    transport: OnceLock<Arc<Transport>>,
+    detection: OnceLock<Detection>,
+    not_found: OnceLock<Handle<Counter>>,
+    routes: ArcSwap<Vec<(u32, u32, Arc<RouteHandles>)>>,
+    /// What the `audit` policy let through, and the second of this view's life at which that is said again.
+    audited: AtomicU64,
+    audit_due: AtomicU64,
+}
+
+impl View {
+    pub(super) fn new(
+        metrics: &InboundMetrics,
+        destination: Destination,
+        tls: &ClientTls,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        Self {
+            snapshot,
+            metrics: metrics.clone(),
+            destination: destination.original,
+            tls: tls.clone(),
+            made: Instant::now(),
+            transport: OnceLock::new(),
+            detection: OnceLock::new(),
+            not_found: OnceLock::new(),
+            routes: ArcSwap::default(),
+            audited: AtomicU64::new(0),
+            audit_due: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+        Arc::ptr_eq(&self.snapshot, snapshot)
+    }
+
+    pub(super) fn is_recent(&self) -> bool {
+        self.made.elapsed() < VIEW_IDLE
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.snapshot.policy
+    }
+
+    fn port(&self) -> u16 {
+        self.destination.port()
+    }
+
+    fn server(&self) -> &Meta {
+        &self.policy().server().meta
+    }
+
+    /// TGT SRV.
+    pub(super) fn target_labels(&self) -> Labels {
+        labels::destination(self.destination).extend(&labels::server(self.server(), self.port()))
+    }
+
+    /// The `tcp_*` series of the client's side.
+    pub(super) fn transport(&self) -> &Arc<Transport> {
+        self.transport.get_or_init(|| {
+            let source = labels::destination(self.destination)
+                .extend(&self.tls.labels())
+                .extend(&labels::server(self.server(), self.port()));
+            Arc::new(self.metrics.transport(&source))
+        })
+    }
+
+    pub(super) fn detection(&self) -> &Detection {
+        self.detection.get_or_init(|| {
+            self.metrics
+                .detection(&labels::server(self.server(), self.port()))
+        })
+    }
+
+    /// The handles of requests that one authorization permits on one route.
+    fn handles(&self, matched: &Matched, authorized: Authorized) -> Arc<RouteHandles> {
+        let (route, authorization) = (matched.route, authorized.authorization);
+        let known = self.routes.load();
+        let found = known
+            .iter()
+            .find(|(r, a, _)| (*r, *a) == (route, authorization));
+        if let Some((_, _, handles)) = found {
+            return handles.clone();
+        }
+        let fallback = Meta::default_named("default");
+        let handles = Arc::new(RouteHandles::resolve(
+            &self.metrics,
+            RouteKey {
+                destination: self.destination,
+                tls: &self.tls,
+                server: self.server(),
+                port: self.port(),
+                route: self
+                    .policy()
+                    .route_meta(route as usize)
+                    .unwrap_or(&fallback),
+                authorization: self.policy().authorization_meta(authorized),
+                is_grpc_policy: matches!(self.policy().server().protocol, Protocol::Grpc { .. }),
+            },
+        ));
+        self.routes.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push((route, authorization, handles.clone()));
+            known
+        });
+        handles
+    }
+}
+
+/// A request that the policy in force allows, and what goes with it.
+#[derive(Debug)]
+pub(crate) struct Permitted<B> {
+    request: Request<B>,
+    pub(super) form: Form,
+    pub(super) authority: Option<Authority>,
+    pub(super) handles: Arc<RouteHandles>,
+    view: Arc<View>,
+    matched: Matched,
+}
+
+impl<B> Permitted<B> {
+    /// Takes the request, for the origin.
+    pub(super) fn into_request(self) -> Request<B> {
+        self.request
+    }
+
+    pub(super) fn headers_mut(&mut self) -> &mut http::HeaderMap {
+        self.request.headers_mut()
+    }
+
+    /// Applies the filters of the matched rule. Tells whether there were any.
+    pub(super) fn filter(&mut self) -> Result<bool, Failure> {
+        let policy = self.view.policy();
+        if policy.filters(&self.matched).is_empty() {
+            return Ok(false);
+        }
+        let method = self.request.method().clone();
+        let mut uri = std::mem::take(self.request.uri_mut());
+        let headers = self.request.headers_mut();
+        let roll = |below| rand::random_range(0..below);
+        let result = filters::apply(policy, &self.matched, &method, &mut uri, headers, roll);
+        *self.request.uri_mut() = uri;
+        result.map_err(|stop| match stop {
+            Stop::Redirect { status, location } => Failure::Redirect { status, location },
+            Stop::Failure { status, message } => Failure::Injected { status, message },
+            Stop::InvalidRedirect => Failure::InvalidRedirect,
+            Stop::UnknownFilter => Failure::UnknownFilter,
+        })?;
+        Ok(true)
+    }
+
+    /// Takes a token of the port's rate limit.
+    pub(super) fn limit(&self, connection: &Connection) -> Result<(), Failure> {
+        let Some(limiter) = &self.view.snapshot.limiter else {
+            return Ok(());
+        };
+        let identity = connection.tls.identity().map(linkerd_tls::Id::as_str);
+        limiter.check(identity, Instant::now()).map_err(|limited| {
+            let meta = self
+                .view
+                .policy()
+                .rate_limit()
+                .and_then(|limit| limit.meta.clone());
+            let mut labels = self.view.target_labels();
+            if let Some(meta) = meta {
+                labels = labels
+                    .with("ratelimit_group", meta.group())
+                    .with("ratelimit_kind", meta.kind())
+                    .with("ratelimit_name", meta.name());
+            }
+            let labels = labels
+                .with("ratelimit_scope", limited.scope.label())
+                .extend(&self.view.tls.labels());
+            self.view.metrics.rate_limited.get(&labels).inc();
+            Failure::RateLimited(limited)
+        })
+    }
+}
+
+impl Connection {
+    /// Matches a request to a route and authorizes it, by the version in force now.
+    pub(super) fn authorize<B>(
+        &self,
+        request: Request<B>,
+        form: Form,
+        authority: Option<Authority>,
+    ) -> Result<Permitted<B>, Failure> {
+        let view = self.view();
+        let policy = view.policy();
+        if self.worker.inbound.settings.reject_suspicious_paths
+            && policy.has_path_policy()
+            && let Some(what) = linkerd_policy::suspicious_path(request.uri().path())
+        {
+            return Err(Failure::SuspiciousPath(what));
+        }
+        let original;
+        let named = match &authority {
+            Some(authority) => authority.as_str(),
+            None => {
+                original = self.destination.original.to_string();
+                &original
+            }
+        };
+        let asked = RequestView {
+            method: request.method(),
+            authority: Some(named),
+            path: request.uri().path(),
+            query: request.uri().query(),
+            headers: request.headers(),
+        };
+        let Some(matched) = policy.route(&asked) else {
+            let is_http = !matches!(policy.server().protocol, Protocol::Opaque | Protocol::Tls);
+            self.no_route(&view);
+            return Err(if is_http {
+                Failure::NoRoute
+            } else {
+                Failure::NotHttp
+            });
+        };
+        match policy.authorize(&self.peer(), matched.route as usize) {
+            Ok(authorized) => {
+                let handles = view.handles(&matched, authorized);
+                handles.allowed.inc();
+                if policy.authorization_meta(authorized).is_audit() {
+                    self.audit(&view, Some(&matched));
+                }
+                Ok(Permitted {
+                    request,
+                    form,
+                    authority,
+                    handles,
+                    view,
+                    matched,
+                })
+            }
+            Err(denied) => Err(self.deny_request(&view, &matched, denied, &asked)),
+        }
+    }
+
+    fn no_route(&self, view: &View) {
+        view.not_found
+            .get_or_init(|| {
+                let labels = view.target_labels().extend(&view.tls.labels());
+                view.metrics.route_not_found.get(&labels)
+            })
+            .inc();
+    }
+
+    fn deny_request(
+        &self,
+        view: &View,
+        matched: &Matched,
+        denied: Denied,
+        asked: &RequestView<'_>,
+    ) -> Failure {
+        let fallback = Meta::default_named("default");
+        let route = view
+            .policy()
+            .route_meta(matched.route as usize)
+            .unwrap_or(&fallback);
+        let labels = view
+            .target_labels()
+            .extend(&labels::route(route))
+            .extend(&view.tls.labels());
+        view.metrics.http_authz_deny.get(&labels).inc();
+        view.metrics
+            .denied(view.server(), view.port(), denied.reason.as_str());
+        let summary = self.denial(view, denied.reason.as_str(), Some(route), || {
+            view.policy().explain_request(&self.peer(), asked).summary()
+        });
+        Failure::Denied(summary)
+    }
+
+    /// Records a denial, which gives the explanation: worked out once for each distinct denial.
+    fn denial(
+        &self,
+        view: &View,
+        reason: &'static str,
+        route: Option<&Meta>,
+        explain: impl FnOnce() -> String,
+    ) -> Arc<str> {
+        let denial = Denial {
+            port: view.port(),
+            server: view.server(),
+            route,
+            client: self.client,
+            identity: self.tls.identity().map(linkerd_tls::Id::as_str),
+            reason,
+        };
+        self.worker.inbound.denials.record(denial, explain)
+    }
+
+    /// Says that the `audit` policy let something through, at most once a minute for one kind of client.
+    fn audit(&self, view: &View, matched: Option<&Matched>) {
+        let allowed = view
+            .audited
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        let now = view.made.elapsed().as_secs();
+        let due = view.audit_due.load(Ordering::Relaxed);
+        let is_mine = now >= due
+            && view
+                .audit_due
+                .compare_exchange(
+                    due,
+                    now + AUDIT_LOG_INTERVAL,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok();
+        if !is_mine {
+            return;
+        }
+        let route = matched.and_then(|matched| view.policy().route_meta(matched.route as usize));
+        tracing::info!(
+            server.name = view.server().name(),
+            server.port = view.port(),
+            route.name = route.map(Meta::name),
+            client.addr = %self.client,
+            client.id = self.tls.identity().map(linkerd_tls::Id::as_str),
+            authz.name = "audit",
+            count = allowed,
+            "Request allowed"
+        );
+    }
+
+    /// Authorizes the whole connection, for what is not HTTP.
+    pub(super) fn authorize_connection(&self, view: &View) -> Result<(), &'static str> {
+        let policy = view.policy();
+        match policy.connection(&self.peer()) {
+            Ok(authorized) => {
+                let meta = policy.authorization_meta(authorized);
+                let labels = view
+                    .target_labels()
+                    .extend(&labels::authorization(meta))
+                    .extend(&view.tls.labels());
+                view.metrics.tcp_authz_allow.get(&labels).inc();
+                if meta.is_audit() {
+                    self.audit(view, None);
+                }
+                Ok(())
+            }
+            Err(denied) => Err(denied.reason.as_str()),
+        }
+    }
+
+    /// Whether the version in force still allows a connection that an earlier one allowed.
+    pub(super) fn still_allowed(&self) -> bool {
+        let view = self.view();
+        if view.policy().connection(&self.peer()).is_ok() {
+            return true;
+        }
+        let labels = view.target_labels().extend(&view.tls.labels());
+        view.metrics.tcp_authz_terminate.get(&labels).inc();
+        tracing::info!(
+            client.addr = %self.client, server = %view.server(), port = view.port(),
+            "Connection terminated due to policy change"
+        );
+        false
+    }
+
+    /// Counts and records a connection that is refused.
+    pub(super) fn deny_connection(
+        &self,
+        view: &View,
+        reason: &'static str,
+        why: impl FnOnce() -> String,
+    ) {
+        let labels = view.target_labels().extend(&view.tls.labels());
+        view.metrics.tcp_authz_deny.get(&labels).inc();
+        view.metrics.denied(view.server(), view.port(), reason);
+        self.denial(view, reason, None, why);
+    }
+}

@@ -1,0 +1,411 @@
+//! Every failure that a client of the inbound side can see: one enum, one table.
+//!
+//! [`Failure::row`] is the table; the answer, the `inbound_http_errors_total` label and `docs/failures.md` all come
+//! from it.
+
+use crate::http::{body::Body, client::ClientError, request::BadRequest};
+use http::{HeaderValue, Response, StatusCode, Version, header};
+use linkerd_policy::rate_limit::{Limited, Scope};
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+/// Why a request was not answered by the origin.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The request's shape is ambiguous or not allowed: the text says what.
+    BadRequest(&'static str),
+    /// The path could be read differently by the origin than by a path policy.
+    SuspiciousPath(&'static str),
+    /// No route of the port takes the request.
+    NoRoute,
+    /// The policy of the port is not, or no longer, about HTTP.
+    NotHttp,
+    /// No authorization allows the client. The text is the explanation's summary.
+    Denied(Arc<str>),
+    /// A rate limit is exhausted.
+    RateLimited(Limited),
+    /// The route answers with a redirect.
+    Redirect {
+        status: StatusCode,
+        location: HeaderValue,
+    },
+    /// The route's redirect cannot be applied to this request.
+    InvalidRedirect,
+    /// The route answers with a failure, as its injector says.
+    Injected { status: u16, message: String },
+    /// The route has a filter that this version does not know.
+    UnknownFilter,
+    /// Too many requests wait for an answer.
+    Overloaded,
+    /// The origin's address is one of the proxy's own.
+    Loop,
+    /// The origin did not answer.
+    Origin(ClientError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Origin(error)
+    }
+}
+
+impl From<BadRequest> for Failure {
+    fn from(BadRequest(what): BadRequest) -> Self {
+        Self::BadRequest(what)
+    }
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Client,
+    Policy,
+    Proxy,
+    Origin,
+}
+
+impl Source {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Policy => "policy",
+            Self::Proxy => "proxy",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// How a failure shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// What it is called in the documentation.
+    pub(crate) name: &'static str,
+    pub(crate) source: Source,
+    /// HTTP status.
+    pub(crate) http: StatusCode,
+    /// gRPC status.
+    pub(crate) grpc: u16,
+    /// Value of `error` in `inbound_http_errors_total`; absent when another family counts it.
+    pub(crate) error: Option<&'static str>,
+    /// Whether an HTTP/1 client connection ends with the answer, because its framing cannot be trusted further.
+    pub(crate) close: bool,
+}
+
+const fn row(
+    name: &'static str,
+    source: Source,
+    http: StatusCode,
+    grpc: u16,
+    error: Option<&'static str>,
+    close: bool,
+) -> Row {
+    Row {
+        name,
+        source,
+        http,
+        grpc,
+        error,
+        close,
+    }
+}
+
+/// The table, in the order of a request's life. Redirects and injected failures carry their own status.
+const ROWS: [Row; 15] = [
+    row(
+        "bad request",
+        Source::Client,
+        StatusCode::BAD_REQUEST,
+        13,
+        Some("bad request"),
+        true,
+    ),
+    row(
+        "suspicious path",
+        Source::Client,
+        StatusCode::BAD_REQUEST,
+        13,
+        Some("bad request"),
+        false,
+    ),
+    row(
+        "no route",
+        Source::Policy,
+        StatusCode::NOT_FOUND,
+        5,
+        None,
+        false,
+    ),
+    row(
+        "policy is not HTTP",
+        Source::Policy,
+        StatusCode::NOT_FOUND,
+        5,
+        None,
+        false,
+    ),
+    row(
+        "denied",
+        Source::Policy,
+        StatusCode::FORBIDDEN,
+        7,
+        None,
+        false,
+    ),
+    row(
+        "rate limit",
+        Source::Policy,
+        StatusCode::TOO_MANY_REQUESTS,
+        8,
+        None,
+        false,
+    ),
+    row(
+        "redirect",
+        Source::Policy,
+        StatusCode::MOVED_PERMANENTLY,
+        5,
+        None,
+        false,
+    ),
+    row(
+        "invalid redirect",
+        Source::Policy,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        13,
+        Some("unexpected"),
+        false,
+    ),
+    row(
+        "injected failure",
+        Source::Policy,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        13,
+        None,
+        false,
+    ),
+    row(
+        "unknown filter",
+        Source::Policy,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        13,
+        Some("unexpected"),
+        false,
+    ),
+    row(
+        "overloaded",
+        Source::Proxy,
+        StatusCode::SERVICE_UNAVAILABLE,
+        14,
+        Some("loadshed"),
+        false,
+    ),
+    row(
+        "loop",
+        Source::Proxy,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        13,
+        Some("unexpected"),
+        false,
+    ),
+    row(
+        "origin refuses",
+        Source::Origin,
+        StatusCode::BAD_GATEWAY,
+        14,
+        None,
+        false,
+    ),
+    row(
+        "origin connect timeout",
+        Source::Origin,
+        StatusCode::GATEWAY_TIMEOUT,
+        4,
+        None,
+        false,
+    ),
+    row(
+        "origin breaks off",
+        Source::Origin,
+        StatusCode::BAD_GATEWAY,
+        14,
+        None,
+        false,
+    ),
+];
+
+impl Failure {
+    /// This failure's row of the table.
+    pub(crate) fn row(&self) -> Row {
+        let [
+            bad_request,
+            suspicious,
+            no_route,
+            not_http,
+            denied,
+            limited,
+            redirect,
+            invalid_redirect,
+            injected,
+            unknown_filter,
+            overloaded,
+            looped,
+            connect,
+            connect_timeout,
+            origin,
+        ] = ROWS;
+        match self {
+            Self::BadRequest(_) => bad_request,
+            Self::SuspiciousPath(_) => suspicious,
+            Self::NoRoute => no_route,
+            Self::NotHttp => not_http,
+            Self::Denied(_) => denied,
+            Self::RateLimited(_) => limited,
+            Self::Redirect { status, .. } => Row {
+                http: *status,
+                ..redirect
+            },
+            Self::InvalidRedirect => invalid_redirect,
+            Self::Injected { status, .. } => Row {
+                http: StatusCode::from_u16(*status).unwrap_or(injected.http),
+                grpc: if *status <= 16 {
+                    *status
+                } else {
+                    injected.grpc
+                },
+                ..injected
+            },
+            Self::UnknownFilter => unknown_filter,
+            Self::Overloaded => overloaded,
+            Self::Loop => looped,
+            Self::Origin(ClientError::Connect(..)) => connect,
+            Self::Origin(ClientError::ConnectTimeout(_)) => connect_timeout,
+            Self::Origin(_) => origin,
+        }
+    }
+
+    /// The text of `l5d-proxy-error` and `grpc-message`, without the connection's addresses.
+    fn text(&self) -> String {
+        match self {
+            Self::BadRequest(what) => format!("bad request: {what}"),
+            Self::SuspiciousPath(what) => format!("bad request: the path has {what}"),
+            Self::NoRoute | Self::NotHttp => "no route found for request".to_owned(),
+            Self::Denied(why) => format!("unauthorized request on route: {why}"),
+            Self::RateLimited(limited) => {
+                let scope = match limited.scope {
+                    Scope::Total => "total",
+                    Scope::Identity => "per-identity",
+                    Scope::Override => "override",
+                };
+                format!(
+                    "{scope} rate limit exceeded: {}rps",
+                    limited.requests_per_second
+                )
+            }
+            Self::Redirect { .. } => "redirected".to_owned(),
+            Self::InvalidRedirect => {
+                "the route's redirect replaces a prefix, and the route has none".to_owned()
+            }
+            Self::Injected { message, .. } => message.clone(),
+            Self::UnknownFilter => {
+                "invalid server policy: server policy configured with unknown filter".to_owned()
+            }
+            Self::Overloaded => "service unavailable".to_owned(),
+            Self::Loop => "the origin's address is the proxy's own".to_owned(),
+            Self::Origin(error) => format!("the origin did not answer: {error}"),
+        }
+    }
+
+    /// The answer a client gets.
+    pub(crate) fn answer(&self, asked: &Asked) -> Response<Body> {
+        let row = self.row();
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        if asked.grpc {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            headers.insert("grpc-status", HeaderValue::from(row.grpc));
+        }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if let Self::Redirect { location, .. } = self {
+            headers.insert(header::LOCATION, location.clone());
+        }
+        if row.close && asked.version < Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if asked.meshed {
+            let text = match self {
+                Self::Redirect { .. } | Self::Injected { .. } => self.text(),
+                _ => format!(
+                    "client {}: server {}: {}",
+                    asked.client,
+                    asked.server,
+                    self.text()
+                ),
+            };
+            // Header values cannot hold control bytes; what a client sent must not become one.
+            let text: String = text
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                if asked.grpc {
+                    headers.insert("grpc-message", value.clone());
+                }
+                headers.insert("l5d-proxy-error", value);
+            }
+        }
+        if !asked.grpc {
+            *response.status_mut() = row.http;
+        }
+        response
+    }
+}
+
+/// What the answer to a failure depends on, noted before the request is taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    /// The client showed a mesh certificate; only then are texts disclosed.
+    pub(crate) meshed: bool,
+    pub(crate) grpc: bool,
+    /// The version on the wire.
+    pub(crate) version: Version,
+}
+
+/// The table as a page of the documentation.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Failures\n\n\
+         Generated from `linkerd-proxy/src/inbound/failure.rs`; a test compares.\n\n\
+         gRPC requests are answered with HTTP status 200 and the gRPC status. `l5d-proxy-error` (and `grpc-message`) \
+         are sent only to clients that showed a mesh certificate.\n\n\
+         | Failure | Whose | HTTP | gRPC | `error` of `inbound_http_errors_total` | HTTP/1 connection |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for row in ROWS {
+        let status = match row.name {
+            "redirect" => "the route's, else 301".to_owned(),
+            "injected failure" => "the route's".to_owned(),
+            _ => row.http.as_u16().to_string(),
+        };
+        page.push_str(&format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            row.name,
+            row.source.as_str(),
+            status,
+            row.grpc,
+            row.error
+                .map_or_else(|| "–".to_owned(), |error| format!("`{error}`")),
+            if row.close { "closed" } else { "kept" },
+        ));
+    }
+    page
+}

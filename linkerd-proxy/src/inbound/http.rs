@@ -1,0 +1,322 @@
+//! One HTTP connection, and one request's life in it.
+//!
+//! [`request`] is that life. It is a sequence like the connection's, since most of it transforms or decides and any
+//! step may end it with a [`Failure`]; what wraps a response (its record) is in the body.
+//!
+//! | step | takes -> gives | may end the request with |
+//! |---|---|---|
+//! | limit in flight | – | 503 |
+//! | unwrap `l5d-orig-proto`, protect headers, set client identity | request | – |
+//! | name: one authority, a clean target | request | 400 |
+//! | authorize: route, then authorization, by the version in force | request -> `Permitted` | 400, 404, 403 |
+//! | filters | `Permitted` | redirect, injected failure |
+//! | rate limit | `Permitted` | 429 |
+//! | origin | `Permitted` -> response | 502, 504 |
+//! | record | response | – |
+
+use super::{
+    authorize::Permitted,
+    connection::{Connection, ConnectionError},
+    failure::{Asked, Failure},
+    record::Record,
+};
+use crate::{
+    activity::{Activity, InFlight},
+    drain::Phase,
+    http::{
+        body::{Body, Ended, RequestBody},
+        client::{self, Answer},
+        request::{self as shape, Form},
+    },
+    transport::{Io, detect, relay::relay},
+};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+/// Serves HTTP in one version until the connection ends.
+pub(super) async fn serve(
+    connection: Arc<Connection>,
+    mut io: Io,
+    version: detect::Http,
+) -> Result<(), ConnectionError> {
+    let transport = connection.view().transport().clone();
+    io.meter(transport.meter());
+    let _open = transport.open();
+    let activity = Activity::new();
+    io.watch(activity.clone());
+    let requests = connection.clone();
+    let active = activity.clone();
+    let service = service_fn(move |request| {
+        let connection = requests.clone();
+        let in_flight = active.begin();
+        async move { Ok::<_, Infallible>(answer(connection, request, in_flight).await) }
+    });
+    let settings = &connection.worker.inbound.settings;
+    match version {
+        detect::Http::Http1 => {
+            let served = http1::Builder::new()
+                .half_close(true)
+                .max_header_size(settings.http1_max_head)
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades();
+            drive(&connection, &activity, served, Phase::Closing).await
+        }
+        detect::Http::Http2 => {
+            let served = settings
+                .http2
+                .server()
+                .serve_connection(TokioIo::new(io), service);
+            drive(&connection, &activity, served, Phase::Draining).await
+        }
+    }
+}
+
+/// A connection that can be asked to end after what is in flight.
+trait Served: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S> Served for http2::Connection<TokioIo<Io>, S, TokioExecutor>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Drives a connection until it ends, is idle or slow beyond its limits, or the proxy is in `phase`.
+///
+/// HTTP/2 can be told to go at once, since GOAWAY loses nothing; HTTP/1 clients learn it from `Connection: close` on
+/// their next answer, and only when the drain window is over are idle connections shut.
+async fn drive(
+    connection: &Connection,
+    activity: &Activity,
+    served: impl Served,
+    phase: Phase,
+) -> Result<(), ConnectionError> {
+    let settings = &connection.worker.inbound.settings;
+    let mut served = pin!(served);
+    let mut drain = connection.worker.drain.clone();
+    let mut ending = false;
+    let left = || settings.limits.left(activity);
+    let mut limit = pin!(tokio::time::sleep(left()));
+    loop {
+        tokio::select! {
+            result = &mut served => return result.map_err(ConnectionError::Http),
+            () = drain.reached(phase), if !ending => {
+                ending = true;
+                served.as_mut().finish();
+            }
+            () = &mut limit => {
+                let left = left();
+                if left.is_zero() {
+                    let slow = activity.owes_head();
+                    let reached = if slow { "header_timeout" } else { "idle_timeout" };
+                    connection.worker.inbound.metrics.connection_refused(reached);
+                    if slow || ending {
+                        return Ok(());
+                    }
+                    ending = true;
+                    served.as_mut().finish();
+                }
+                // After a polite end, give what is left the time of one head.
+                let next = if left.is_zero() { settings.limits.head } else { left };
+                limit.as_mut().reset(tokio::time::Instant::now() + next);
+            }
+        }
+    }
+}
+
+/// A request's life, with failures turned into answers.
+async fn answer(
+    connection: Arc<Connection>,
+    mut request: Request<Incoming>,
+    in_flight: InFlight,
+) -> Response<Body> {
+    let arrived = Instant::now();
+    let wire = request.version();
+    let form = shape::unwrap(&mut request);
+    let asked = Asked {
+        client: connection.client,
+        server: connection.destination.original,
+        meshed: connection.tls.identity().is_some(),
+        grpc: form.grpc,
+        version: wire,
+    };
+    let carried = form.carried;
+    let mut response = match self::request(&connection, request, form, arrived).await {
+        Ok(response) => response,
+        Err(failure) => connection.failed(&failure, &asked),
+    };
+    if let Some(version) = carried {
+        unwrap_response(&mut response, version);
+    }
+    *response.version_mut() = wire;
+    if wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| body.holding(in_flight))
+}
+
+/// A request's life.
+async fn request(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    form: Form,
+    arrived: Instant,
+) -> Result<Response<Body>, Failure> {
+    let _waiting = connection.worker.inbound.requests.enter().ok_or_else(|| {
+        connection
+            .worker
+            .inbound
+            .metrics
+            .request_refused("in_flight");
+        Failure::Overloaded
+    })?;
+    shape::protect(request.headers_mut(), connection.tls.identity());
+    let authority = shape::name(&mut request)?;
+    let mut permitted = connection.authorize(request, form, authority)?;
+    if permitted.filter()? {
+        shape::identify(permitted.headers_mut(), connection.tls.identity());
+    }
+    permitted.limit(connection)?;
+    forward(connection, permitted, arrived).await
+}
+
+/// Sends a permitted request to the origin and records what comes of it.
+async fn forward(
+    connection: &Arc<Connection>,
+    permitted: Permitted<Incoming>,
+    arrived: Instant,
+) -> Result<Response<Body>, Failure> {
+    let handles = permitted.handles.clone();
+    let form = permitted.form.clone();
+    let authority = permitted.authority.clone();
+    let mut request = permitted.into_request();
+    let upgrade = shape::upgrades(&request).then(|| hyper::upgrade::on(&mut request));
+    shape::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
+    shape::retarget(&mut request, &form, authority.as_ref());
+    handles.requests.inc();
+    handles.legacy_requests.inc();
+    let ended: Option<Ended> = (!request.body().is_end_stream()).then(|| Arc::new(OnceLock::new()));
+    let request = request
+        .map(|body| RequestBody::new(body, Some(handles.request_frames.clone()), ended.clone()));
+
+    let origin = connection.worker.origin(connection.destination.origin)?;
+    let sent = Instant::now();
+    let answer = origin.send(request).await;
+    let answered = Instant::now();
+    let waited = answered.saturating_duration_since(sent);
+    handles.origin_duration.observe(waited.as_secs_f64());
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let failure = Failure::from(error);
+            let row = failure.row();
+            let (status, code) = if form.grpc {
+                (StatusCode::OK, Some(row.grpc))
+            } else {
+                (row.http, None)
+            };
+            handles.failed(status, code, arrived.elapsed());
+            return Err(failure);
+        }
+    };
+    let (mut response, tunnel) = match answer {
+        Answer::Response(response) => (response, None),
+        Answer::Upgrade(response, origin) => (response, Some(origin)),
+    };
+    if let (Some(upgrade), Some(tunnel)) = (upgrade, tunnel) {
+        tokio::spawn(tunnel_bytes(connection.clone(), upgrade, tunnel));
+    } else {
+        shape::strip_hop_by_hop(response.headers_mut(), false);
+        shape::distrust(response.headers_mut());
+    }
+    let record = Record::new(
+        handles.clone(),
+        arrived,
+        ended,
+        response.status(),
+        form.grpc,
+        response.headers(),
+    );
+    let in_proxy = arrived.elapsed().saturating_sub(waited);
+    handles.proxy_duration.observe(in_proxy.as_secs_f64());
+    Ok(response.map(|body| body.recorded(record)))
+}
+
+/// Carries bytes both ways after the origin switched protocols.
+async fn tunnel_bytes(connection: Arc<Connection>, client: OnUpgrade, origin: client::Connection) {
+    let (client, origin) = tokio::join!(client, origin.into_io());
+    let result = match (client, origin) {
+        (Ok(client), Ok(mut origin)) => {
+            let mut drain = connection.worker.drain.clone();
+            let mut client = TokioIo::new(client);
+            tokio::select! {
+                result = relay(&mut client, &mut origin) => result.map_err(|error| error.to_string()),
+                () = drain.cut() => Ok(()),
+            }
+        }
+        (Err(error), _) => Err(error.to_string()),
+        (_, Err(error)) => Err(error.to_string()),
+    };
+    if let Err(error) = result {
+        tracing::debug!(client = %connection.client, %error, "An upgraded connection broke off");
+    }
+}
+
+/// Gives the answer the shape of HTTP/1 carried in HTTP/2.
+fn unwrap_response(response: &mut Response<Body>, asked: Version) {
+    let version = if response.version() == Version::HTTP_10 || asked == Version::HTTP_10 {
+        "HTTP/1.0"
+    } else {
+        "HTTP/1.1"
+    };
+    let headers = response.headers_mut();
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONNECTION);
+    headers.insert(shape::ORIG_PROTO, HeaderValue::from_static(version));
+}
+
+impl Connection {
+    /// Counts a failure and answers it.
+    fn failed(&self, failure: &Failure, asked: &Asked) -> Response<Body> {
+        let row = failure.row();
+        if let Some(error) = row.error {
+            let target = self.view().target_labels();
+            self.worker.inbound.metrics.request_failed(error, &target);
+        }
+        tracing::debug!(client = %self.client, port = self.destination.port(), ?failure, "Request failed");
+        failure.answer(asked)
+    }
+}

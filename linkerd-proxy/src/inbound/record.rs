@@ -1,0 +1,171 @@
+//! What becomes of a permitted request, counted in the families of its route.
+//!
+//! Handles are resolved once for a route and a kind of client and only incremented here.
+
+use super::metrics::{RouteHandles, by_status};
+use crate::http::body::Ended;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
+use std::{sync::Arc, time::Instant};
+
+/// The record of one request that an origin answers.
+#[derive(Debug)]
+pub(crate) struct Record {
+    handles: Arc<RouteHandles>,
+    arrived: Instant,
+    request_ended: Option<Ended>,
+    status: StatusCode,
+    grpc: bool,
+    grpc_status: Option<u16>,
+    begun: bool,
+    ended: bool,
+}
+
+/// How a response ended, as `response_total` and `…_statuses_total` tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) status: StatusCode,
+    /// The gRPC status, for requests that are gRPC.
+    pub(crate) grpc: Option<GrpcStatus>,
+    pub(crate) ending: Ending,
+}
+
+/// The status of a gRPC response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcStatus {
+    Code(u16),
+    /// The response had none: labelled 2 (unknown), and no failure, as the peer counts it.
+    Missing,
+}
+
+impl GrpcStatus {
+    pub(crate) fn code(self) -> u16 {
+        match self {
+            Self::Code(code) => code,
+            Self::Missing => 2,
+        }
+    }
+}
+
+/// Whether a response came whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Whole,
+    /// It broke off, or the client went away; with the HTTP/2 reason if there was one.
+    Broken(Option<h2::Reason>),
+}
+
+impl Outcome {
+    /// `classification`: HTTP 5xx and some gRPC statuses are failures, as dashboards expect.
+    pub(crate) fn is_success(self) -> bool {
+        if self.ending != Ending::Whole {
+            return false;
+        }
+        match self.grpc {
+            Some(GrpcStatus::Code(code)) => !matches!(code, 2 | 4 | 7 | 13 | 14 | 15),
+            Some(GrpcStatus::Missing) => true,
+            None => !self.status.is_server_error(),
+        }
+    }
+}
+
+impl Record {
+    /// Begins when the head of the response is there.
+    pub(crate) fn new(
+        handles: Arc<RouteHandles>,
+        arrived: Instant,
+        request_ended: Option<Ended>,
+        status: StatusCode,
+        grpc: bool,
+        headers: &HeaderMap,
+    ) -> Self {
+        let grpc_status = grpc.then(|| grpc_status(headers)).flatten();
+        Self {
+            handles,
+            arrived,
+            request_ended,
+            status,
+            grpc,
+            grpc_status,
+            begun: false,
+            ended: false,
+        }
+    }
+
+    /// A frame of the response passed.
+    pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.handles.response_frames.observe(data.len() as f64);
+            self.first_byte();
+        } else if let Some(trailers) = frame.trailers_ref().filter(|_| self.grpc) {
+            self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+        }
+    }
+
+    /// The peer's latency runs to the first frame of the response, or to its end if it has none.
+    fn first_byte(&mut self) {
+        if !std::mem::replace(&mut self.begun, true) {
+            let elapsed = self.arrived.elapsed();
+            self.handles
+                .observe_latency(by_status(self.status), elapsed.as_secs_f64() * 1000.0);
+        }
+    }
+
+    /// The response has ended, or broke off with `error`.
+    pub(crate) fn end(mut self, error: Option<&hyper::Error>) {
+        self.finish(match error {
+            None => Ending::Whole,
+            Some(error) => Ending::Broken(reason(error)),
+        });
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        self.ended = true;
+        self.first_byte();
+        let now = Instant::now();
+        let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
+        self.handles.request_duration.observe(since(self.arrived));
+        let request_ended = match &self.request_ended {
+            Some(ended) => ended.get().copied(),
+            None => Some(self.arrived),
+        };
+        self.handles
+            .response_duration
+            .observe(request_ended.map_or(0.0, since));
+        let grpc = self.grpc.then(|| {
+            self.grpc_status
+                .map_or(GrpcStatus::Missing, GrpcStatus::Code)
+        });
+        self.handles.ended(Outcome {
+            status: self.status,
+            grpc,
+            ending,
+        });
+    }
+}
+
+impl Drop for Record {
+    /// The client went away before the end.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(Ending::Broken(None));
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// The HTTP/2 reason behind an error.
+fn reason(error: &hyper::Error) -> Option<h2::Reason> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return h2.reason();
+        }
+        source = cause.source();
+    }
+    None
+}

@@ -1,0 +1,587 @@
+// NOTE to helper proxy-control: the lead's run.rs is FROZEN on: admin::State::new(..).ending_with(Drain), admin::serve(std listener, State),
+// logging::init -> Level, ClientMetrics::new(registry,&endpoint), Denials::new -> Self. Keep these; do not change them any more.
+//! Threads, sockets and the life cycle: from a configuration to a running proxy and to its exit code.
+//!
+//! The calling thread runs everything that is not traffic, on a runtime of its own: discovery, identity, admin,
+//! signals. Each worker is a thread with a single-threaded runtime that accepts from every listener; workers share
+//! snapshots and counters, and no queue.
+
+use crate::{
+    admin,
+    config::{Config, PathNormalization},
+    discovery::{
+        self,
+        client::{ControlClient, Endpoint},
+        destination::Destination,
+        metrics::ClientMetrics,
+        policy::PolicyStore,
+    },
+    drain::{self, Drain, Phase, Shutdown},
+    http::{ConnectionLimits, Http2Settings, client},
+    inbound::{self, Inbound, InboundMetrics},
+    limit::Limit,
+    logging, outbound,
+    transport::{
+        SocketOptions,
+        listen::{self, Acceptor},
+    },
+};
+use linkerd_metrics::{Gauge, Handle, Labels, Registry, describe, process::Process};
+use linkerd_tls::LocalIdentity;
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// Why the proxy cannot run. Bad variables are no part of this: they end the process before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Listen {
+        /// What would have listened.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The workload's identity cannot be set up; the text names the variable.
+    #[error("{0}")]
+    Identity(String),
+    /// A thread or a runtime cannot be started.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// The whole of the binary: configuration from the environment, logs, and [`run`].
+///
+/// Exit codes: 0 after a shutdown, 64 for bad variables, 1 if the proxy cannot start.
+pub fn main_from_env() -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("Invalid configuration: {errors}");
+            return ExitCode::from(64);
+        }
+    };
+    let log = logging::init(&config.logging);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(config, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "Initialization failure");
+            eprintln!("Initialization failure: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the proxy until it is told to stop, and whatever was in flight then has finished or was cut.
+///
+/// # Errors
+/// If it cannot start; then nothing was accepted.
+pub(crate) fn run(config: Config, log: logging::Level) -> Result<(), Error> {
+    let sockets = Sockets::bind(&config)?;
+    let control = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    control.block_on(serve(config, sockets, log))
+}
+
+/// Where options that are off mean for ever.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// The controllers, and what they keep up to date.
+struct Control {
+    policies: PolicyStore,
+    destinations: ControlClient,
+    certifier: ControlClient,
+}
+
+impl Control {
+    fn start(config: &Arc<Config>, identity: &Arc<LocalIdentity>, registry: &Registry) -> Self {
+        let client = |name, addr: &crate::config::ControlAddr| {
+            let is_local = addr.addr.is_loopback();
+            let endpoint = Endpoint {
+                name,
+                addr: addr.clone(),
+                connect_timeout: config.control.connect_timeout,
+                backoff: if is_local {
+                    config.inbound.connect_backoff
+                } else {
+                    config.outbound.connect_backoff
+                },
+            };
+            let metrics = Arc::new(ClientMetrics::new(registry, &endpoint));
+            ControlClient::new(endpoint, identity.clone(), metrics)
+        };
+        let policies = PolicyStore::new(
+            discovery::policy::Settings::new(config),
+            client("policy", &config.policy.addr),
+            registry,
+            runtime::Handle::current(),
+        );
+        let destinations = client("destination", &config.control.destination);
+        let certifier = client("identity", &config.identity.addr);
+        Self {
+            policies,
+            destinations,
+            certifier,
+        }
+    }
+}
+
+/// Every listening socket, bound before anything else is built.
+#[derive(Debug)]
+struct Sockets {
+    inbound: Arc<Vec<(TcpListener, inbound::Via)>>,
+    outbound: Vec<(TcpListener, String)>,
+    admin: TcpListener,
+}
+
+impl Sockets {
+    fn bind(config: &Config) -> Result<Self, Error> {
+        let bind = |what, address, backlog| {
+            listen::bind(address, backlog).map_err(|source| Error::Listen {
+                what,
+                address,
+                source,
+            })
+        };
+        let backlog = config.inbound.backlog;
+        let mut inbound = vec![(
+            bind("inbound", config.inbound.listen, backlog)?,
+            inbound::Via::Proxy,
+        )];
+        for (address, target) in &config.inbound.listeners {
+            let listener = bind("inbound listener", *address, backlog)?;
+            inbound.push((listener, inbound::Via::Explicit(*target)));
+        }
+        let outbound = config
+            .outbound
+            .listeners
+            .iter()
+            .map(|listener| {
+                let socket = bind(
+                    "outbound listener",
+                    listener.listen,
+                    config.outbound.backlog,
+                )?;
+                Ok((socket, listener.destination.to_string()))
+            })
+            .collect::<Result<_, Error>>()?;
+        let admin = bind("admin", config.admin.listen, backlog)?;
+        Ok(Self {
+            inbound: Arc::new(inbound),
+            outbound,
+            admin,
+        })
+    }
+}
+
+async fn serve(config: Config, sockets: Sockets, log: logging::Level) -> Result<(), Error> {
+    let config = Arc::new(config);
+    let registry = registry(&config);
+    let identity = discovery::identity::local(&config.identity)
+        .map_err(|error| Error::Identity(error.to_string()))?;
+    let control = Control::start(&config, &identity, &registry);
+    let certifier = control.certifier.clone();
+    let settings = config.identity.clone();
+    let certify = discovery::identity::maintain(identity.clone(), settings, certifier, &registry);
+    tokio::select! {
+        never = certify => match never {},
+        result = live(&config, sockets, log, &registry, identity.clone(), control) => result,
+    }
+}
+
+/// The proxy's life once its parts are there.
+async fn live(
+    config: &Arc<Config>,
+    sockets: Sockets,
+    log: logging::Level,
+    registry: &Registry,
+    identity: Arc<LocalIdentity>,
+    control: Control,
+) -> Result<(), Error> {
+    let (mut shutdown, drain) = drain::channel();
+    let denials = Arc::new(admin::denials::Denials::new(
+        config.policy.denial_log_interval,
+        registry,
+    ));
+    let inbound_metrics = InboundMetrics::register(registry);
+    let inbound = Arc::new(Inbound {
+        settings: inbound_settings(config),
+        policies: control.policies.clone(),
+        identity: identity.clone(),
+        metrics: inbound_metrics.clone(),
+        denials: denials.clone(),
+        connections: Limit::new(config.inbound.max_connections),
+        requests: Limit::new(config.inbound.max_in_flight),
+    });
+    let outbound = Arc::new(outbound::Outbound {
+        settings: outbound_settings(config),
+        identity: identity.clone(),
+        metrics: outbound::OutboundMetrics::register(registry, inbound_metrics),
+    });
+    let mut destinations = Vec::new();
+    let mut watching = Vec::new();
+    for (socket, name) in sockets.outbound {
+        let context = config.control.destination_context.clone();
+        let (destination, watch) = Destination::watch(name, context, control.destinations.clone());
+        destinations.push((socket, destination));
+        watching.push(watch);
+    }
+    let phase = PhaseGauge::register(registry);
+    phase.set("starting");
+    let (stop, mut stopped) = mpsc::channel(1);
+    let policies = control.policies;
+    let state = admin::State::new(
+        config,
+        registry.clone(),
+        identity.clone(),
+        policies,
+        denials,
+        log,
+        stop,
+    )
+    .ending_with(drain.observer());
+    let serving_admin = tokio::spawn(admin::serve(sockets.admin, state));
+
+    let mut signals = Signals::new()?;
+    let workers = tokio::select! {
+        _ = identity.certified() => true,
+        () = signals.received() => false,
+        _ = stopped.recv() => false,
+    };
+    if workers {
+        let listening = Arc::new(Listening {
+            inbound: sockets.inbound,
+            outbound: destinations,
+        });
+        start_workers(config, &inbound, &outbound, &listening, &drain)?;
+        drop((drain, inbound, outbound, listening));
+        phase.set("ready");
+        tokio::select! {
+            () = signals.received() => {}
+            _ = stopped.recv() => {}
+        }
+        finish(config, &mut shutdown, &phase).await;
+    }
+    phase.set("stopped");
+    serving_admin.abort();
+    drop(watching);
+    Ok(())
+}
+
+/// The end of the proxy's life: drain, close, and cut what is left.
+async fn finish(config: &Config, shutdown: &mut Shutdown, phase: &PhaseGauge) {
+    let settings = &config.shutdown;
+    tracing::info!(window = ?settings.drain_window, grace = ?settings.grace, "Draining: still accepting, asking clients to go");
+    phase.set("draining");
+    shutdown.advance(Phase::Draining);
+    tokio::time::sleep(settings.drain_window.min(settings.grace)).await;
+    shutdown.advance(Phase::Closing);
+    let left = settings.grace.saturating_sub(settings.drain_window);
+    if shutdown.finished(left).await {
+        tracing::info!("Drained");
+        return;
+    }
+    tracing::warn!(grace = ?settings.grace, "The grace period is over: cutting what is left");
+    shutdown.advance(Phase::Cut);
+    shutdown.finished(Duration::from_secs(1)).await;
+}
+
+/// What workers accept from.
+#[derive(Debug)]
+struct Listening {
+    inbound: Arc<Vec<(TcpListener, inbound::Via)>>,
+    outbound: Vec<(TcpListener, Arc<Destination>)>,
+}
+
+fn start_workers(
+    config: &Config,
+    inbound: &Arc<Inbound>,
+    outbound: &Arc<outbound::Outbound>,
+    listening: &Arc<Listening>,
+    drain: &Drain,
+) -> Result<(), Error> {
+    let threads = workers(config);
+    tracing::info!(workers = threads, "Serving");
+    for number in 0..threads {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (inbound, outbound) = (inbound.clone(), outbound.clone());
+        let (listening, drain) = (listening.clone(), drain.clone());
+        let options = (
+            accept_options(config),
+            SocketOptions {
+                keepalive: config.outbound.accept_keepalive,
+                user_timeout: config.outbound.accept_user_timeout,
+            },
+        );
+        thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                if let Err(error) =
+                    runtime.block_on(work(inbound, outbound, &listening, drain, options))
+                {
+                    tracing::error!(%error, "A worker cannot accept");
+                }
+                drop(listening);
+                // Connections go on until they have ended or the process does.
+                runtime.block_on(std::future::pending::<()>());
+            })?;
+    }
+    Ok(())
+}
+
+/// One worker: accepts from every listener until the proxy closes them.
+async fn work(
+    inbound: Arc<Inbound>,
+    outbound: Arc<outbound::Outbound>,
+    listening: &Listening,
+    drain: Drain,
+    (inbound_options, outbound_options): (SocketOptions, SocketOptions),
+) -> io::Result<()> {
+    let inbound = inbound::Worker::new(inbound, drain.clone());
+    let outbound = outbound::Worker::new(outbound, drain.clone());
+    tokio::spawn(inbound.clone().tidy());
+    tokio::spawn(outbound.clone().tidy());
+    let mut loops = tokio::task::JoinSet::new();
+    for (listener, via) in listening.inbound.iter() {
+        let mut acceptor = Acceptor::new(listener, inbound_options)?;
+        let (worker, mut drain, via) = (inbound.clone(), drain.clone(), *via);
+        loops.spawn(async move {
+            loop {
+                tokio::select! {
+                    (stream, client) = acceptor.accept() => {
+                        tokio::spawn(worker.clone().connection(stream, client, via));
+                    }
+                    () = drain.reached(Phase::Closing) => return,
+                }
+            }
+        });
+    }
+    for (listener, destination) in &listening.outbound {
+        let mut acceptor = Acceptor::new(listener, outbound_options)?;
+        let (worker, mut drain, destination) =
+            (outbound.clone(), drain.clone(), destination.clone());
+        loops.spawn(async move {
+            loop {
+                tokio::select! {
+                    (stream, _) = acceptor.accept() => {
+                        tokio::spawn(worker.clone().connection(stream, destination.clone()));
+                    }
+                    () = drain.reached(Phase::Closing) => return,
+                }
+            }
+        });
+    }
+    drop((inbound, outbound, drain));
+    while loops.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    }
+}
+
+/// `proxy_phase`.
+struct PhaseGauge(Vec<(&'static str, Handle<Gauge>)>);
+
+impl PhaseGauge {
+    fn register(registry: &Registry) -> Self {
+        let family = registry.gauges(&describe::PROXY_PHASE);
+        let phases = ["starting", "ready", "draining", "stopped"];
+        Self(
+            phases
+                .map(|phase| (phase, family.get(&Labels::new().with("phase", phase))))
+                .into(),
+        )
+    }
+
+    fn set(&self, now: &str) {
+        for (phase, gauge) in &self.0 {
+            gauge.set(f64::from(u8::from(*phase == now)));
+        }
+    }
+}
+
+fn registry(config: &Config) -> Registry {
+    let metrics = &config.metrics;
+    let registry = Registry::new(linkerd_metrics::Options {
+        retain_idle: metrics.retain_idle,
+        max_series_per_family: metrics.max_series,
+        native_histograms: metrics.native_histograms,
+        latency_buckets: metrics.latency_buckets.clone().unwrap_or_default(),
+        workers: workers(config),
+    });
+    registry.collector(Box::new(Process::new()));
+    build_info(&registry);
+    registry
+}
+
+/// `proxy_build_info`, `rustls_info`.
+fn build_info(registry: &Registry) {
+    let build = Labels::new()
+        .with(
+            "date",
+            option_env!("LINKERD_BUILD_DATE").unwrap_or_default(),
+        )
+        .with(
+            "git_sha",
+            option_env!("LINKERD_GIT_SHA").unwrap_or_default(),
+        )
+        .with(
+            "profile",
+            if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
+        )
+        .with("vendor", option_env!("LINKERD_VENDOR").unwrap_or_default())
+        .with("version", env!("CARGO_PKG_VERSION"));
+    // Values of one are for as long as the process lives: the handles may go.
+    std::mem::forget(
+        registry
+            .gauges(&describe::PROXY_BUILD_INFO)
+            .get(&build)
+            .hold(),
+    );
+}
+
+/// How many workers there are.
+fn workers(config: &Config) -> usize {
+    config
+        .workers
+        .threads(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
+fn accept_options(config: &Config) -> SocketOptions {
+    SocketOptions {
+        keepalive: config.inbound.accept_keepalive,
+        user_timeout: config.inbound.accept_user_timeout,
+    }
+}
+
+fn inbound_settings(config: &Config) -> inbound::Settings {
+    let inbound = &config.inbound;
+    let mut own = vec![inbound.listen];
+    own.extend(inbound.listeners.iter().map(|(listen, _)| *listen));
+    inbound::Settings {
+        proxy_port: inbound.listen.port(),
+        ips: inbound.ips.iter().copied().collect(),
+        detect_timeout: inbound.detect_timeout,
+        handshake_timeout: inbound.tls_handshake_timeout,
+        limits: ConnectionLimits {
+            head: inbound.http_header_read_timeout,
+            idle: inbound.http_idle_timeout.unwrap_or(NEVER),
+        },
+        policy_wait: config.policy.wait_timeout,
+        reject_suspicious_paths: inbound.path_normalization == PathNormalization::Reject,
+        http1_max_head: inbound.http1_max_header_bytes,
+        http2: http2(&inbound.http2),
+        origin: Arc::new(client::Settings {
+            connect_timeout: inbound.connect_timeout,
+            socket: SocketOptions {
+                keepalive: inbound.connect_keepalive,
+                user_timeout: inbound.connect_user_timeout,
+            },
+            max_idle: inbound.pool_max_idle,
+            idle_timeout: inbound.pool_idle_timeout,
+            max_head: inbound.http1_max_header_bytes,
+            stream_window: inbound.client_stream_window,
+            connection_window: inbound.client_connection_window,
+        }),
+        own,
+        targets: inbound
+            .listeners
+            .iter()
+            .map(|(_, target)| (target.port(), *target))
+            .collect(),
+    }
+}
+
+fn http2(settings: &crate::config::Http2Server) -> Http2Settings {
+    Http2Settings {
+        stream_window: settings.initial_stream_window_size,
+        connection_window: settings.initial_connection_window_size,
+        adaptive: settings.adaptive_flow_control,
+        max_streams: Some(settings.max_concurrent_streams),
+        max_frame: Some(settings.max_frame_size),
+        max_header_list: settings.max_header_list_size,
+        max_pending_resets: settings.max_pending_accept_reset_streams,
+        max_local_resets: settings.max_local_error_reset_streams,
+        max_send_buffer: settings.max_send_buf_size,
+        keep_alive: settings.keep_alive,
+    }
+}
+
+fn outbound_settings(config: &Config) -> outbound::Settings {
+    let (inbound, outbound) = (&config.inbound, &config.outbound);
+    let defaults = http2(&inbound.http2);
+    let (stream, connection) = (defaults.stream_window, defaults.connection_window);
+    let (stream_window, connection_window) = outbound.http2.windows.unwrap_or((stream, connection));
+    outbound::Settings {
+        detect_timeout: outbound.detect_timeout,
+        discovery_wait: outbound.http_failfast_timeout,
+        // The application is trusted with its own connections.
+        limits: ConnectionLimits {
+            head: NEVER,
+            idle: NEVER,
+        },
+        max_head: inbound.http1_max_header_bytes,
+        http2: Http2Settings {
+            stream_window,
+            connection_window,
+            adaptive: outbound.http2.adaptive_flow_control,
+            keep_alive: outbound.http2.keep_alive,
+            ..defaults
+        },
+        client: Arc::new(client::Settings {
+            connect_timeout: outbound.connect_timeout,
+            socket: SocketOptions {
+                keepalive: outbound.connect_keepalive,
+                user_timeout: outbound.connect_user_timeout,
+            },
+            max_idle: outbound.pool_max_idle,
+            idle_timeout: outbound.pool_idle_timeout,
+            max_head: inbound.http1_max_header_bytes,
+            stream_window: outbound.client_stream_window,
+            connection_window: outbound.client_connection_window,
+        }),
+    }
+}

@@ -1,0 +1,187 @@
+//! A connection's bytes: plain or decrypted, with what detection already read in front, counted as they pass.
+
+use crate::activity::Activity;
+use bytes::BytesMut;
+use linkerd_metrics::{Counter, Handle};
+use linkerd_tls::{ClientStream, Prefixed, ServerStream};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// A connection, whichever way its bytes come.
+#[derive(Debug)]
+pub(crate) struct Io {
+    stream: Stream,
+    /// Read by detection, to be read again before anything else.
+    replay: BytesMut,
+    meter: Option<Meter>,
+    watch: Option<Arc<Activity>>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    /// TLS that we terminated. Boxed: a session is some kilobytes.
+    Server(Box<ServerStream<Prefixed<TcpStream>>>),
+    /// TLS that we originated.
+    Client(Box<ClientStream<TcpStream>>),
+}
+
+/// Where a connection's bytes are counted, as the application's bytes, before encryption.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    pub(crate) read: Handle<Counter>,
+    pub(crate) written: Handle<Counter>,
+}
+
+impl Io {
+    pub(crate) fn tcp(stream: TcpStream, replay: BytesMut) -> Self {
+        Self {
+            stream: Stream::Tcp(stream),
+            replay,
+            meter: None,
+            watch: None,
+        }
+    }
+
+    pub(crate) fn terminated(stream: ServerStream<Prefixed<TcpStream>>) -> Self {
+        Self {
+            stream: Stream::Server(Box::new(stream)),
+            replay: BytesMut::new(),
+            meter: None,
+            watch: None,
+        }
+    }
+
+    pub(crate) fn originated(stream: ClientStream<TcpStream>) -> Self {
+        Self {
+            stream: Stream::Client(Box::new(stream)),
+            replay: BytesMut::new(),
+            meter: None,
+            watch: None,
+        }
+    }
+
+    /// Puts bytes that detection took back in front.
+    pub(crate) fn replay(&mut self, bytes: BytesMut) {
+        self.replay = bytes;
+    }
+
+    /// Counts from here on; bytes waiting to be replayed are counted when they are read.
+    pub(crate) fn meter(&mut self, meter: Meter) {
+        self.meter = Some(meter);
+    }
+
+    /// Tells `activity` when bytes come.
+    pub(crate) fn watch(&mut self, activity: Arc<Activity>) {
+        self.watch = Some(activity);
+    }
+
+    fn poll_read_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.replay.is_empty() {
+            let n = self.replay.len().min(buf.remaining());
+            buf.put_slice(&self.replay.split_to(n));
+            if self.replay.is_empty() {
+                // Idle connections keep no detection buffer.
+                self.replay = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Stream::Server(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+            Stream::Client(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+        }
+    }
+
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(meter), Poll::Ready(Ok(n))) = (&self.meter, &result) {
+            meter.written.add(*n as u64);
+        }
+        result
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = self.poll_read_stream(cx, buf);
+        let n = buf.filled().len() - before;
+        if n > 0 {
+            if let Some(meter) = &self.meter {
+                meter.read.add(n as u64);
+            }
+            if let Some(activity) = &self.watch {
+                activity.read();
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Stream::Server(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
+            Stream::Client(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
+        };
+        self.written(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bytes),
+            Stream::Server(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, bytes),
+            Stream::Client(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, bytes),
+        };
+        self.written(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(io) => io.is_write_vectored(),
+            Stream::Server(io) => io.is_write_vectored(),
+            Stream::Client(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Stream::Server(io) => Pin::new(io.as_mut()).poll_flush(cx),
+            Stream::Client(io) => Pin::new(io.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Stream::Server(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+            Stream::Client(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

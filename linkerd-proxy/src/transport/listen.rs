@@ -1,0 +1,138 @@
+//! Listening sockets, socket options and the original destination of a redirected connection.
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Options of accepted or opened sockets; `TCP_NODELAY` and `SO_KEEPALIVE` are always on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketOptions {
+    /// Idle time before the first keep-alive probe; absent = the system's.
+    pub keepalive: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; absent = the system's.
+    pub user_timeout: Option<Duration>,
+}
+
+impl SocketOptions {
+    /// Sets the options. A refused option is not worth a connection: it is said once a call, at debug.
+    pub(crate) fn apply(&self, stream: &TcpStream) {
+        let socket = SockRef::from(stream);
+        let mut keepalive = TcpKeepalive::new();
+        if let Some(time) = self.keepalive {
+            keepalive = keepalive.with_time(time);
+        }
+        let results = [
+            stream.set_nodelay(true),
+            socket.set_tcp_keepalive(&keepalive),
+            match self.user_timeout {
+                Some(timeout) => socket.set_tcp_user_timeout(Some(timeout)),
+                None => Ok(()),
+            },
+        ];
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "a socket option was refused");
+        }
+    }
+}
+
+/// Binds a listening socket, ready to be cloned into each worker's runtime.
+///
+/// `[::]` takes both families. `backlog` is the kernel's queue of connections not yet accepted.
+pub(crate) fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Accepts for ever, riding out what cannot be accepted.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+    options: SocketOptions,
+    failing: bool,
+}
+
+impl Acceptor {
+    /// Must be called inside the runtime that will accept.
+    pub(crate) fn new(
+        listener: &std::net::TcpListener,
+        options: SocketOptions,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listener.try_clone()?)?;
+        Ok(Self {
+            listener,
+            options,
+            failing: false,
+        })
+    }
+
+    /// The next connection and the client's address, IPv4-mapped addresses unwrapped.
+    ///
+    /// Out of file descriptors or memory, it waits a tenth of a second between tries, so that live connections keep
+    /// the CPU, and logs when that begins and ends.
+    pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, client)) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!("Accepting connections again");
+                    }
+                    self.options.apply(&stream);
+                    return (stream, unmapped(client));
+                }
+                // The client gave up while it was queued: no fault of the listener's.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::warn!(%error, "Connections cannot be accepted; trying every 100 ms");
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The address a client dialled before the kernel redirected it (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`).
+///
+/// Without a redirect it is the socket's own address.
+pub(crate) fn original_destination(
+    stream: &TcpStream,
+    client: SocketAddr,
+) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let original = if client.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
+    match original.ok().and_then(|address| address.as_socket()) {
+        Some(address) => Ok(unmapped(address)),
+        None => stream.local_addr().map(unmapped),
+    }
+}
+
+/// Shows IPv4-mapped IPv6 addresses as what they are.
+pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), address.port()),
+            None => address,
+        },
+        IpAddr::V4(_) => address,
+    }
+}

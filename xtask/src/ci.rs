@@ -1,0 +1,79 @@
+//! The test command and the CI that calls it.
+
+use crate::{checks, tools};
+use std::{env, process::Command};
+
+fn cargo(words: &[&str]) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = [
+        tools::cache().join("bin"),
+        "/usr/sbin".into(),
+        "/sbin".into(),
+    ];
+    let paths = env::split_paths(&path).chain(more);
+    if let Ok(path) = env::join_paths(paths) {
+        cargo.env("PATH", path);
+    }
+    cargo.current_dir(tools::root()).args(words);
+    cargo
+}
+
+/// Every test. Further words go to `cargo test`.
+pub(crate) fn test(words: &[String]) -> Result<(), String> {
+    tools::prepare()?;
+    // End-to-end tests run the real binaries, next to the test's own.
+    tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
+}
+
+/// Everything but the tests.
+pub(crate) fn check(_: &[String]) -> Result<(), String> {
+    tools::run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = [
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+    ];
+    tools::run(cargo(&clippy).args(["--", "-D", "warnings"]))?;
+    let doc = [
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ];
+    tools::run(cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
+    checks::structure()?;
+    checks::sleeps()?;
+    deny()
+}
+
+/// What `.ci/run` runs.
+pub(crate) fn ci(_: &[String]) -> Result<(), String> {
+    test(&[])?;
+    check(&[])
+}
+
+/// Writes generated pages anew: their tests do it when they are asked to.
+pub(crate) fn docs(_: &[String]) -> Result<(), String> {
+    tools::run(cargo(&["test", "--locked", "--workspace", "docs_"]).env("UPDATE_DOCS", "1"))
+}
+
+/// Licences, sources and duplicates, where `cargo-deny` is installed.
+fn deny() -> Result<(), String> {
+    if tools::is_installed("cargo-deny") {
+        return tools::run(&mut cargo(&[
+            "deny",
+            "--offline",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]));
+    }
+    println!("cargo-deny is not installed: licences and sources are not checked here");
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Programs that tests use and that are not Rust: Debian packages and Go tools. Asked for by name, kept in a cache
+//! outside the clone. What cannot be had is said loudly; with `REQUIRE_TOOLS=1` (CI) it is an error.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Debian packages, and a program that tells whether each is there.
+const DEBIAN: [(&str, &str); 4] = [
+    ("prometheus", "promtool"),
+    ("iptables", "iptables"),
+    ("iproute2", "ip"),
+    ("curl", "curl"),
+];
+
+/// Go tools: the program, its folder in `tools/`, and its package.
+const GO: [(&str, &str, &str); 1] = [(
+    "h2spec",
+    "h2spec",
+    "github.com/summerwind/h2spec/cmd/h2spec",
+)];
+
+/// Where built tools and the target folder of CI are kept.
+pub(crate) fn cache() -> PathBuf {
+    let home = || {
+        env::var_os("HOME")
+            .map_or_else(|| "/tmp".into(), PathBuf::from)
+            .join(".cache")
+    };
+    env::var_os("XDG_CACHE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("linkerd-workspace")
+}
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Runs a command; its output goes where ours does.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
+    println!("+ {}", shown(command));
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("{}: {error}", shown(command)))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{} ended with {status}", shown(command)))
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+pub(crate) fn is_installed(program: &str) -> bool {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&paths)
+        .chain(more)
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// Gets what tests need, as far as this machine lets us.
+pub(crate) fn prepare() -> Result<(), String> {
+    let mut missing = install_debian();
+    missing.extend(GO.iter().filter_map(|tool| build(tool).err()));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for what in &missing {
+        eprintln!("SKIPPED: tests that need it do not run: {what}");
+    }
+    if env::var_os("REQUIRE_TOOLS").is_some() {
+        return Err("REQUIRE_TOOLS is set, and some tools are missing (above)".into());
+    }
+    Ok(())
+}
+
+/// Installs missing packages where we are root and there is apt. Gives what is missing still.
+fn install_debian() -> Vec<String> {
+    let missing = || DEBIAN.iter().filter(|(_, program)| !is_installed(program));
+    let packages: Vec<&str> = missing().map(|(package, _)| *package).collect();
+    let is_root = fs::metadata("/proc/self")
+        .is_ok_and(|ours| std::os::unix::fs::MetadataExt::uid(&ours) == 0);
+    if !packages.is_empty() && is_root && is_installed("apt-get") {
+        let apt = |words: &[&str]| {
+            run(Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(words))
+        };
+        let install = [
+            &["install", "-y", "-qq", "--no-install-recommends"],
+            packages.as_slice(),
+        ];
+        if let Err(error) = apt(&["update", "-qq"]).and_then(|()| apt(&install.concat())) {
+            eprintln!("{error}");
+        }
+    }
+    missing()
+        .map(|(package, program)| format!("{program} (Debian package {package})"))
+        .collect()
+}
+
+/// Builds every Go tool.
+pub(crate) fn build_all() -> Result<(), String> {
+    GO.iter().try_for_each(build)
+}
+
+fn build((program, folder, package): &(&str, &str, &str)) -> Result<(), String> {
+    let bin = cache().join("bin");
+    let built = bin.join(program);
+    let module = root().join("tools").join(folder);
+    let stamp = bin.join(format!("{program}.sum"));
+    let want = fs::read(module.join("go.sum")).map_err(|error| error.to_string())?;
+    if built.is_file() && fs::read(&stamp).is_ok_and(|have| have == want) {
+        return Ok(());
+    }
+    if !is_installed("go") {
+        return Err(format!("{program} (needs Go to be built)"));
+    }
+    fs::create_dir_all(&bin).map_err(|error| error.to_string())?;
+    run(Command::new("go")
+        .current_dir(module)
+        .env("CGO_ENABLED", "0")
+        .args([
+            "build",
+            "-mod=readonly",
+            "-buildvcs=false",
+            "-trimpath",
+            "-o",
+        ])
+        .arg(&built)
+        .arg(package))?;
+    fs::write(stamp, want).map_err(|error| error.to_string())
+}
