@@ -1,0 +1,260 @@
+//! The load client: many connections on one thread, in a closed loop or at a fixed rate.
+//!
+//! In a closed loop each of `connections * streams` requesters sends its next request when it has the response to the
+//! last. At a fixed rate requests have intended times, and latency counts from those, so that a stall of the proxy is
+//! seen by all requests that should have been sent meanwhile and not only by the one that met it.
+
+mod connection;
+pub(crate) mod histogram;
+
+use crate::Failure;
+use clap::Args;
+use connection::{Connection, Endpoint, Http1, Http2};
+use futures::future::join_all;
+use histogram::{Histogram, Quantiles};
+use serde::{Deserialize, Serialize};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::LocalSet,
+};
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Arguments {
+    /// Address to connect to.
+    #[arg(long)]
+    pub(crate) address: SocketAddr,
+    /// Path of every request.
+    #[arg(long, default_value = "/100")]
+    pub(crate) path: String,
+    /// Speaks HTTP/2 with prior knowledge instead of HTTP/1.1.
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) connections: usize,
+    /// Requests at a time on each HTTP/2 connection.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) streams: usize,
+    /// Seconds of load.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of load before that, on the same connections, that count for nothing.
+    #[arg(long, default_value_t = 0.5)]
+    pub(crate) warmup: f64,
+    /// Requests per second of all connections together; without it, as many as there are answers.
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Sends one request on each connection and then only holds them open.
+    #[arg(long, conflicts_with = "rate")]
+    pub(crate) idle: bool,
+    /// Folder with `ca.pem`, `client.pem` and `client.key`: connects with mTLS.
+    #[arg(long, requires = "server_name")]
+    pub(crate) tls: Option<PathBuf>,
+    /// Identity the server must prove.
+    #[arg(long)]
+    pub(crate) server_name: Option<String>,
+}
+
+/// What a run of load gave; `bench load` prints it as JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// Requests answered with 200 and their whole body.
+    pub(crate) requests: u64,
+    /// Requests that failed, and connections that could not be made.
+    pub(crate) errors: u64,
+    /// What the first of those failed on.
+    pub(crate) first_error: Option<String>,
+    pub(crate) seconds: f64,
+    /// Microseconds; from the intended time where there is a rate.
+    pub(crate) latency: Quantiles,
+}
+
+/// Line on standard output when the warm-up is over and counting begins.
+pub(crate) const COUNTING: &str = "counting";
+
+/// What all requesters of a run write to.
+struct Tally {
+    /// Requests intended earlier are not counted.
+    from: Instant,
+    latency: Histogram,
+    requests: u64,
+    errors: u64,
+    first_error: Option<String>,
+}
+
+/// When requests are to be sent.
+enum Schedule {
+    /// One after the other, until this time.
+    Closed(Instant),
+    /// At the times that come from here.
+    Open(Mutex<mpsc::UnboundedReceiver<Instant>>),
+    /// Once.
+    Once,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let outcome = LocalSet::new().run_until(drive(&arguments)).await?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+async fn drive(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let endpoint = Endpoint::new(arguments)?;
+    let tally = Rc::new(RefCell::new(Tally::new()));
+    let connections = open(arguments, &endpoint, &tally).await;
+    let start = Instant::now();
+    let from = start + Duration::from_secs_f64(arguments.warmup);
+    let end = from + Duration::from_secs_f64(arguments.seconds);
+    let schedule = Rc::new(match arguments.rate {
+        _ if arguments.idle => Schedule::Once,
+        None => Schedule::Closed(end),
+        Some(rate) => Schedule::Open(Mutex::new(pace(start, rate, end))),
+    });
+    if !arguments.idle {
+        tally.borrow_mut().from = from;
+    }
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep_until(from.into()).await;
+        println!("{COUNTING}");
+    });
+    let requesters: Vec<_> = connections
+        .into_iter()
+        .flat_map(|connection| connection.requesters(arguments.streams))
+        .map(|connection| {
+            let (tally, schedule) = (tally.clone(), schedule.clone());
+            tokio::task::spawn_local(request(connection, schedule, tally, arguments.idle))
+        })
+        .collect();
+    let mut held = Vec::new();
+    for requester in join_all(requesters).await {
+        held.push(requester?);
+    }
+    let spent = from.elapsed();
+    if arguments.idle {
+        tokio::time::sleep_until(end.into()).await;
+    }
+    drop(held);
+    let tally = tally.borrow();
+    Ok(Outcome {
+        requests: tally.requests,
+        errors: tally.errors,
+        first_error: tally.first_error.clone(),
+        seconds: spent.as_secs_f64(),
+        latency: tally.latency.quantiles(),
+    })
+}
+
+/// Opens the connections, a few at a time so that no accept queue overflows.
+async fn open(
+    arguments: &Arguments,
+    endpoint: &Endpoint,
+    tally: &RefCell<Tally>,
+) -> Vec<Connection> {
+    const AT_A_TIME: usize = 64;
+    let mut connections = Vec::with_capacity(arguments.connections);
+    while connections.len() < arguments.connections {
+        let count = AT_A_TIME.min(arguments.connections - connections.len());
+        let opened = join_all((0..count).map(|_| async {
+            if arguments.http2 {
+                Http2::open(endpoint).await.map(Connection::Http2)
+            } else {
+                Http1::open(endpoint).await.map(Connection::Http1)
+            }
+        }))
+        .await;
+        for connection in opened {
+            match connection {
+                Ok(connection) => connections.push(connection),
+                Err(failure) => {
+                    tally.borrow_mut().failed(&failure);
+                    return connections;
+                }
+            }
+        }
+    }
+    connections
+}
+
+/// Sends requests on one connection (or one stream at a time of it) as the schedule says; gives it back to be held.
+async fn request(
+    mut connection: Connection,
+    schedule: Rc<Schedule>,
+    tally: Rc<RefCell<Tally>>,
+    hold: bool,
+) -> Option<Connection> {
+    loop {
+        let intended = match &*schedule {
+            Schedule::Closed(end) => {
+                let now = Instant::now();
+                if now >= *end {
+                    return None;
+                }
+                now
+            }
+            Schedule::Open(times) => times.lock().await.recv().await?,
+            Schedule::Once => Instant::now(),
+        };
+        match connection.exchange().await {
+            Ok(()) => tally.borrow_mut().answered(intended),
+            Err(failure) => {
+                tally.borrow_mut().failed(&failure);
+                return None;
+            }
+        }
+        if hold {
+            return Some(connection);
+        }
+    }
+}
+
+/// Gives out the intended times of a rate, each when it has come.
+///
+/// A thread of its own: the runtime's timers are precise to a millisecond only, a sleeping thread to some 60
+/// microseconds.
+fn pace(start: Instant, rate: f64, end: Instant) -> mpsc::UnboundedReceiver<Instant> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::spawn(move || {
+        let gap = Duration::from_secs_f64(1.0 / rate.max(1.0));
+        let mut intended = start;
+        while intended < end {
+            thread::sleep(intended.saturating_duration_since(Instant::now()));
+            if sender.send(intended).is_err() {
+                return;
+            }
+            intended += gap;
+        }
+    });
+    receiver
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            from: Instant::now(),
+            latency: Histogram::new(),
+            requests: 0,
+            errors: 0,
+            first_error: None,
+        }
+    }
+
+    fn answered(&mut self, intended: Instant) {
+        if intended >= self.from {
+            self.requests += 1;
+            self.latency.record(intended.elapsed());
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| failure.to_string());
+    }
+}
