@@ -21,9 +21,9 @@ const MAX_WARNINGS: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct CompileError {
-    /// Where: `protocol.http1.routes[2].rules[0].matches[1].path.regex (HTTPRoute web)`.
+    /// Where: `protocol.http1.routes[2].rules[0].matches[1].path.regex`.
     pub field: String,
-    /// What is wrong with the value there, and what to write in its place.
+    /// Whose field it is, what is wrong with its value, and what to write in its place.
     pub reason: String,
 }
 
@@ -63,6 +63,13 @@ impl Policy {
             server,
         })
     }
+}
+
+/// Whether a policy would compile, without making it.
+#[cfg(feature = "proto")]
+pub(crate) fn check(server: &ServerPolicy) -> Result<(), CompileError> {
+    RouteTable::new(server)?;
+    warnings(server).map(drop)
 }
 
 fn has_http(protocol: &Protocol) -> bool {
@@ -107,21 +114,22 @@ fn warnings(server: &ServerPolicy) -> Result<Vec<String>, CompileError> {
     for (at, (meta, rules)) in rule_filters(server).enumerate() {
         for (rule, filters) in rules.into_iter().enumerate() {
             for (position, filter) in filters.iter().enumerate() {
-                let place = || format!("{field}[{at}].rules[{rule}].filters[{position}] ({meta})");
+                let place = || format!("{field}[{at}].rules[{rule}].filters[{position}]");
                 if let Filter::Failure(injector) = filter
                     && let Some((_, 0)) = injector.ratio
                 {
                     return Err(CompileError {
-                        field: place(),
-                        reason: "a failure ratio with denominator 0; leave the ratio out to fail every request"
-                            .into(),
+                        field: format!("{}.failure_injector.ratio.denominator", place()),
+                        reason: format!(
+                            "{meta}: 0 is no denominator; leave the ratio out to fail every request"
+                        ),
                     });
                 }
                 if let Filter::RequestHeaders(modifier) = filter {
                     for name in filters::left_alone(modifier) {
                         if lines.len() < MAX_WARNINGS {
                             lines.push(format!(
-                                "{}: `{name}` is set by the proxy and is left as it is",
+                                "{}: {meta}: `{name}` is the proxy's own header and is left as it is",
                                 place()
                             ));
                         }

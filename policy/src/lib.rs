@@ -5,6 +5,8 @@ pub mod decide;
 pub mod default_policy;
 pub mod explain;
 pub mod filters;
+#[cfg(test)]
+mod generate;
 pub mod index;
 pub mod lint;
 pub mod manifest;

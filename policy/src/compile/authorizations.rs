@@ -134,6 +134,7 @@ impl AuthorizationTable {
         }
         let mut first: Option<u32> = None;
         let mut look = |claim: ClaimId| {
+            step();
             if let Some(found) = self.look_up(claim, peer.addr, first, step) {
                 first = Some(first.map_or(found, |first| first.min(found)));
             }

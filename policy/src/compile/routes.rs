@@ -219,8 +219,8 @@ struct Context {
 impl Context {
     fn error(&self, field: &str, reason: String) -> CompileError {
         CompileError {
-            field: format!("{}{field} ({})", self.field, self.name),
-            reason,
+            field: format!("{}{field}", self.field),
+            reason: format!("{}: {reason}", self.name),
         }
     }
 }
