@@ -34,7 +34,7 @@ impl Default for Limits {
     /// A few times what an API server would store in one object (1.5 MiB), and a large directory's worth of text.
     fn default() -> Self {
         Self {
-            bytes: 16 << 20,
+            bytes: 8 << 20,
             documents: 20_000,
             values: 1_000_000,
             string_bytes: 16 << 20,
@@ -191,6 +191,12 @@ fn object(
         })
 }
 
+/// Reads one object that is already a tree of values, for example from an API server. The bounds are those of whoever
+/// made the tree.
+pub fn from_value(value: Value) -> Result<Resource, ManifestError> {
+    object(0, 1, "", value).map(|d| d.resource)
+}
+
 /// What an error says about the object: its kind, namespace and name.
 fn head(value: &Value) -> Value {
     let text = |pointer| value.pointer(pointer).cloned().unwrap_or_default();
@@ -217,10 +223,8 @@ fn error(document: usize, line: usize, head: &Value, problem: Problem) -> Manife
     }
 }
 
-/// The key of the object an error is about, if the error names kind and name; for a source that keeps the last good
-/// version of it.
 impl ManifestError {
-    /// Whether the error is about the object `key`.
+    /// Whether the error is about the object `key`, for a source that keeps the last good version of it.
     pub fn is_about(&self, key: &Key) -> bool {
         let namespace = self.namespace.as_deref().unwrap_or("default");
         self.kind.as_deref() == Some(&key.kind)

@@ -12,7 +12,7 @@ pub(super) fn problem(prefix: &str, path: &str, message: &str) -> Problem {
         if last_name(&field) != first {
             field = join(&field, first);
         }
-        unknown("unknown field", first, known)
+        unknown("field", first, known)
     } else if message.starts_with("unknown variant ") {
         unknown("value", first, known)
     } else if message.starts_with("missing field ") {
@@ -105,7 +105,7 @@ mod tests {
             ("podselector", Some("podSelector")),
             ("prot", Some("port")),
             ("proxyProtcol", Some("proxyProtocol")),
-            ("acessPolicies", Some("accessPolicy")),
+            ("acessPolicy", Some("accessPolicy")),
             ("replicas", None),
         ] {
             assert_eq!(nearest(got, &known), meant, "{got}");

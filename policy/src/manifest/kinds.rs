@@ -205,7 +205,7 @@ fn no_more(fields: &mut Fields) -> Result<(), Problem> {
             let known = ["apiVersion", "kind", "metadata", "spec", "status"];
             Err(Problem::new(
                 short(name),
-                complain::unknown("unknown field", name, &known),
+                complain::unknown("field", name, &known),
             ))
         }
     }

@@ -41,7 +41,6 @@ fn nesting(text: &str, depth: usize) -> Result<(), Problem> {
         match byte {
             b'[' | b'{' => open += 1,
             b']' | b'}' => open = open.saturating_sub(1),
-            b'\n' if open > 0 && open <= depth => {}
             _ => {}
         }
         if open > depth * 16 {
@@ -53,17 +52,25 @@ fn nesting(text: &str, depth: usize) -> Result<(), Problem> {
 }
 
 fn syntax(error: &serde_norway::Error, start: usize) -> String {
+    let whole = error.to_string();
+    if whole.contains("repetition limit") {
+        return "its aliases expand too far; write the values out".to_owned();
+    }
     match error.location() {
         // The text of the error ends with a place inside the document; a person looks at the file.
         Some(place) => {
-            let text = error.to_string();
-            let text = text.split(" at line ").next().unwrap_or(&text);
+            let text = whole.split(" at line ").next().unwrap_or(&whole);
+            // The deserializer repeats the path, which for deep nesting is long and says nothing.
+            let deep = text.ends_with(TOO_DEEP);
+            let text = if deep { TOO_DEEP } else { text };
             let line = start + place.line().saturating_sub(1);
             format!("line {line}, column {}: {text}", place.column())
         }
-        None => error.to_string(),
+        None => whole,
     }
 }
+
+const TOO_DEEP: &str = "the document is nested too deeply; flatten it";
 
 /// What is left to be read.
 struct Budget {
@@ -102,7 +109,7 @@ impl Tree<'_> {
         let depth = self
             .depth
             .checked_sub(1)
-            .ok_or_else(|| E::custom("the document is nested too deeply"))?;
+            .ok_or_else(|| E::custom(TOO_DEEP))?;
         Ok(Self { depth, ..self })
     }
 
