@@ -17,18 +17,6 @@ pub(crate) enum Phase {
     Cut,
 }
 
-impl Phase {
-    /// The phase's name in metrics and logs.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Draining => "draining",
-            Self::Closing => "closing",
-            Self::Cut => "cut",
-        }
-    }
-}
-
 /// Moves the phase on. There is one, in `run`.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
@@ -41,7 +29,7 @@ pub(crate) struct Shutdown {
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     phase: watch::Receiver<Phase>,
-    hold: Option<mpsc::Sender<Infallible>>,
+    _hold: Option<mpsc::Sender<Infallible>>,
 }
 
 /// A proxy's life, from its beginning.
@@ -52,7 +40,7 @@ pub(crate) fn channel() -> (Shutdown, Drain) {
         Shutdown { phase: send, held },
         Drain {
             phase: receive,
-            hold: Some(hold),
+            _hold: Some(hold),
         },
     )
 }
@@ -84,7 +72,7 @@ impl Drain {
     pub(crate) fn observer(&self) -> Self {
         Self {
             phase: self.phase.clone(),
-            hold: None,
+            _hold: None,
         }
     }
 

@@ -27,6 +27,16 @@ impl Limit {
         }))
     }
 
+    /// The most there may be.
+    pub(crate) fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// How many there are now.
+    pub(crate) fn now(&self) -> usize {
+        self.0.now.load(Ordering::Relaxed)
+    }
+
     /// A place, or none if all are taken.
     pub(crate) fn enter(&self) -> Option<Place> {
         let Counted { max, now } = &*self.0;

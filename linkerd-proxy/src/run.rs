@@ -1,5 +1,3 @@
-// NOTE to helper proxy-control: the lead's run.rs is FROZEN on: admin::State::new(..).ending_with(Drain), admin::serve(std listener, State),
-// logging::init -> Level, ClientMetrics::new(registry,&endpoint), Denials::new -> Self. Keep these; do not change them any more.
 //! Threads, sockets and the life cycle: from a configuration to a running proxy and to its exit code.
 //!
 //! The calling thread runs everything that is not traffic, on a runtime of its own: discovery, identity, admin,
@@ -18,7 +16,7 @@ use crate::{
     },
     drain::{self, Drain, Phase, Shutdown},
     http::{ConnectionLimits, Http2Settings, client},
-    inbound::{self, Inbound, InboundMetrics},
+    inbound::{self, Inbound, InboundMetrics, metrics::Occupancy},
     limit::Limit,
     logging, outbound,
     transport::{
@@ -35,7 +33,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     runtime,
@@ -244,6 +242,13 @@ async fn live(
         destinations.push((socket, destination));
         watching.push(watch);
     }
+    let connections = inbound.connections.clone();
+    registry.collector(Box::new(Occupancy {
+        connections: connections.clone(),
+        requests: inbound.requests.clone(),
+    }));
+    let _info = build_info(registry);
+    let _expiring = Aborted(tokio::spawn(expire(registry.clone())));
     let phase = PhaseGauge::register(registry);
     phase.set("starting");
     let (stop, mut stopped) = mpsc::channel(1);
@@ -278,7 +283,7 @@ async fn live(
             () = signals.received() => {}
             _ = stopped.recv() => {}
         }
-        finish(config, &mut shutdown, &phase).await;
+        finish(config, registry, &connections, &mut shutdown, &phase).await;
     }
     phase.set("stopped");
     serving_admin.abort();
@@ -287,10 +292,20 @@ async fn live(
 }
 
 /// The end of the proxy's life: drain, close, and cut what is left.
-async fn finish(config: &Config, shutdown: &mut Shutdown, phase: &PhaseGauge) {
+async fn finish(
+    config: &Config,
+    registry: &Registry,
+    connections: &Limit,
+    shutdown: &mut Shutdown,
+    phase: &PhaseGauge,
+) {
     let settings = &config.shutdown;
     tracing::info!(window = ?settings.drain_window, grace = ?settings.grace, "Draining: still accepting, asking clients to go");
     phase.set("draining");
+    let started = registry
+        .gauges(&describe::PROXY_DRAIN_STARTED_TIMESTAMP_SECONDS)
+        .get(&Labels::new());
+    started.set_time(SystemTime::now());
     shutdown.advance(Phase::Draining);
     tokio::time::sleep(settings.drain_window.min(settings.grace)).await;
     shutdown.advance(Phase::Closing);
@@ -300,8 +315,29 @@ async fn finish(config: &Config, shutdown: &mut Shutdown, phase: &PhaseGauge) {
         return;
     }
     tracing::warn!(grace = ?settings.grace, "The grace period is over: cutting what is left");
+    let cut = registry
+        .counters(&describe::PROXY_DRAIN_CONNECTIONS_CUT_TOTAL)
+        .get(&Labels::new());
+    cut.add(connections.now() as u64);
     shutdown.advance(Phase::Cut);
     shutdown.finished(Duration::from_secs(1)).await;
+}
+
+/// Lets go of idle series also when nobody scrapes.
+async fn expire(registry: Registry) {
+    let mut every = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        registry.expire(every.tick().await.into_std());
+    }
+}
+
+/// A task that ends with its owner.
+struct Aborted(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What workers accept from.
@@ -357,13 +393,14 @@ async fn work(
     drain: Drain,
     (inbound_options, outbound_options): (SocketOptions, SocketOptions),
 ) -> io::Result<()> {
+    let accept_errors = inbound.metrics.accept_errors.clone();
     let inbound = inbound::Worker::new(inbound, drain.clone());
     let outbound = outbound::Worker::new(outbound, drain.clone());
     tokio::spawn(inbound.clone().tidy());
     tokio::spawn(outbound.clone().tidy());
     let mut loops = tokio::task::JoinSet::new();
     for (listener, via) in listening.inbound.iter() {
-        let mut acceptor = Acceptor::new(listener, inbound_options)?;
+        let mut acceptor = Acceptor::new(listener, inbound_options, accept_errors.clone())?;
         let (worker, mut drain, via) = (inbound.clone(), drain.clone(), *via);
         loops.spawn(async move {
             loop {
@@ -377,7 +414,7 @@ async fn work(
         });
     }
     for (listener, destination) in &listening.outbound {
-        let mut acceptor = Acceptor::new(listener, outbound_options)?;
+        let mut acceptor = Acceptor::new(listener, outbound_options, accept_errors.clone())?;
         let (worker, mut drain, destination) =
             (outbound.clone(), drain.clone(), destination.clone());
         loops.spawn(async move {
@@ -449,12 +486,11 @@ fn registry(config: &Config) -> Registry {
         workers: workers(config),
     });
     registry.collector(Box::new(Process::new()));
-    build_info(&registry);
     registry
 }
 
-/// `proxy_build_info`, `rustls_info`.
-fn build_info(registry: &Registry) {
+/// `proxy_build_info`, `rustls_info`: shown while the handles live.
+fn build_info(registry: &Registry) -> [Handle<Gauge>; 2] {
     let build = Labels::new()
         .with(
             "date",
@@ -474,13 +510,27 @@ fn build_info(registry: &Registry) {
         )
         .with("vendor", option_env!("LINKERD_VENDOR").unwrap_or_default())
         .with("version", env!("CARGO_PKG_VERSION"));
-    // Values of one are for as long as the process lives: the handles may go.
-    std::mem::forget(
-        registry
-            .gauges(&describe::PROXY_BUILD_INFO)
-            .get(&build)
-            .hold(),
-    );
+    let (suites, groups) = linkerd_tls::algorithm_names();
+    let listed = |names: Vec<String>| {
+        names
+            .iter()
+            .map(|name| format!("{name},"))
+            .collect::<String>()
+    };
+    let tls = Labels::new()
+        .with("tls_suites", listed(suites))
+        .with("tls_kx_groups", listed(groups))
+        .with("tls_rand", "AwsLcRs")
+        .with("tls_key_provider", "AwsLcRs")
+        .with("tls_fips", "false");
+    let info = [
+        registry.gauges(&describe::PROXY_BUILD_INFO).get(&build),
+        registry.gauges(&describe::RUSTLS_INFO).get(&tls),
+    ];
+    for gauge in &info {
+        gauge.set(1.0);
+    }
+    info
 }
 
 /// How many workers there are.
@@ -558,11 +608,6 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
     outbound::Settings {
         detect_timeout: outbound.detect_timeout,
         discovery_wait: outbound.http_failfast_timeout,
-        // The application is trusted with its own connections.
-        limits: ConnectionLimits {
-            head: NEVER,
-            idle: NEVER,
-        },
         max_head: inbound.http1_max_header_bytes,
         http2: Http2Settings {
             stream_window,

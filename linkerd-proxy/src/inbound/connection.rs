@@ -10,7 +10,12 @@ use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use linkerd_policy::{Peer, PeerId, PeerTls};
 use linkerd_tls::Id;
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 /// Where a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) struct Connection {
     pub(super) destination: Destination,
     pub(super) policy: Arc<PortPolicy>,
     view: ArcSwap<View>,
+    /// When the client's certificate expires: from then on its identity counts no more.
+    until: Option<Instant>,
 }
 
 impl Connection {
@@ -47,16 +54,30 @@ impl Connection {
         tls: ClientTls,
         destination: Destination,
         policy: Arc<PortPolicy>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let view = worker.view(destination, &tls, &policy.current());
-        Arc::new(Self {
+        Self {
             worker,
             client,
             tls,
             destination,
             policy,
             view: ArcSwap::new(view),
-        })
+            until: None,
+        }
+    }
+
+    /// With the expiry of the client's certificate. By the monotonic clock, so that a clock that jumps does not end
+    /// connections.
+    pub(super) fn until(mut self, not_after: Option<SystemTime>) -> Arc<Self> {
+        let left = not_after.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        self.until = left.and_then(|left| Instant::now().checked_add(left));
+        Arc::new(self)
+    }
+
+    /// The client's certificate has expired since it connected.
+    fn is_expired(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// The client as policy sees it.
@@ -65,10 +86,13 @@ impl Connection {
             ClientTls::None(_) => PeerTls::None,
             ClientTls::Passthrough(_) => PeerTls::Passthrough,
             ClientTls::Terminated(id) => PeerTls::Terminated {
-                identity: id.as_ref().map(|id| match id {
-                    Id::Dns(name) => PeerId::Dns(name),
-                    Id::Uri(uri) => PeerId::Uri(uri),
-                }),
+                identity: id
+                    .as_ref()
+                    .filter(|_| !self.is_expired())
+                    .map(|id| match id {
+                        Id::Dns(name) => PeerId::Dns(name),
+                        Id::Uri(uri) => PeerId::Uri(uri),
+                    }),
             },
         };
         Peer {
@@ -132,6 +156,11 @@ impl Connection {
             }
             Err(_) => {
                 counts.read_timeout.inc();
+                let server = &snapshot.policy.server().meta;
+                self.worker
+                    .inbound
+                    .metrics
+                    .stalled("http", server, self.destination.port());
                 tracing::info!(
                     client = %self.client, port = self.destination.port(),
                     "No protocol was recognised in time; a port whose server speaks first should be marked opaque"

@@ -61,7 +61,8 @@ pub(super) async fn serve(
     policy.ready(inbound.settings.policy_wait).await;
     let snapshot = policy.current().clone();
     let tls = ClientTls::Terminated(Some(identity));
-    let connection = Connection::new(worker.clone(), client, tls, destination, policy);
+    let connection = Connection::new(worker.clone(), client, tls, destination, policy)
+        .until(accepted.client_not_after);
     let is_detected = matches!(snapshot.policy.server().protocol, Protocol::Detect { .. });
     let version = match header {
         TransportHeader {

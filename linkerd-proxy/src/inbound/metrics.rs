@@ -4,13 +4,16 @@ use super::{
     labels::{self, ClientTls},
     record::{Ending, GrpcStatus, Outcome},
 };
+use crate::limit::Limit;
 use crate::transport::{
     header::{SessionProtocol, TransportHeader},
     io::Meter,
 };
 use arc_swap::ArcSwap;
 use http::StatusCode;
-use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
+use linkerd_metrics::{
+    Collect, Counter, Family, Gauge, Handle, Histogram, Labels, Registry, Samples, describe,
+};
 use linkerd_policy::server::Meta;
 use linkerd_tls::Id;
 use std::{
@@ -48,8 +51,34 @@ pub(crate) struct InboundMetrics {
     detect_results: Family<Counter>,
     pub(super) transport_header: Family<Counter>,
     pub(super) handshake_failures: Family<Counter>,
+    pub(crate) accept_errors: Family<Counter>,
+    detect_stalls: Family<Counter>,
+    pub(super) handshake_duration: Handle<Histogram>,
     connections_refused: Family<Counter>,
     requests_refused: Family<Counter>,
+}
+
+/// What is open and waiting now, read when a page is made.
+pub(crate) struct Occupancy {
+    pub(crate) connections: Limit,
+    pub(crate) requests: Limit,
+}
+
+impl Collect for Occupancy {
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn collect(&self, samples: &mut Samples) {
+        let mut push = |desc, value: usize| samples.push(desc, Labels::new(), value as f64);
+        push(&describe::INBOUND_CONNECTIONS, self.connections.now());
+        push(&describe::INBOUND_CONNECTIONS_LIMIT, self.connections.max());
+        push(
+            &describe::INBOUND_HTTP_REQUESTS_IN_FLIGHT,
+            self.requests.now(),
+        );
+        push(
+            &describe::INBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT,
+            self.requests.max(),
+        );
+    }
 }
 
 /// The newer families, which stand once for HTTP and once for gRPC policies.
@@ -116,6 +145,11 @@ impl InboundMetrics {
             transport_header: registry
                 .counters(&describe::INBOUND_TCP_TRANSPORT_HEADER_CONNECTIONS_TOTAL),
             handshake_failures: registry.counters(&describe::INBOUND_TLS_HANDSHAKE_FAILURES_TOTAL),
+            accept_errors: registry.counters(&describe::INBOUND_ACCEPT_ERRORS_TOTAL),
+            detect_stalls: registry.counters(&describe::INBOUND_TCP_DETECT_STALLS_TOTAL),
+            handshake_duration: registry
+                .histograms(&describe::INBOUND_TLS_HANDSHAKE_DURATION_SECONDS)
+                .get(&Labels::new()),
             connections_refused: registry.counters(&describe::INBOUND_CONNECTIONS_REFUSED_TOTAL),
             requests_refused: registry.counters(&describe::INBOUND_HTTP_REQUESTS_REFUSED_TOTAL),
         }
@@ -133,6 +167,14 @@ impl InboundMetrics {
         self.requests_refused
             .get(&Labels::new().with("limit", limit))
             .inc();
+    }
+
+    /// Counts a client that was silent until a detection gave up. `stage`: `tls`, `http`.
+    pub(super) fn stalled(&self, stage: &'static str, server: &Meta, port: u16) {
+        let labels = Labels::new()
+            .with("stage", stage)
+            .extend(&labels::server(server, port));
+        self.detect_stalls.get(&labels).inc();
     }
 
     pub(super) fn handshake_failed(&self, reason: &'static str) {

@@ -54,7 +54,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::net::TcpStream;
 
@@ -106,6 +106,17 @@ pub(crate) struct Worker {
 
 /// How many kinds of client keep their resolved metrics between connections, on each worker.
 const MAX_VIEWS: usize = 1024;
+
+/// A connection whose mesh TLS, if it had any, is off.
+#[derive(Debug)]
+struct Terminated {
+    io: Io,
+    tls: ClientTls,
+    /// When the client's certificate expires.
+    until: Option<SystemTime>,
+    /// The client said nothing at all until the deadline.
+    is_silent: bool,
+}
 
 /// Which listener a connection came to.
 #[derive(Clone, Copy, Debug)]
@@ -164,13 +175,26 @@ impl Worker {
         if let Protocol::Opaque = snapshot.policy.server().protocol {
             let io = Io::tcp(stream, BytesMut::new());
             let tls = ClientTls::None(NoTls::PortSkipped);
-            let connection = Connection::new(self.clone(), client, tls, destination, policy);
+            let connection =
+                Connection::new(self.clone(), client, tls, destination, policy).until(None);
             return opaque::serve(connection, io).await;
         }
         let deadline = Instant::now() + self.detect_timeout(&snapshot);
-        let (mut io, tls) = self.terminate(stream, deadline).await?;
+        let Terminated {
+            mut io,
+            tls,
+            until,
+            is_silent,
+        } = self.terminate(stream, deadline).await?;
+        if is_silent {
+            let server = &snapshot.policy.server().meta;
+            self.inbound
+                .metrics
+                .stalled("tls", server, destination.port());
+        }
         let is_foreign = matches!(tls, ClientTls::Passthrough(_));
-        let connection = Connection::new(self.clone(), client, tls, destination, policy);
+        let connection =
+            Connection::new(self.clone(), client, tls, destination, policy).until(until);
         let is_meshed = connection.tls.identity().is_some();
         let version = match &snapshot.policy.server().protocol {
             _ if is_foreign => None,
@@ -239,7 +263,7 @@ impl Worker {
         &self,
         mut stream: TcpStream,
         deadline: Instant,
-    ) -> Result<(Io, ClientTls), ConnectionError> {
+    ) -> Result<Terminated, ConnectionError> {
         let mut read = BytesMut::new();
         let sniffed =
             tokio::time::timeout_at(deadline.into(), linkerd_tls::sniff(&mut stream, &mut read))
@@ -253,17 +277,31 @@ impl Worker {
             Err(_) => return Err(ConnectionError::TlsDetectionTimeout),
         };
         let Some(sni) = sni else {
-            return Ok((Io::tcp(stream, read), ClientTls::None(NoTls::NotFromClient)));
+            let is_silent = read.is_empty() && Instant::now() >= deadline;
+            let tls = ClientTls::None(NoTls::NotFromClient);
+            return Ok(Terminated {
+                io: Io::tcp(stream, read),
+                tls,
+                until: None,
+                is_silent,
+            });
         };
         if !sni.eq_ignore_ascii_case(self.inbound.identity.server_name()) {
             let sni = sni.to_ascii_lowercase();
-            return Ok((Io::tcp(stream, read), ClientTls::Passthrough(sni.into())));
+            return Ok(Terminated {
+                io: Io::tcp(stream, read),
+                tls: ClientTls::Passthrough(sni.into()),
+                until: None,
+                is_silent: false,
+            });
         }
         let accepted = self.handshake(stream, read, Accept::Redirected).await?;
-        Ok((
-            Io::terminated(accepted.io),
-            ClientTls::Terminated(accepted.client),
-        ))
+        Ok(Terminated {
+            io: Io::terminated(accepted.io),
+            tls: ClientTls::Terminated(accepted.client),
+            until: accepted.client_not_after,
+            is_silent: false,
+        })
     }
 
     /// Shakes hands with our current certificate.
@@ -280,12 +318,18 @@ impl Worker {
             .ok_or(ConnectionError::NotCertified)?;
         let io = Prefixed::new(read, stream);
         let timeout = self.inbound.settings.handshake_timeout;
-        linkerd_tls::accept(&credentials, mode, io, timeout)
+        let metrics = &self.inbound.metrics;
+        let started = Instant::now();
+        let accepted = linkerd_tls::accept(&credentials, mode, io, timeout)
             .await
             .map_err(|error| {
-                self.inbound.metrics.handshake_failed(error.reason());
+                metrics.handshake_failed(error.reason());
                 ConnectionError::Handshake(error)
-            })
+            })?;
+        metrics
+            .handshake_duration
+            .observe(started.elapsed().as_secs_f64());
+        Ok(accepted)
     }
 
     /// The origin at an address, shared by all connections of this worker.

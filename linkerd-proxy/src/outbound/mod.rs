@@ -15,7 +15,7 @@ use crate::{
     discovery::destination::{Destination, Endpoint},
     drain::Drain,
     http::{
-        ConnectionLimits, Http2Settings,
+        Http2Settings,
         client::{self, Client, ClientError, Dial, Mesh},
     },
     inbound::metrics::Transport,
@@ -38,7 +38,6 @@ pub(crate) struct Settings {
     pub(crate) detect_timeout: Duration,
     /// How long a connection waits until its destination is known.
     pub(crate) discovery_wait: Duration,
-    pub(crate) limits: ConnectionLimits,
     pub(crate) max_head: usize,
     pub(crate) http2: Http2Settings,
     pub(crate) client: Arc<client::Settings>,
@@ -144,10 +143,10 @@ impl Worker {
         stream: TcpStream,
         destination: &Arc<Destination>,
     ) -> Result<(), ConnectionError> {
-        if !destination
+        let is_known = destination
             .ready(self.outbound.settings.discovery_wait)
-            .await
-        {
+            .await;
+        if !is_known {
             tracing::info!(
                 destination = destination.name(),
                 "The control plane has not answered in time"
@@ -163,7 +162,7 @@ impl Worker {
         };
         match version {
             Some(version) => http::serve(self, destination.clone(), io, version).await,
-            None => self.opaque(io, destination).await,
+            None => self.opaque(io, destination, is_known).await,
         }
     }
 
@@ -183,7 +182,12 @@ impl Worker {
     }
 
     /// Relays bytes to the first endpoint that can be connected to.
-    async fn opaque(&self, mut io: Io, destination: &Destination) -> Result<(), ConnectionError> {
+    async fn opaque(
+        &self,
+        mut io: Io,
+        destination: &Destination,
+        is_known: bool,
+    ) -> Result<(), ConnectionError> {
         let endpoints = destination.current().clone();
         let mut last = None;
         for endpoint in &endpoints.endpoints {
@@ -200,6 +204,7 @@ impl Worker {
         }
         Err(match last {
             Some(error) => error.into(),
+            None if !is_known => ConnectionError::Unknown(destination.name().to_owned()),
             None => ConnectionError::NoEndpoints(destination.name().to_owned()),
         })
     }

@@ -1,5 +1,6 @@
 //! Listening sockets, socket options and the original destination of a redirected connection.
 
+use linkerd_metrics::{Counter, Family, Labels};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
@@ -10,11 +11,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Options of accepted or opened sockets; `TCP_NODELAY` and `SO_KEEPALIVE` are always on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SocketOptions {
+pub(crate) struct SocketOptions {
     /// Idle time before the first keep-alive probe; absent = the system's.
-    pub keepalive: Option<Duration>,
+    pub(crate) keepalive: Option<Duration>,
     /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; absent = the system's.
-    pub user_timeout: Option<Duration>,
+    pub(crate) user_timeout: Option<Duration>,
 }
 
 impl SocketOptions {
@@ -63,6 +64,7 @@ pub(crate) fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::Tc
 pub(crate) struct Acceptor {
     listener: TcpListener,
     options: SocketOptions,
+    errors: Family<Counter>,
     failing: bool,
 }
 
@@ -71,13 +73,19 @@ impl Acceptor {
     pub(crate) fn new(
         listener: &std::net::TcpListener,
         options: SocketOptions,
+        errors: Family<Counter>,
     ) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener.try_clone()?)?;
         Ok(Self {
             listener,
             options,
+            errors,
             failing: false,
         })
+    }
+
+    fn count(&self, reason: &'static str) {
+        self.errors.get(&Labels::new().with("reason", reason)).inc();
     }
 
     /// The next connection and the client's address, IPv4-mapped addresses unwrapped.
@@ -95,8 +103,15 @@ impl Acceptor {
                     return (stream, unmapped(client));
                 }
                 // The client gave up while it was queued: no fault of the listener's.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                    self.count("aborted")
+                }
                 Err(error) => {
+                    self.count(match error.raw_os_error() {
+                        Some(EMFILE | ENFILE) => "files",
+                        Some(ENOMEM | ENOBUFS) => "memory",
+                        _ => "other",
+                    });
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::warn!(%error, "Connections cannot be accepted; trying every 100 ms");
                     }
@@ -106,6 +121,12 @@ impl Acceptor {
         }
     }
 }
+
+// Linux's numbers, the same on every architecture that the proxy is built for.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOMEM: i32 = 12;
+const ENOBUFS: i32 = 105;
 
 /// The address a client dialled before the kernel redirected it (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`).
 ///
