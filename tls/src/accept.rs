@@ -43,7 +43,7 @@ pub struct Accepted<IO> {
 
 /// Terminates TLS on `io`, for at most `timeout`.
 ///
-/// Everything a client sends in a handshake is bounded: one message by 64 KiB, its certificate chain by 8 intermediates.
+/// Everything a client sends in a handshake is bounded: one message by 64 KiB, its certificate chain by 6 intermediates, at most 2 of one name.
 ///
 /// # Errors
 /// [`HandshakeError`]; where the peer can still be told, it gets the TLS alert that says why.

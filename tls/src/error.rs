@@ -54,7 +54,7 @@ pub enum CertificateError {
     #[error("the certificate's name is outside its issuer's name constraints")]
     NameConstraint,
     /// More intermediate certificates than a mesh has, or more work to check them than is granted.
-    #[error("the certificate's chain is too long")]
+    #[error("the certificate's chain is too long, or has too many issuers of one name")]
     ChainTooLong,
     /// Not DER, or not X.509 v3.
     #[error("the certificate cannot be read: {0}")]

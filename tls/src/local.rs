@@ -354,6 +354,12 @@ impl ClientConfig {
         Ok(Self { anchors, base })
     }
 
+    /// The TLS library's configuration for connections to `expected` and no one else, without ALPN; for callers that
+    /// do not use [`crate::connect()`].
+    pub fn for_server(&self, expected: &Id) -> Arc<rustls::ClientConfig> {
+        self.expecting(expected, None)
+    }
+
     /// The configuration for one connection: to this server, with this protocol. A copy costs a few reference counts.
     pub(crate) fn expecting(
         &self,

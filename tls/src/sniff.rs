@@ -11,7 +11,7 @@ use crate::Id;
 
 /// The most that is read of a connection before it is told whether it is TLS, in bytes.
 ///
-/// It holds a ClientHello of 16 KiB (the largest that one record can carry) in up to [`MAX_RECORDS`] records. Today's are
+/// It holds a ClientHello of 16 KiB (the largest that one record can carry) in up to 64 records. Today's are
 /// 200 to 2,000 bytes; post-quantum ones are the long ones.
 pub const MAX_SNIFF: usize = MAX_HELLO + MAX_RECORDS * RECORD_HEADER;
 
@@ -123,12 +123,12 @@ fn message(bytes: &[u8]) -> Result<Vec<u8>, Stop> {
         let (content, complete) = record(&mut rest)?;
         have += content.len();
         contents.push(content);
-        if let Some(length) = message_length(&contents)? {
-            if have >= length {
-                let mut whole = contents.concat();
-                whole.truncate(length);
-                return Ok(whole);
-            }
+        if let Some(length) = message_length(&contents)?
+            && have >= length
+        {
+            let mut whole = contents.concat();
+            whole.truncate(length);
+            return Ok(whole);
         }
         if !complete {
             return Err(Stop::NeedMore);

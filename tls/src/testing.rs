@@ -125,6 +125,15 @@ impl Authority {
 
     pub(crate) fn below(&self, name: &str, edit: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        self.below_with(name, key, edit)
+    }
+
+    pub(crate) fn below_with(
+        &self,
+        name: &str,
+        key: KeyPair,
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let mut params = authority_params(name);
         edit(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

@@ -20,7 +20,10 @@ use x509_parser::{
 use crate::{CertificateError, Id, InvalidId, TrustAnchors, error::shown, provider::SIGNATURES};
 
 /// A mesh's chain is a leaf and one or two issuers. A bound on what a stranger can make us check.
-const MAX_INTERMEDIATES: usize = 8;
+const MAX_INTERMEDIATES: usize = 6;
+/// An issuer that is being moved to another root is sent twice, signed by the old one and by the new one. More of one name
+/// would let a stranger make the verifier try all their orders.
+const MAX_NAMESAKES: usize = 2;
 /// More names than this and nobody reads on; one is allowed.
 const MAX_NAMES: usize = 64;
 
@@ -50,7 +53,7 @@ pub(crate) fn verify_chain(
     now: UnixTime,
     usage: Usage,
 ) -> Result<(), CertificateError> {
-    if intermediates.len() > MAX_INTERMEDIATES {
+    if intermediates.len() > MAX_INTERMEDIATES || many_namesakes(intermediates) {
         return Err(CertificateError::ChainTooLong);
     }
     let (name, usage) = match usage {
@@ -71,6 +74,21 @@ pub(crate) fn verify_chain(
             .map(drop)
         })
         .map_err(|error| from_webpki(error, name))
+}
+
+/// Whether more than [`MAX_NAMESAKES`] have one subject. What cannot be read has none; the verifier will say so.
+fn many_namesakes(intermediates: &[CertificateDer<'_>]) -> bool {
+    if intermediates.len() <= MAX_NAMESAKES {
+        return false;
+    }
+    let read: Vec<_> = intermediates
+        .iter()
+        .filter_map(|der| EndEntityCert::try_from(der).ok())
+        .collect();
+    read.iter().any(|one| {
+        let namesakes = read.iter().filter(|other| other.subject() == one.subject());
+        namesakes.count() > MAX_NAMESAKES
+    })
 }
 
 fn from_webpki(error: webpki::Error, usage: &'static str) -> CertificateError {

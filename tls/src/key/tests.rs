@@ -1,9 +1,15 @@
 //! What lies in the directory afterwards, and what is made of what lay there before.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::{os::unix::fs::MetadataExt as _, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::*;
-use crate::testing::{PAY, WEB};
+use crate::{
+    LocalIdentity,
+    ca::Ca,
+    testing::{PAY, WEB},
+};
 
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -113,5 +119,48 @@ fn a_missing_directory_and_a_bad_name_are_said() {
             matches!(KeyMaterial::create(name), Err(KeyError::Name { .. })),
             "{name}"
         );
+    }
+}
+
+/// Made for this test by the tools named, base64 of DER: key and request for [`WEB`].
+const FOREIGN: [(&str, &str, &str); 2] = [
+    (
+        "Go's crypto/x509, as the peer's entrypoint uses it",
+        "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgEo8BlMZ/15xYA7xaHR31SGjJ3C103oFCWND0Iu6xAq+\
+         hRANCAAS5JUToszvrIP+KtS8nMUTmgD3+pJO6B6gskaGE0uXe1i1Ds6hngZ37JsvRzSXaNTUEhSC22gHLYtXI8cCGv+G9",
+        "MIIBUDCB9wIBADBBMT8wPQYDVQQDEzZ3ZWIuc2hvcC5zZXJ2aWNlYWNjb3VudC5pZGVudGl0eS5saW5rZXJkLmNsdXN\
+         0ZXIubG9jYWwwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAS5JUToszvrIP+KtS8nMUTmgD3+pJO6B6gskaGE0uXe1i\
+         1Ds6hngZ37JsvRzSXaNTUEhSC22gHLYtXI8cCGv+G9oFQwUgYJKoZIhvcNAQkOMUUwQzBBBgNVHREEOjA4gjZ3ZWIuc\
+         2hvcC5zZXJ2aWNlYWNjb3VudC5pZGVudGl0eS5saW5rZXJkLmNsdXN0ZXIubG9jYWwwCgYIKoZIzj0EAwIDSAAwRQIg\
+         Dgu8JhfkJ8bVLO+CnHOdxNiSc8RQiuXS5LEjgdH9lgcCIQDT372VfxMKIvniT9CpJWAn6nnwq7Xo2odK1DQovdBlOA==",
+    ),
+    (
+        "OpenSSL, asking for the usual usages",
+        "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgWIs5C8rMOTvksDiISbjq0DlQNC/GHPOpBi8gKF/ctxi\
+         hRANCAARXmKQLBF3/NzAA1v2Cl3jS5xTJZPsNOVB0YFalzbbSGA9PlZKb01NLDNGZQ5Rk0Zboq/qWUQIkud6vKob7zHGN",
+        "MIIBmjCCAT8CAQAwUDE/MD0GA1UEAww2d2ViLnNob3Auc2VydmljZWFjY291bnQuaWRlbnRpdHkubGlua2VyZC5jbHV\
+         zdGVyLmxvY2FsMQ0wCwYDVQQKDARTaG9wMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEV5ikCwRd/zcwANb9gpd40u\
+         cUyWT7DTlQdGBWpc220hgPT5WSm9NTSwzRmUOUZNGW6Kv6llECJLneryqG+8xxjaCBjDCBiQYJKoZIhvcNAQkOMXwwe\
+         jBBBgNVHREEOjA4gjZ3ZWIuc2hvcC5zZXJ2aWNlYWNjb3VudC5pZGVudGl0eS5saW5rZXJkLmNsdXN0ZXIubG9jYWww\
+         CwYDVR0PBAQDAgeAMAkGA1UdEwQCMAAwHQYDVR0lBBYwFAYIKwYBBQUHAwEGCCsGAQUFBwMCMAoGCCqGSM49BAMCA0k\
+         AMEYCIQDzHsWpwQ1vFzi+UQKiSKXDUgH/Hx3r/vs7Rf2VxydR5wIhAKvAdkDcJ2XRAZWRHN3OqyRPKRnJj8Mzuq8uSx\
+         swwYF8",
+    ),
+];
+
+#[test]
+fn keys_and_requests_of_other_tools_are_used_and_certified() {
+    let ca = Ca::create("root").unwrap();
+    for (tool, key, csr) in FOREIGN {
+        let dir = dir();
+        let csr = STANDARD.decode(csr).unwrap();
+        fs::write(dir.path().join("key.p8"), STANDARD.decode(key).unwrap()).unwrap();
+        fs::write(dir.path().join("csr.der"), &csr).unwrap();
+        let material = KeyMaterial::load_or_create(dir.path(), WEB).unwrap();
+        assert_eq!(material.csr(), csr, "{tool}");
+        let id = WEB.parse().unwrap();
+        let web = LocalIdentity::new(id, WEB, material, ca.anchors().clone()).unwrap();
+        crate::testing::certify(&ca, &web, Duration::from_secs(60));
+        assert!(web.current().is_some(), "{tool}");
     }
 }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose,
-    NameConstraints, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SanType,
+    BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose,
+    NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    SanType,
 };
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
@@ -39,36 +40,25 @@ enum Is {
 const SHA256_OID: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
 
 fn cases(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
-    let mut cases = chains(root);
-    cases.extend(names(root));
-    cases.extend(forgeries(root));
-    cases
+    let parts = [
+        roots,
+        chains,
+        keys,
+        dates_and_usages,
+        good_names,
+        several_names,
+        bad_names,
+        forgeries,
+    ];
+    parts.iter().flat_map(|part| part(root)).collect()
 }
 
-fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+fn roots(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
     let stranger = Authority::root("stranger");
     let namesake = Authority::root("root");
     let issuer = root.below("issuer", |_| {});
-    let expired = root.below("expired issuer", |params| {
-        params.not_after = (now() - SECOND).into();
-    });
-    let narrow = root.below("narrow issuer", |params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    });
-    let below_narrow = narrow.below("below narrow", |_| {});
-    let constrained = root.below("constrained issuer", |params| {
-        params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".to_owned())],
-            excluded_subtrees: vec![],
-        });
-    });
-    let workload = root.below("a workload", |params| {
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.subject_alt_names = vec![dns(PAY)];
-    });
     let mut long = root.leaf(|_| {});
-    for _ in 0..9 {
+    for _ in 0..7 {
         long = long.with(&issuer);
     }
     vec![
@@ -99,6 +89,34 @@ fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             Is::Bad("bad_signature"),
         ),
         (
+            "more intermediates than any mesh has",
+            long,
+            Is::Bad("chain_too_long"),
+        ),
+    ]
+}
+
+fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+    let expired = root.below("expired issuer", |params| {
+        params.not_after = (now() - SECOND).into();
+    });
+    let narrow = root.below("narrow issuer", |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    let below_narrow = narrow.below("below narrow", |_| {});
+    let constrained = root.below("constrained issuer", |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".to_owned())],
+            excluded_subtrees: vec![],
+        });
+    });
+    let workload = root.below("a workload", |params| {
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.subject_alt_names = vec![dns(PAY)];
+    });
+    vec![
+        (
             "below an expired issuer",
             expired.leaf(|_| {}).with(&expired),
             Is::Bad("expired"),
@@ -118,11 +136,11 @@ fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             workload.leaf(|_| {}).with(&workload),
             Is::Bad("issuer_not_ca"),
         ),
-        (
-            "more intermediates than any mesh has",
-            long,
-            Is::Bad("chain_too_long"),
-        ),
+    ]
+}
+
+fn keys(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+    vec![
         (
             "Ed25519 key",
             root.leaf_with(&PKCS_ED25519, |_| {}),
@@ -133,6 +151,24 @@ fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             root.leaf_with(&PKCS_ECDSA_P384_SHA384, |_| {}),
             Is::Good(WEB),
         ),
+        (
+            "a CA",
+            root.leaf(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+            Is::Bad("ca_as_leaf"),
+        ),
+        (
+            "no CA, but may sign certificates",
+            root.leaf(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+            Is::Bad("ca_as_leaf"),
+        ),
+    ]
+}
+
+fn dates_and_usages(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+    let used = |usage: ExtendedKeyUsagePurpose| {
+        root.leaf(|params| params.extended_key_usages = vec![usage])
+    };
+    vec![
         (
             "expired by one second",
             root.leaf(|params| params.not_after = (now() - SECOND).into()),
@@ -150,39 +186,23 @@ fn chains(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
         ),
         (
             "for servers only",
-            root.leaf(|params| {
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]
-            }),
+            used(ExtendedKeyUsagePurpose::ServerAuth),
             Is::OneSided(Some("wrong_usage"), None),
         ),
         (
             "for clients only",
-            root.leaf(|params| {
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]
-            }),
+            used(ExtendedKeyUsagePurpose::ClientAuth),
             Is::OneSided(None, Some("wrong_usage")),
         ),
         (
             "for code signing",
-            root.leaf(|params| {
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]
-            }),
+            used(ExtendedKeyUsagePurpose::CodeSigning),
             Is::Bad("wrong_usage"),
-        ),
-        (
-            "a CA",
-            root.leaf(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
-            Is::Bad("ca_as_leaf"),
-        ),
-        (
-            "no CA, but may sign certificates",
-            root.leaf(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
-            Is::Bad("ca_as_leaf"),
         ),
     ]
 }
 
-fn names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+fn good_names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
     let named = |names: Vec<SanType>| root.leaf(|params| params.subject_alt_names = names);
     let ip = || SanType::IpAddress(IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)));
     let mail = || SanType::Rfc822Name("web@shop.example".try_into().unwrap());
@@ -204,19 +224,12 @@ fn names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             named(vec![dns(WEB), dns(WEB)]),
             Is::Good(WEB),
         ),
-        ("no name at all", named(vec![]), Is::Bad("no_san")),
-        (
-            "common name only",
-            root.leaf(|params| {
-                params.subject_alt_names.clear();
-                params
-                    .distinguished_name
-                    .push(rcgen::DnType::CommonName, WEB);
-            }),
-            Is::Bad("common_name_only"),
-        ),
-        ("address only", named(vec![ip()]), Is::Bad("no_san")),
-        ("mail address only", named(vec![mail()]), Is::Bad("no_san")),
+    ]
+}
+
+fn several_names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+    let named = |names: Vec<SanType>| root.leaf(|params| params.subject_alt_names = names);
+    vec![
         (
             "two DNS names",
             named(vec![dns(WEB), dns(PAY)]),
@@ -246,6 +259,32 @@ fn names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             Is::Bad("several_uri_sans"),
         ),
         (
+            "wildcard beside a name",
+            named(vec![dns(WEB), dns("*.shop")]),
+            Is::Bad("wildcard_san"),
+        ),
+    ]
+}
+
+fn bad_names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
+    let named = |names: Vec<SanType>| root.leaf(|params| params.subject_alt_names = names);
+    let ip = || SanType::IpAddress(IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)));
+    let mail = || SanType::Rfc822Name("web@shop.example".try_into().unwrap());
+    vec![
+        ("no name at all", named(vec![]), Is::Bad("no_san")),
+        (
+            "common name only",
+            root.leaf(|params| {
+                params.subject_alt_names.clear();
+                params
+                    .distinguished_name
+                    .push(rcgen::DnType::CommonName, WEB);
+            }),
+            Is::Bad("common_name_only"),
+        ),
+        ("address only", named(vec![ip()]), Is::Bad("no_san")),
+        ("mail address only", named(vec![mail()]), Is::Bad("no_san")),
+        (
             "URI that is no SPIFFE ID",
             named(vec![uri("https://shop.example/web")]),
             Is::Bad("invalid_san"),
@@ -255,11 +294,6 @@ fn names(root: &Authority) -> Vec<(&'static str, Shown, Is)> {
             named(vec![dns(
                 "*.shop.serviceaccount.identity.linkerd.cluster.local",
             )]),
-            Is::Bad("wildcard_san"),
-        ),
-        (
-            "wildcard beside a name",
-            named(vec![dns(WEB), dns("*.shop")]),
             Is::Bad("wildcard_san"),
         ),
         (
@@ -400,7 +434,7 @@ async fn every_bad_certificate_is_refused_by_its_own_name_and_every_good_one_giv
             Is::Bad(reason) => (Some(reason), Some(reason), WEB),
             Is::OneSided(client, server) => (client, server, WEB),
         };
-        let want = |reason: Option<&'static str>| reason.map_or(Ok(id.to_owned()), Err);
+        let want = |reason: Option<&'static str>| reason.map_or_else(|| Ok(id.to_owned()), Err);
         assert_eq!(
             shown_by_client(&us, &shown).await,
             want(client),
@@ -472,4 +506,40 @@ fn an_expired_certificate_is_explained_with_both_clocks() {
     let text = error.to_string();
     assert_eq!(text.matches("T").count(), 2, "{text}");
     assert!(text.contains("the clock here says"), "{text}");
+}
+
+#[tokio::test]
+async fn a_maze_of_issuers_is_refused_before_all_its_paths_are_tried() {
+    let root = Authority::root("root");
+    let us = us(&root);
+    // Every issuer may be every other's, by name; eight of them have over 100,000 orders.
+    let mut shown = root.leaf(|_| {});
+    for _ in 0..6 {
+        shown = shown.with(&Authority::root("root").below("root", |_| {}));
+    }
+    assert_eq!(shown_by_client(&us, &shown).await, Err("chain_too_long"));
+
+    // The most that is tried: pairs, none of which leads to the root that they name.
+    let forger = Authority::root("root");
+    let (c1, c2) = (forger.below("c", |_| {}), forger.below("c", |_| {}));
+    let (b1, b2) = (c1.below("b", |_| {}), c2.below("b", |_| {}));
+    let (a1, a2) = (b1.below("a", |_| {}), b2.below("a", |_| {}));
+    let mut shown = a1.leaf(|_| {});
+    for issuer in [&a1, &a2, &b1, &b2, &c1, &c2] {
+        shown = shown.with(issuer);
+    }
+    assert_eq!(shown_by_client(&us, &shown).await, Err("bad_signature"));
+}
+
+#[tokio::test]
+async fn an_issuer_signed_by_the_old_root_and_by_the_new_is_accepted_by_both_sides_of_a_rotation() {
+    let (old, new) = (Authority::root("old"), Authority::root("new"));
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let by_old = old.below_with("issuer", key, |_| {});
+    let key = KeyPair::from_pem(&by_old.issuer.key().serialize_pem()).unwrap();
+    let by_new = new.below_with("issuer", key, |_| {});
+    let shown = by_new.leaf(|_| {}).with(&by_old).with(&by_new).with(&old);
+    for root in [&old, &new] {
+        assert_eq!(shown_by_client(&us(root), &shown).await, Ok(WEB.to_owned()));
+    }
 }
