@@ -206,6 +206,17 @@ impl Policy {
         self.path_policy
     }
 
+    /// Whether the port's HTTP traffic is subject to more than the server's authorizations: routes that are resources,
+    /// or a rate limit. What is forwarded as opaque bytes escapes those, so a `detect` port with them should not take
+    /// what may still turn out to be HTTP for something else.
+    pub fn has_http_policy(&self) -> bool {
+        let by_routes = self
+            .routes
+            .iter()
+            .any(|route| matches!(route.meta, Meta::Resource { .. }));
+        by_routes || self.rate_limit().is_some()
+    }
+
     /// Whether a connection that is not HTTP is allowed: the server's authorizations decide, those of routes do not.
     pub fn connection(&self, peer: &Peer<'_>) -> Verdict {
         match self.server.protocol {

@@ -2,6 +2,7 @@
 
 use crate::{
     decide::{Matched, Policy},
+    matchers::path::normal_path,
     server::{FailureInjector, Filter, HeaderModifier, PathModifier, Redirect},
 };
 use http::{
@@ -168,12 +169,9 @@ struct Location<'a> {
 impl Location<'_> {
     /// As a URI, without the port that its scheme has anyway.
     fn text(&self) -> String {
-        let mut text = format!(
-            "{}://{}",
-            self.scheme.to_ascii_lowercase(),
-            self.host.to_ascii_lowercase()
-        );
-        let usual = match self.scheme {
+        let scheme = self.scheme.to_ascii_lowercase();
+        let mut text = format!("{scheme}://{}", self.host.to_ascii_lowercase());
+        let usual = match scheme.as_str() {
             "http" => Some(80),
             "https" => Some(443),
             _ => None,
@@ -199,7 +197,9 @@ fn new_path(modifier: Option<&PathModifier>, matched: &Matched, uri: &Uri) -> Op
         Some(PathModifier::Full(path)) => Some(rooted(path.clone())),
         Some(PathModifier::Prefix(prefix)) => {
             let length = usize::try_from(matched.prefix?).ok()?;
-            let rest = uri.path().get(length..)?;
+            // The match saw the path in this form, and counted there.
+            let path = normal_path(uri.path());
+            let rest = path.get(length..)?;
             let prefix = prefix.trim_end_matches('/');
             Some(with_query(rooted(format!("{prefix}{rest}"))))
         }

@@ -364,8 +364,8 @@ pub(crate) fn request() -> impl Strategy<Value = SomeRequest> {
             "a.x", "A.x:80", "b.x.", "a.b.x", "x", "", "z.a.b.x",
         ])),
         text(&[
-            "/", "/a", "/a/b", "/a/", "/b", "/ab", "/s/m", "/s/n", "/t/m", "/s/m/", "/s/m/n", "*",
-            "",
+            "/", "/a", "/a/b", "/%61/b", "/%73/m", "/a/", "/b", "/ab", "/s/m", "/s/n", "/t/m",
+            "/s/m/", "/s/m/n", "*", "",
         ]),
         option::of(text(&[
             "q=1",

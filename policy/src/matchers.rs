@@ -8,3 +8,5 @@ pub(crate) mod labels;
 pub(crate) mod networks;
 pub mod path;
 pub(crate) mod value;
+
+pub use value::check_regex;

@@ -12,6 +12,9 @@
 //! For gRPC routes 2 and 3 are: a service, then a method named. A rule without matches takes every request and comes
 //! last.
 //!
+//! Paths are compared after decoding what needs no encoding (RFC 3986 §6.2.2.2): `/%61dmin` is `/admin`, to a policy
+//! as to the application.
+//!
 //! Matches are kept by what they look at first. The host gives at most a handful of groups; in a group an exact path
 //! is one hash look-up and prefixes one for each length that occurs; only what remains there is tried in order.
 
@@ -20,13 +23,10 @@ use crate::{
     decide::{Matched, RequestView, looks_at_path},
     matchers::{
         host::HostTable,
-        path::{PrefixTable, normal_prefix},
-        value::{HeaderTest, QueryTest, path_regex},
+        path::{PrefixTable, normal_path, normal_prefix},
+        value::{HeaderTest, QueryTest, RegexBudget},
     },
-    server::{
-        GrpcMatch, HeaderMatch, HostMatch, HttpMatch, Meta, PathMatch, Protocol, QueryMatch,
-        ServerPolicy, ValueMatch,
-    },
+    server::{GrpcMatch, HostMatch, HttpMatch, Meta, PathMatch, Protocol, ServerPolicy},
 };
 use http::Method;
 use regex::Regex;
@@ -34,8 +34,6 @@ use std::{cmp::Reverse, collections::HashMap};
 
 /// Most matches of a port, counting each once for every host of its route.
 pub(crate) const MAX_MATCHES: usize = 1 << 20;
-/// Most regular expressions of a port.
-pub(crate) const MAX_REGEXES: usize = 4096;
 
 /// Routes by what they match.
 #[derive(Debug, Default)]
@@ -82,7 +80,7 @@ impl RouteTable {
             table: Self::default(),
             root: routes_field(&server.protocol),
             placed: 0,
-            regexes: 0,
+            regexes: RegexBudget::default(),
         };
         match &server.protocol {
             Protocol::Grpc { routes } => {
@@ -121,8 +119,17 @@ impl RouteTable {
 
     /// The match that takes the request, by the order of the module.
     pub(crate) fn find(&self, req: &RequestView<'_>) -> Option<Matched> {
+        let path = if self.looks_at_paths {
+            normal_path(req.path)
+        } else {
+            req.path.into()
+        };
+        let req = RequestView {
+            path: &path,
+            ..*req
+        };
         self.hosts
-            .find(req.authority, |group| self.find_in(group, req))
+            .find(req.authority, |group| self.find_in(group, &req))
     }
 
     fn find_in(&self, group: &Group, req: &RequestView<'_>) -> Option<Matched> {
@@ -205,7 +212,7 @@ struct Build {
     table: RouteTable,
     root: &'static str,
     placed: usize,
-    regexes: usize,
+    regexes: RegexBudget,
 }
 
 /// Where a rule stands, for its entries and for messages.
@@ -246,32 +253,40 @@ impl Build {
         }
         for (at, rule_match) in matches.iter().enumerate() {
             let field = format!(".matches[{at}]");
-            let headers = rule_match.headers.iter().map(header_test);
-            let headers = self.tests(context, &field, "headers", headers)?;
-            let query = rule_match.query.iter().map(query_test);
-            let query = self.tests(context, &field, "query_params", query)?;
+            let headers = self.tests(
+                context,
+                &format!("{field}.headers"),
+                &rule_match.headers,
+                HeaderTest::new,
+            )?;
+            let query = self.tests(
+                context,
+                &format!("{field}.query_params"),
+                &rule_match.query,
+                QueryTest::new,
+            )?;
             self.table.looks_at_paths |= looks_at_path(rule_match.path.as_ref());
             let mut prefix = None;
             let mut rooted = false;
             let place = match &rule_match.path {
                 None => Place::Any,
-                Some(PathMatch::Exact(path)) => Place::Exact(path.as_str().into()),
+                Some(PathMatch::Exact(path)) => Place::Exact(normal_path(path).into()),
                 Some(PathMatch::Prefix(path)) => {
-                    let path = normal_prefix(path);
+                    let path = normal_path(normal_prefix(path));
                     prefix = Some(index(path.len()));
                     rooted = path.is_empty();
                     if rooted {
                         Place::Any
                     } else {
-                        Place::Prefix(path.into())
+                        Place::Prefix(path.as_ref().into())
                     }
                 }
                 Some(PathMatch::Regex(pattern)) => {
-                    let field = format!("{field}.path.regex");
-                    self.count_regex(context, &field)?;
-                    Place::Regex(
-                        path_regex(pattern).map_err(|reason| context.error(&field, reason))?,
-                    )
+                    let regex = self
+                        .regexes
+                        .path(pattern)
+                        .map_err(|reason| context.error(&format!("{field}.path.regex"), reason))?;
+                    Place::Regex(regex)
                 }
             };
             let entry = Entry {
@@ -301,8 +316,12 @@ impl Build {
         }
         for (at, rule_match) in matches.iter().enumerate() {
             let field = format!(".matches[{at}]");
-            let headers = rule_match.headers.iter().map(header_test);
-            let headers = self.tests(context, &field, "headers", headers)?;
+            let headers = self.tests(
+                context,
+                &format!("{field}.headers"),
+                &rule_match.headers,
+                HeaderTest::new,
+            )?;
             // Also without names a match takes only paths of gRPC form.
             self.table.looks_at_paths |=
                 !rule_match.service.is_empty() || !rule_match.method.is_empty();
@@ -351,35 +370,19 @@ impl Build {
         })
     }
 
-    fn tests<T>(
+    /// The tests of a match's headers or query parameters.
+    fn tests<M, T>(
         &mut self,
         context: &Context,
         field: &str,
-        kind: &str,
-        tests: impl Iterator<Item = Result<(T, bool), String>>,
+        matches: &[M],
+        test: impl Fn(&M, &mut RegexBudget) -> Result<T, String>,
     ) -> Result<Vec<T>, CompileError> {
-        let mut all = Vec::new();
-        for (at, test) in tests.enumerate() {
-            let field = || format!("{field}.{kind}[{at}]");
-            let (test, is_regex) =
-                test.map_err(|reason| context.error(&(field() + ".regex"), reason))?;
-            if is_regex {
-                self.count_regex(context, &field())?;
-            }
-            all.push(test);
-        }
-        Ok(all)
-    }
-
-    fn count_regex(&mut self, context: &Context, field: &str) -> Result<(), CompileError> {
-        self.regexes += 1;
-        if self.regexes > MAX_REGEXES {
-            return Err(context.error(
-                field,
-                format!("more than {MAX_REGEXES} regular expressions on one port; use exact values or prefixes"),
-            ));
-        }
-        Ok(())
+        let tests = matches.iter().enumerate().map(|(at, matching)| {
+            test(matching, &mut self.regexes)
+                .map_err(|reason| context.error(&format!("{field}[{at}].regex"), reason))
+        });
+        tests.collect()
     }
 
     fn place(
@@ -395,13 +398,10 @@ impl Build {
         if self.placed > MAX_MATCHES {
             return Err(too_many());
         }
-        if hosts.is_empty() {
-            if let Some(group) = self.table.hosts.entry(None) {
-                group.insert(place, at);
-            }
-        }
-        for host in hosts {
-            if let Some(group) = self.table.hosts.entry(Some(host)) {
+        // A route without hosts stands under the pattern "no host".
+        let none = hosts.is_empty().then_some(None);
+        for host in none.into_iter().chain(hosts.iter().map(Some)) {
+            if let Some(group) = self.table.hosts.entry(host) {
                 group.insert(place, at);
             }
         }
@@ -447,17 +447,6 @@ impl Group {
             .chain(self.rpc.values_mut().flat_map(HashMap::values_mut))
             .chain(std::iter::once(&mut self.any))
     }
-}
-
-/// The test, and whether it is an expression.
-fn header_test(header: &HeaderMatch) -> Result<(HeaderTest, bool), String> {
-    let is_regex = matches!(header.value, ValueMatch::Regex(_));
-    Ok((HeaderTest::new(header)?, is_regex))
-}
-
-fn query_test(query: &QueryMatch) -> Result<(QueryTest, bool), String> {
-    let is_regex = matches!(query.value, ValueMatch::Regex(_));
-    Ok((QueryTest::new(query)?, is_regex))
 }
 
 fn too_many() -> String {

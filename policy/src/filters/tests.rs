@@ -43,7 +43,7 @@ fn run(
         .route(&crate::RequestView {
             method: &Method::GET,
             authority: None,
-            path: &uri.path().to_owned(),
+            path: uri.path(),
             query: None,
             headers,
         })
@@ -127,6 +127,15 @@ fn redirects_replace_the_whole_path_or_the_prefix_that_matched() {
         to(path(PathModifier::Prefix("/".into())), "http://a/old"),
         "http://a/"
     );
+}
+
+#[test]
+fn a_prefix_that_matched_in_encoded_form_is_replaced_whole() {
+    let redirect = Redirect {
+        path: Some(PathModifier::Prefix("/new".into())),
+        ..Redirect::default()
+    };
+    assert_eq!(to(redirect, "http://a/%6fld/%61%2Fb"), "http://a/new/a%2Fb");
 }
 
 #[test]

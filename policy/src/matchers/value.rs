@@ -12,8 +12,99 @@ use std::borrow::Cow;
 
 /// Longest text of a regular expression of a policy, in bytes.
 pub(crate) const MAX_REGEX_LENGTH: usize = 4096;
-/// Most memory one compiled expression may take, in bytes; also that of its cache of states.
-const MAX_REGEX_SIZE: usize = 1 << 20;
+/// Memory of a small compiled expression, in bytes: what one unit of a [`RegexBudget`] pays for.
+const SMALL: usize = 64 << 10;
+/// Most memory one compiled expression may take, in bytes.
+const LARGE: usize = 1 << 20;
+/// Most memory for the states an expression meets while it runs, in bytes, for each thread.
+const STATES: usize = 1 << 20;
+/// Small expressions that a port may hold: 64 MiB together.
+pub(crate) const MAX_REGEXES: usize = 1024;
+
+/// Whether a policy may hold this expression; `Err` says what to write in its place.
+///
+/// For whoever admits policies, so that they refuse what the proxy would.
+pub fn check_regex(pattern: &str) -> Result<(), String> {
+    RegexBudget::default().path(pattern).map(drop)
+}
+
+/// What the regular expressions of one port may still take, so that no policy, however it came, costs more memory
+/// or more time to compile than that.
+#[derive(Debug)]
+pub(crate) struct RegexBudget {
+    left: usize,
+}
+
+impl Default for RegexBudget {
+    fn default() -> Self {
+        Self { left: MAX_REGEXES }
+    }
+}
+
+impl RegexBudget {
+    /// Compiles an expression that must span a whole path.
+    pub(crate) fn path(&mut self, pattern: &str) -> Result<Regex, String> {
+        self.build(pattern, |wrapped, limit| {
+            RegexBuilder::new(wrapped)
+                .size_limit(limit)
+                .dfa_size_limit(STATES)
+                .build()
+        })
+    }
+
+    /// Compiles what a header's or a parameter's value must be.
+    pub(crate) fn value(&mut self, value: &ValueMatch) -> Result<ValueTest, String> {
+        Ok(match value {
+            ValueMatch::Exact(bytes) => ValueTest::Exact(bytes.as_slice().into()),
+            ValueMatch::Regex(pattern) => {
+                ValueTest::Regex(self.build(pattern, |wrapped, limit| {
+                    bytes::RegexBuilder::new(wrapped)
+                        .size_limit(limit)
+                        .dfa_size_limit(STATES)
+                        .build()
+                })?)
+            }
+        })
+    }
+
+    /// Compiles `^(?:re)$`, after making sure that the expression is one of its own: `a)|(b` is not.
+    fn build<R>(
+        &mut self,
+        pattern: &str,
+        build: impl Fn(&str, usize) -> Result<R, regex::Error>,
+    ) -> Result<R, String> {
+        if pattern.len() > MAX_REGEX_LENGTH {
+            return Err(format!(
+                "a regular expression of {} bytes; at most {MAX_REGEX_LENGTH} are taken, split it into several matches",
+                pattern.len()
+            ));
+        }
+        let mut price = 1;
+        let wrapped = format!("^(?:{pattern})$");
+        self.pay(price)?;
+        let built = build(pattern, SMALL).and_then(|_| build(&wrapped, SMALL));
+        let built = match built {
+            Err(regex::Error::CompiledTooBig(_)) => {
+                price = LARGE / SMALL;
+                self.pay(price - 1)?;
+                build(pattern, LARGE).and_then(|_| build(&wrapped, LARGE))
+            }
+            built => built,
+        };
+        built.map_err(|error| refused(pattern, &error))
+    }
+
+    fn pay(&mut self, price: usize) -> Result<(), String> {
+        self.left = self.left.checked_sub(price).ok_or_else(|| {
+            format!(
+                "more regular expressions than a port may hold ({MAX_REGEXES} small ones, or {} of up to {LARGE} \
+                 bytes when compiled); use exact values or prefixes",
+                MAX_REGEXES * SMALL / LARGE
+            )
+        })?;
+        Ok(())
+    }
+}
 
 /// A value a header or a query parameter must have.
 #[derive(Debug)]
@@ -23,52 +114,12 @@ pub(crate) enum ValueTest {
 }
 
 impl ValueTest {
-    pub(crate) fn new(value: &ValueMatch) -> Result<Self, String> {
-        Ok(match value {
-            ValueMatch::Exact(bytes) => Self::Exact(bytes.as_slice().into()),
-            ValueMatch::Regex(pattern) => {
-                let wrapped = wrapped(pattern)?;
-                let regex = bytes::RegexBuilder::new(&wrapped)
-                    .size_limit(MAX_REGEX_SIZE)
-                    .dfa_size_limit(MAX_REGEX_SIZE)
-                    .build()
-                    .map_err(|error| refused(pattern, &error))?;
-                Self::Regex(regex)
-            }
-        })
-    }
-
     fn is_match(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(wanted) => wanted.as_ref() == value,
             Self::Regex(regex) => regex.is_match(value),
         }
     }
-}
-
-/// Compiles an expression that must span a whole path.
-pub(crate) fn path_regex(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&wrapped(pattern)?)
-        .size_limit(MAX_REGEX_SIZE)
-        .dfa_size_limit(MAX_REGEX_SIZE)
-        .build()
-        .map_err(|error| refused(pattern, &error))
-}
-
-/// The expression as `^(?:re)$`, after making sure that it is one of its own: `a)|(b` is not.
-fn wrapped(pattern: &str) -> Result<String, String> {
-    if pattern.len() > MAX_REGEX_LENGTH {
-        return Err(format!(
-            "a regular expression of {} bytes; at most {MAX_REGEX_LENGTH} are taken, split it into several matches",
-            pattern.len()
-        ));
-    }
-    RegexBuilder::new(pattern)
-        .size_limit(MAX_REGEX_SIZE)
-        .dfa_size_limit(MAX_REGEX_SIZE)
-        .build()
-        .map_err(|error| refused(pattern, &error))?;
-    Ok(format!("^(?:{pattern})$"))
 }
 
 fn refused(pattern: &str, error: &regex::Error) -> String {
@@ -97,10 +148,10 @@ pub(crate) struct HeaderTest {
 }
 
 impl HeaderTest {
-    pub(crate) fn new(header: &HeaderMatch) -> Result<Self, String> {
+    pub(crate) fn new(header: &HeaderMatch, budget: &mut RegexBudget) -> Result<Self, String> {
         Ok(Self {
             name: header.name.clone(),
-            value: ValueTest::new(&header.value)?,
+            value: budget.value(&header.value)?,
         })
     }
 
@@ -119,10 +170,10 @@ pub(crate) struct QueryTest {
 }
 
 impl QueryTest {
-    pub(crate) fn new(query: &QueryMatch) -> Result<Self, String> {
+    pub(crate) fn new(query: &QueryMatch, budget: &mut RegexBudget) -> Result<Self, String> {
         Ok(Self {
             name: query.name.as_str().into(),
-            value: ValueTest::new(&query.value)?,
+            value: budget.value(&query.value)?,
         })
     }
 
@@ -160,6 +211,10 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    fn path_regex(pattern: &str) -> Result<Regex, String> {
+        RegexBudget::default().path(pattern)
+    }
+
     fn exact(text: &str) -> ValueMatch {
         ValueMatch::Exact(text.into())
     }
@@ -174,10 +229,13 @@ mod tests {
 
     #[test]
     fn every_value_of_a_repeated_header_must_match_in_either_order() {
-        let test = HeaderTest::new(&HeaderMatch {
-            name: HeaderName::from_static("x-role"),
-            value: exact("admin"),
-        })
+        let test = HeaderTest::new(
+            &HeaderMatch {
+                name: HeaderName::from_static("x-role"),
+                value: exact("admin"),
+            },
+            &mut RegexBudget::default(),
+        )
         .unwrap();
         assert!(test.is_match(&headers(&["admin"])));
         assert!(test.is_match(&headers(&["admin", "admin"])));
@@ -194,10 +252,13 @@ mod tests {
 
     #[test]
     fn header_expressions_span_the_value_and_take_bytes_that_are_not_text() {
-        let test = HeaderTest::new(&HeaderMatch {
-            name: HeaderName::from_static("x-role"),
-            value: ValueMatch::Regex("a|bc".into()),
-        })
+        let test = HeaderTest::new(
+            &HeaderMatch {
+                name: HeaderName::from_static("x-role"),
+                value: ValueMatch::Regex("a|bc".into()),
+            },
+            &mut RegexBudget::default(),
+        )
         .unwrap();
         assert!(test.is_match(&headers(&["bc"])));
         assert!(!test.is_match(&headers(&["ac"])));
@@ -209,10 +270,13 @@ mod tests {
 
     #[test]
     fn query_parameters_match_after_url_decoding_and_every_value_must() {
-        let test = QueryTest::new(&QueryMatch {
-            name: "a b".into(),
-            value: exact("x/y z"),
-        })
+        let test = QueryTest::new(
+            &QueryMatch {
+                name: "a b".into(),
+                value: exact("x/y z"),
+            },
+            &mut RegexBudget::default(),
+        )
         .unwrap();
         assert!(test.is_match(Some("q=1&a+b=x%2Fy%20z")));
         assert!(test.is_match(Some("a%20b=x/y+z&a%20b=x/y+z")));
@@ -241,5 +305,16 @@ mod tests {
         assert!(error.contains("when compiled"), "{error}");
         let error = path_regex(&"a".repeat(MAX_REGEX_LENGTH + 1)).unwrap_err();
         assert!(error.contains("4096"), "{error}");
+    }
+
+    #[test]
+    fn large_expressions_use_up_a_ports_share_sooner_than_small_ones() {
+        let fitting = |pattern: &str| {
+            let mut budget = RegexBudget::default();
+            (0..).take_while(|_| budget.path(pattern).is_ok()).count()
+        };
+        assert_eq!(fitting("/a/[a-z0-9-]{1,63}"), 1024);
+        assert_eq!(fitting("\\w{20}"), 64);
+        assert!(check_regex("\\w{20}").is_ok());
     }
 }

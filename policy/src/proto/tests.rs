@@ -442,20 +442,23 @@ fn each_bad_value_of_a_route_is_refused_by_the_name_of_its_field() {
     );
 }
 
-#[test]
-fn each_bad_value_of_a_filter_is_refused_by_the_name_of_its_field() {
-    use inbound::http_route::filter::Kind as Filter;
-    let filter = |kind: Filter, field: &str, said: &str| {
-        let edit = |server: &mut inbound::Server| {
-            detect(server).http_routes[1].rules[1].filters =
-                vec![inbound::http_route::Filter { kind: Some(kind) }];
-        };
-        refused(
-            edit,
-            &format!("protocol.detect.http_routes[1].rules[1].filters[0].{field}"),
-            said,
-        );
+/// The last route with this filter alone.
+#[track_caller]
+fn filter(kind: inbound::http_route::filter::Kind, field: &str, said: &str) {
+    let edit = |server: &mut inbound::Server| {
+        detect(server).http_routes[1].rules[1].filters =
+            vec![inbound::http_route::Filter { kind: Some(kind) }];
     };
+    refused(
+        edit,
+        &format!("protocol.detect.http_routes[1].rules[1].filters[0].{field}"),
+        said,
+    );
+}
+
+#[test]
+fn each_bad_value_of_a_failure_or_header_filter_is_refused_by_the_name_of_its_field() {
+    use inbound::http_route::filter::Kind as Filter;
     let failure = |status, ratio| {
         Filter::FailureInjector(http_route::HttpFailureInjector {
             status,
@@ -474,7 +477,38 @@ fn each_bad_value_of_a_filter_is_refused_by_the_name_of_its_field() {
         "failure_injector.ratio.denominator",
         "leave the ratio out",
     );
-    let redirect = |redirect| Filter::Redirect(redirect);
+    let header = |name: &str, value: &[u8]| {
+        Some(http_types::Headers {
+            headers: vec![http_types::headers::Header {
+                name: name.into(),
+                value: value.into(),
+            }],
+        })
+    };
+    let modifier = http_route::RequestHeaderModifier {
+        set: header("a", b"x\r\ny"),
+        ..Default::default()
+    };
+    filter(
+        Filter::RequestHeaderModifier(modifier),
+        "request_header_modifier.set.headers[0].value",
+        "control",
+    );
+    let modifier = http_route::RequestHeaderModifier {
+        remove: vec!["a".into(), "é".into()],
+        ..Default::default()
+    };
+    filter(
+        Filter::RequestHeaderModifier(modifier),
+        "request_header_modifier.remove[1]",
+        "header name",
+    );
+}
+
+#[test]
+fn each_bad_value_of_a_redirect_is_refused_by_the_name_of_its_field() {
+    use inbound::http_route::filter::Kind as Filter;
+    let redirect = Filter::Redirect;
     let none = http_route::RequestRedirect::default;
     filter(
         redirect(http_route::RequestRedirect {
@@ -515,32 +549,6 @@ fn each_bad_value_of_a_filter_is_refused_by_the_name_of_its_field() {
         redirect(http_route::RequestRedirect { path, ..none() }),
         "redirect.path",
         "missing",
-    );
-    let header = |name: &str, value: &[u8]| {
-        Some(http_types::Headers {
-            headers: vec![http_types::headers::Header {
-                name: name.into(),
-                value: value.into(),
-            }],
-        })
-    };
-    let modifier = http_route::RequestHeaderModifier {
-        set: header("a", b"x\r\ny"),
-        ..Default::default()
-    };
-    filter(
-        Filter::RequestHeaderModifier(modifier),
-        "request_header_modifier.set.headers[0].value",
-        "control",
-    );
-    let modifier = http_route::RequestHeaderModifier {
-        remove: vec!["a".into(), "é".into()],
-        ..Default::default()
-    };
-    filter(
-        Filter::RequestHeaderModifier(modifier),
-        "request_header_modifier.remove[1]",
-        "header name",
     );
 }
 
