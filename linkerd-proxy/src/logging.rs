@@ -44,6 +44,21 @@ pub(crate) fn init(config: &Logging) -> Level {
 }
 
 impl Level {
+    /// One that changes nothing but itself.
+    #[cfg(test)]
+    pub(crate) fn detached(filter: &str) -> Self {
+        let (layer, handle) = reload::Layer::new(builder().parse_lossy(filter));
+        // The handle works as long as there is a layer.
+        std::mem::forget(layer);
+        Self(Some(handle))
+    }
+
+    /// No logging at all.
+    #[cfg(test)]
+    pub(crate) fn off() -> Self {
+        Self(None)
+    }
+
     /// The filter in use; `None` if logging is off for good.
     pub(crate) fn get(&self) -> Option<String> {
         let handle = self.0.as_ref()?;

@@ -18,13 +18,14 @@ use http::{
     header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HOST},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use linkerd_metrics::{
     Counter, Family, Format, Gauge, Handle, Labels, Registry, accepts_gzip, describe,
 };
 use linkerd_policy::{Denied, Peer, PeerId, PeerTls, RequestView, server::Meta};
 use linkerd_tls::Id;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tower::BoxError;
 
 /// Largest body read, in bytes: a log filter.
 const MAX_BODY: usize = 64 * 1024;
@@ -59,7 +60,10 @@ impl PageMetrics {
 }
 
 /// Answers one request.
-pub(super) async fn answer(state: &State, client: &Client, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer<B>(state: &State, client: &Client, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
     // Below any policy: a probe that a policy could cut would take the workload down with it.
     match request.uri().path() {
         "/live" => return text(StatusCode::OK, "live\n"),
@@ -119,10 +123,10 @@ impl Permitted<'_> {
 }
 
 /// Judges a request by the policy of the admin port.
-fn authorize<'a>(
+fn authorize<'a, B>(
     state: &'a State,
     client: &Client,
-    request: &Request<Incoming>,
+    request: &Request<B>,
 ) -> Result<Permitted<'a>, Box<Answer>> {
     let listen = state.config.admin.listen;
     let port = state.policies.port(listen.port());
@@ -300,27 +304,29 @@ fn peer(client: &Client) -> Peer<'_> {
 }
 
 /// The page of a request that policy allows.
-async fn page(state: &State, client: &Client, request: Request<Incoming>) -> Answer {
-    let admin = &state.config.admin;
+async fn page<B>(state: &State, client: &Client, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let Some(readers) = readers(state, request.uri().path()) else {
+        return bare(StatusCode::NOT_FOUND, "");
+    };
+    match readers {
+        Readers::Policy => {}
+        Readers::Loopback if client.is_local() => {}
+        Readers::Loopback => {
+            return bare(StatusCode::FORBIDDEN, "only for clients on this host\n");
+        }
+        Readers::Off => return bare(StatusCode::NOT_FOUND, ""),
+    }
     let accept = header(request.headers(), &ACCEPT);
     let query = request.uri().query();
     match request.uri().path() {
         "/metrics" => metrics(state, request.headers()),
-        "/proxy-log-level" => match local(client) {
-            Ok(()) => log_level(state, request).await,
-            Err(answer) => answer,
-        },
-        "/shutdown" => {
-            local(client).map_or_else(|answer| answer, |()| shutdown(state, request.method()))
-        }
-        "/env.json" => reader(client, admin.env_json).map_or_else(
-            |answer| answer,
-            |()| environment(state, request.method(), accept.as_deref(), query),
-        ),
-        path @ ("/policy" | "/policy/explain" | "/denials") => {
-            if let Err(answer) = reader(client, admin.policy) {
-                return answer;
-            }
+        "/proxy-log-level" => log_level(state, request).await,
+        "/shutdown" => shutdown(state, request.method()),
+        "/env.json" => environment(state, request.method(), accept.as_deref(), query),
+        path => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 return not_allowed(&["GET", "HEAD"]);
             }
@@ -331,27 +337,18 @@ async fn page(state: &State, client: &Client, request: Request<Incoming>) -> Ans
                 _ => enforced::explain(state, query.unwrap_or_default(), is_json),
             }
         }
-        _ => bare(StatusCode::NOT_FOUND, ""),
     }
 }
 
-/// Only clients on this host.
-fn local(client: &Client) -> Result<(), Answer> {
-    if client.is_local() {
-        return Ok(());
-    }
-    Err(bare(
-        StatusCode::FORBIDDEN,
-        "only for clients on this host\n",
-    ))
-}
-
-fn reader(client: &Client, readers: Readers) -> Result<(), Answer> {
-    match readers {
-        Readers::Policy => Ok(()),
-        Readers::Loopback => local(client),
-        Readers::Off => Err(bare(StatusCode::NOT_FOUND, "")),
-    }
+/// Who, of those whom policy admits, may have a page; `None` if there is no such page.
+fn readers(state: &State, path: &str) -> Option<Readers> {
+    Some(match path {
+        "/metrics" => Readers::Policy,
+        "/proxy-log-level" | "/shutdown" => Readers::Loopback,
+        "/env.json" => state.config.admin.env_json,
+        "/policy" | "/policy/explain" | "/denials" => state.config.admin.policy,
+        _ => return None,
+    })
 }
 
 fn metrics(state: &State, headers: &HeaderMap) -> Answer {
@@ -375,7 +372,10 @@ fn metrics(state: &State, headers: &HeaderMap) -> Answer {
     answer
 }
 
-async fn log_level(state: &State, request: Request<Incoming>) -> Answer {
+async fn log_level<B>(state: &State, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
     let Some(filter) = state.log.get() else {
         return bare(StatusCode::NOT_FOUND, "");
     };

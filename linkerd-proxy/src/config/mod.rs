@@ -13,7 +13,7 @@ mod outbound;
 mod process;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod value;
 pub mod vars;
 

@@ -92,7 +92,11 @@ impl Workers {
     )]
     pub fn threads(&self, available: NonZeroUsize) -> usize {
         let share = |ratio: f64| (available.get() as f64 * ratio).round() as usize;
-        let max = self.max.or(self.ratio.map(share)).unwrap_or(1).max(1);
+        let max = self
+            .max
+            .or_else(|| self.ratio.map(share))
+            .unwrap_or(1)
+            .max(1);
         max.max(self.min).min(available.get())
     }
 }

@@ -149,12 +149,17 @@ impl<'a> Reader<'a> {
 
     /// Records that a value is wrong.
     pub(super) fn error(&self, name: &str, value: Option<&str>, problem: String, right: String) {
-        self.errors.borrow_mut().push(ConfigError {
+        let error = ConfigError {
             name: format!("{PREFIX}{name}"),
             value: value.map(shorten),
             problem,
             right,
-        });
+        };
+        // Some variables are read by two sections.
+        let mut errors = self.errors.borrow_mut();
+        if !errors.contains(&error) {
+            errors.push(error);
+        }
     }
 
     /// Records that something is odd but does no harm.

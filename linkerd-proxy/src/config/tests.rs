@@ -1,11 +1,13 @@
 use super::*;
-use std::{collections::HashMap, io::Write as _, time::Duration};
+use std::{collections::HashMap, io::Write as _, sync::LazyLock, time::Duration};
 
 /// What the injector sets at the least, with a token file that exists.
 pub(crate) fn minimal() -> HashMap<String, String> {
-    let mut token = tempfile::NamedTempFile::new().unwrap();
-    token.write_all(b"token").unwrap();
-    let (_, token) = token.keep().unwrap();
+    static TOKEN: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
+        let mut token = tempfile::NamedTempFile::new().unwrap();
+        token.write_all(b"token").unwrap();
+        token
+    });
     [
         ("POLICY_SVC_ADDR", "localhost.:8090"),
         ("POLICY_WORKLOAD", r#"{"ns":"shop","pod":"web"}"#),
@@ -20,7 +22,7 @@ pub(crate) fn minimal() -> HashMap<String, String> {
             "linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local",
         ),
         ("IDENTITY_DIR", "/tmp"),
-        ("IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("IDENTITY_TOKEN_FILE", TOKEN.path().to_str().unwrap()),
         ("IDENTITY_TRUST_ANCHORS", "-----BEGIN CERTIFICATE-----"),
         (
             "IDENTITY_LOCAL_NAME",

@@ -363,8 +363,11 @@ impl fmt::Display for Address {
 impl Value for Address {
     accepts!(Syntax::Address);
     fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(addr) = text.parse() {
-            return Ok(Self::Socket(addr));
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return match addr.port() {
+                0 => Err("has the port 0".into()),
+                _ => Ok(Self::Socket(addr)),
+            };
         }
         let Some((name, port)) = text.rsplit_once(':') else {
             return Err("has no port".into());

@@ -155,11 +155,6 @@ impl ControlClient {
         self.0.origin.clone()
     }
 
-    /// The controller's address and identity.
-    pub(crate) fn addr(&self) -> &ControlAddr {
-        &self.0.endpoint.addr
-    }
-
     /// Pauses between attempts on this controller.
     pub(crate) fn backoff(&self) -> Backoff {
         self.0.endpoint.backoff
@@ -212,7 +207,7 @@ async fn keep(
     };
     match connected {
         Ok((sender, connection)) => {
-            pauses.reset();
+            let started = Instant::now();
             shared.metrics.connected(true);
             tracing::debug!(client = name, addr = %shared.endpoint.addr.addr, "Connected");
             publish.send_replace(Some(sender));
@@ -220,7 +215,11 @@ async fn keep(
             publish.send_replace(None);
             shared.metrics.connected(false);
             tracing::debug!(client = name, ?end, "Connection ended");
-            tokio::time::sleep(pauses.next(shared.endpoint.backoff.min)).await;
+            // A controller that drops connections as soon as they are made is not asked in a tight loop.
+            if started.elapsed() >= UNREACHABLE_PAUSE {
+                pauses.reset();
+            }
+            tokio::time::sleep(pauses.next(UNREACHABLE_PAUSE)).await;
         }
         Err(error) => {
             shared.metrics.failure(error.reason());

@@ -248,3 +248,6 @@ impl fmt::Display for Utc {
         f.write_str(&text.map_err(|_| fmt::Error)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

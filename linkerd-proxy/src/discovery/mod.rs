@@ -15,3 +15,5 @@ pub(crate) mod destination;
 pub(crate) mod identity;
 pub(crate) mod metrics;
 pub(crate) mod policy;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -73,7 +73,7 @@ pub(crate) struct PortPolicy {
     answered: watch::Sender<bool>,
     refused: ArcSwap<Option<Refused>>,
     created: Instant,
-    /// Seconds after `created` at which somebody was last seen using it.
+    /// Milliseconds after `created` at which somebody was last seen using it.
     last_used: AtomicU64,
 }
 
@@ -171,9 +171,10 @@ impl PortPolicy {
     pub(super) fn idle(self: &Arc<Self>) -> Duration {
         let now = self.created.elapsed();
         if !self.is_unused() {
-            self.last_used.store(now.as_secs(), Ordering::Relaxed);
+            let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+            self.last_used.store(ms, Ordering::Relaxed);
         }
-        now.saturating_sub(Duration::from_secs(self.last_used()))
+        now.saturating_sub(Duration::from_millis(self.last_used()))
     }
 
     /// Puts a policy in force, if it differs from what is. Tells the new version.

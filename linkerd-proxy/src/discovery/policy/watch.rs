@@ -151,7 +151,8 @@ impl Keeper {
                 output = &mut wanted => return Some(output),
                 _ = ticks.tick() => {}
             }
-            let may_go = self.is_live || self.port.current().source == Source::Default;
+            let is_live = self.is_live && self.store.is_connected();
+            let may_go = is_live || self.port.current().source == Source::Default;
             if self.port.idle() >= limit && may_go && self.store.evict(&self.port) {
                 return None;
             }
