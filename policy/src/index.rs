@@ -279,4 +279,4 @@ impl Scope {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
