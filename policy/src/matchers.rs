@@ -4,9 +4,9 @@
 
 pub(crate) mod host;
 pub(crate) mod identity;
-pub(crate) mod labels;
 pub(crate) mod networks;
 pub mod path;
+pub(crate) mod suffixes;
 pub(crate) mod value;
 
 pub use value::check_regex;

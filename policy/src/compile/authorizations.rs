@@ -81,9 +81,7 @@ impl AuthorizationTable {
                         add(identities.exact(name), at);
                     }
                     for parts in suffixes {
-                        if let Some(accepting) = identities.suffix(parts) {
-                            add(accepting, at);
-                        }
+                        add(identities.suffix(parts), at);
                     }
                 }
             }

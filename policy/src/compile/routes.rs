@@ -401,9 +401,7 @@ impl Build {
         // A route without hosts stands under the pattern "no host".
         let none = hosts.is_empty().then_some(None);
         for host in none.into_iter().chain(hosts.iter().map(Some)) {
-            if let Some(group) = self.table.hosts.entry(host) {
-                group.insert(place, at);
-            }
+            self.table.hosts.entry(host).insert(place, at);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Hosts of requests: which routes serve one, the most specific first.
 
-use super::{identity::lower, labels::LabelTrie};
+use super::{identity::lower, suffixes::SuffixTable};
 use crate::server::HostMatch;
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,7 +11,7 @@ pub(crate) struct HostTable<V> {
     /// Of `*`, a suffix without labels.
     any: Option<V>,
     exact: HashMap<Box<str>, V>,
-    suffixes: LabelTrie<V>,
+    suffixes: SuffixTable<V>,
 }
 
 impl<V> Default for HostTable<V> {
@@ -20,30 +20,24 @@ impl<V> Default for HostTable<V> {
             none: None,
             any: None,
             exact: HashMap::new(),
-            suffixes: LabelTrie::default(),
+            suffixes: SuffixTable::default(),
         }
     }
 }
 
 impl<V: Default> HostTable<V> {
     /// The value of a pattern; `None` is that of routes that name no host.
-    pub(crate) fn entry(&mut self, pattern: Option<&HostMatch>) -> Option<&mut V> {
+    pub(crate) fn entry(&mut self, pattern: Option<&HostMatch>) -> &mut V {
         match pattern {
-            None => Some(self.none.get_or_insert_default()),
-            Some(HostMatch::Exact(host)) => {
-                Some(self.exact.entry(normal(host).into()).or_default())
-            }
+            None => self.none.get_or_insert_default(),
+            Some(HostMatch::Exact(host)) => self.exact.entry(normal(host).into()).or_default(),
             Some(HostMatch::Suffix(labels)) if labels.is_empty() => {
-                Some(self.any.get_or_insert_default())
+                self.any.get_or_insert_default()
             }
             Some(HostMatch::Suffix(labels)) => {
                 let reading: Vec<&str> = labels.iter().rev().map(String::as_str).collect();
                 let text = reading.join(".").to_ascii_lowercase();
-                Some(
-                    self.suffixes
-                        .entry(text.trim_end_matches('.').rsplit('.'))?
-                        .get_or_insert_default(),
-                )
+                self.suffixes.entry(text.trim_end_matches('.'))
             }
         }
     }
@@ -129,22 +123,14 @@ mod tests {
         let mut table = HostTable::<Vec<&str>>::default();
         let suffix =
             |text: &str| HostMatch::Suffix(text.split('.').rev().map(str::to_owned).collect());
-        table.entry(None).unwrap().push("none");
-        table
-            .entry(Some(&HostMatch::Suffix(Vec::new())))
-            .unwrap()
-            .push("*");
-        table
-            .entry(Some(&suffix("example")))
-            .unwrap()
-            .push("*.example");
+        table.entry(None).push("none");
+        table.entry(Some(&HostMatch::Suffix(Vec::new()))).push("*");
+        table.entry(Some(&suffix("example"))).push("*.example");
         table
             .entry(Some(&suffix("Shop.example")))
-            .unwrap()
             .push("*.shop.example");
         table
             .entry(Some(&HostMatch::Exact("Web.shop.example".into())))
-            .unwrap()
             .push("web");
         let all = |host: &str| {
             let mut all = Vec::new();

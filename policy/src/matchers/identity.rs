@@ -3,7 +3,7 @@
 //! DNS-like identities are compared without case and may match suffixes; URIs (SPIFFE) are compared byte for byte
 //! as a whole, and of the suffixes only the empty one, which stands for "any identity", takes them.
 
-use super::labels::LabelTrie;
+use super::suffixes::SuffixTable;
 use crate::decide::PeerId;
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,7 +14,7 @@ pub(crate) struct IdentityTable<V> {
     any: Option<V>,
     dns: HashMap<Box<str>, V>,
     uri: HashMap<Box<str>, V>,
-    suffixes: LabelTrie<V>,
+    suffixes: SuffixTable<V>,
 }
 
 impl<V> Default for IdentityTable<V> {
@@ -23,7 +23,7 @@ impl<V> Default for IdentityTable<V> {
             any: None,
             dns: HashMap::new(),
             uri: HashMap::new(),
-            suffixes: LabelTrie::default(),
+            suffixes: SuffixTable::default(),
         }
     }
 }
@@ -43,20 +43,15 @@ impl<V> IdentityTable<V> {
     }
 
     /// The value of a suffix, given as parts in reading order.
-    pub(crate) fn suffix(&mut self, parts: &[String]) -> Option<&mut V>
+    pub(crate) fn suffix(&mut self, parts: &[String]) -> &mut V
     where
         V: Default,
     {
         if parts.is_empty() {
-            return Some(self.any.get_or_insert_default());
+            return self.any.get_or_insert_default();
         }
         // Parts may hold dots themselves; what counts is the text they make.
-        let text = parts.join(".").to_ascii_lowercase();
-        Some(
-            self.suffixes
-                .entry(text.rsplit('.'))?
-                .get_or_insert_default(),
-        )
+        self.suffixes.entry(&parts.join(".").to_ascii_lowercase())
     }
 
     /// Shows the value of every entry that names `identity`.
@@ -131,10 +126,7 @@ mod tests {
         }
         for parts in suffixes {
             let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
-            table
-                .suffix(&parts)
-                .unwrap()
-                .push(format!("*.{}", parts.join(".")));
+            table.suffix(&parts).push(format!("*.{}", parts.join(".")));
         }
         table
     }
