@@ -7,11 +7,13 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use linkerd_tls::{Accept, Id, Prefixed, Sniffed};
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -24,12 +26,16 @@ use tokio::{
 const DETECT: Duration = Duration::from_secs(1);
 /// From the first byte of a request to the end of its headers.
 const HEADERS: Duration = Duration::from_secs(10);
+/// Age at which a connection is asked to end; a client that does not read is cut a little later.
+const LIFETIME: Duration = Duration::from_secs(600);
 /// Streams of an HTTP/2 connection at one time.
 const MAX_STREAMS: u32 = 64;
 /// Largest HTTP/1 request head, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 /// Pause after a failed accept: with no file descriptor left, trying at once would only burn CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two log lines about it.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who is asking.
 #[derive(Clone, Debug)]
@@ -60,23 +66,75 @@ pub(crate) async fn serve(listener: std::net::TcpListener, state: State) -> io::
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let state = Arc::new(state);
-    let places = Arc::new(Semaphore::new(state.config.admin.max_connections.max(1)));
+    let limit = state.config.admin.max_connections.max(1);
+    let places = Arc::new(Semaphore::new(limit));
+    let shares = Arc::new(Shares::new(limit));
+    let mut logged: Option<Instant> = None;
     loop {
         // The place is taken before the connection: what is beyond the limit waits in the accept queue.
         let place = places.clone().acquire_owned().await;
         match listener.accept().await {
             Ok((stream, addr)) => {
+                let Some(share) = shares.take(addr.ip()) else {
+                    tracing::debug!(client.addr = %addr, "Too many admin connections of one client");
+                    continue;
+                };
                 let state = state.clone();
                 tokio::spawn(async move {
-                    let _place = place;
+                    let _held = (place, share);
                     if let Err(error) = Box::pin(connection(stream, addr, state)).await {
                         tracing::debug!(client.addr = %addr, %error, "Admin connection failed");
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "Admin accept failed");
+                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::warn!(%error, "Admin accept failed");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Connections of each client address: one client must not be able to keep everybody else, the kubelet's probes
+/// included, from the admin server.
+struct Shares {
+    /// Connections of one address at one time: a quarter of all.
+    limit: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Shares {
+    fn new(places: usize) -> Self {
+        Self {
+            limit: (places / 4).max(1),
+            taken: Mutex::default(),
+        }
+    }
+
+    fn take(self: &Arc<Self>, ip: IpAddr) -> Option<Share> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(ip).or_default();
+        if *count >= self.limit {
+            return None;
+        }
+        *count += 1;
+        Some(Share(self.clone(), ip))
+    }
+}
+
+/// A connection's part of its address's share.
+struct Share(Arc<Shares>, IpAddr);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.1);
             }
         }
     }
@@ -125,16 +183,8 @@ async fn connection(
             http(accepted.io, BytesMut::new(), Client { addr, tls }, state).await
         }
         Sniffed::NotTls => {
-            http(
-                stream,
-                read,
-                Client {
-                    addr,
-                    tls: Tls::None,
-                },
-                state,
-            )
-            .await
+            let tls = Tls::None;
+            http(stream, read, Client { addr, tls }, state).await
         }
         Sniffed::Eof => Ok(()),
     }
@@ -162,20 +212,25 @@ where
     });
     match version {
         detect::Http::Http1 => {
-            hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(io, service)
-                .await?;
+            let mut server = hyper::server::conn::http1::Builder::new();
+            let server = server.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+            let mut connection = pin!(server.max_buf_size(MAX_HEAD).serve_connection(io, service));
+            if let Ok(ended) = timeout(LIFETIME, connection.as_mut()).await {
+                return Ok(ended?);
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(HEADERS, connection).await;
         }
         detect::Http::Http2 => {
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(MAX_STREAMS)
-                .keep_alive_interval(HEADERS)
-                .serve_connection(io, service)
-                .await?;
+            let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let server = server.timer(TokioTimer::new()).keep_alive_interval(HEADERS);
+            let server = server.max_concurrent_streams(MAX_STREAMS);
+            let mut connection = pin!(server.serve_connection(io, service));
+            if let Ok(ended) = timeout(LIFETIME, connection.as_mut()).await {
+                return Ok(ended?);
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(HEADERS, connection).await;
         }
     }
     Ok(())
@@ -184,4 +239,24 @@ where
 /// IPv4 clients of an IPv6 listener are shown, and matched, as IPv4.
 fn unmapped(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_gets_a_quarter_of_the_places_and_gives_them_back() {
+        let shares = Arc::new(Shares::new(8));
+        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let held = [shares.take(a).unwrap(), shares.take(a).unwrap()];
+        assert!(shares.take(a).is_none());
+        assert!(shares.take(b).is_some());
+        drop(held);
+        assert!(shares.take(a).is_some());
+        assert!(
+            shares.taken.lock().unwrap().is_empty(),
+            "nothing is left behind"
+        );
+    }
 }

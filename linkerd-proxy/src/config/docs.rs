@@ -2,7 +2,7 @@
 
 use super::{
     PREFIX,
-    vars::{Origin, VARS, Var},
+    vars::{Origin, VARS, Var, WITHOUT_EFFECT},
 };
 use std::fmt::Write;
 
@@ -14,7 +14,8 @@ pub fn reference() -> String {
          `linkerd-proxy` takes no arguments; it reads these environment variables once, at start. Every name has the\n\
          prefix `{PREFIX}`, which is left out below. Every bad value is reported in one message, with the name, the\n\
          value and what would be right, and the process exits with code 64. An unknown name with the prefix is warned of.\n\n\
-         Unset and empty differ: an empty value is parsed like any other.\n\n\
+         Unset and empty differ: an empty value is parsed like any other. Values of variables marked *no effect yet* are\n\
+         checked, and kept for what is to come.\n\n\
          | Origin | Meaning |\n|---|---|\n\
          | injected | set by the injector of the control plane's chart |\n\
          | known | known to other proxies of the mesh, set by hand if at all |\n\
@@ -51,9 +52,14 @@ fn row(text: &mut String, var: &Var) {
         Origin::Ours => "ours",
         Origin::Ignored => "ignored",
     };
+    let effect = if WITHOUT_EFFECT.contains(&var.name) {
+        " **No effect yet.**"
+    } else {
+        ""
+    };
     let _ = writeln!(
         text,
-        "| `{}` | {} | {default} | {origin} | {} |",
+        "| `{}` | {} | {default} | {origin} | {}{effect} |",
         var.name,
         var.syntax.label(),
         var.doc

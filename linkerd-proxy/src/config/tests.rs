@@ -80,6 +80,9 @@ fn every_variable_of_the_table_is_read_and_every_default_is_valid() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), VARS.len(), "a name is in the table twice");
+    for name in vars::WITHOUT_EFFECT {
+        assert!(vars::find(name).is_some(), "{name}");
+    }
     // A default that cannot be parsed would silently read as nothing: set each one explicitly.
     for var in VARS.iter().filter(|var| var.default.is_some()) {
         let default = var.default.unwrap();

@@ -40,6 +40,42 @@ pub fn find(name: &str) -> Option<&'static Var> {
     VARS.iter().find(|var| var.name == name)
 }
 
+/// Names whose values are checked and kept, but which nothing acts on yet; the documentation says so.
+pub const WITHOUT_EFFECT: &[&str] = &[
+    "ACCESS_LOG",
+    "CONTROL_LISTEN_ADDR",
+    "DESTINATION_PROFILE_INITIAL_TIMEOUT",
+    "DESTINATION_PROFILE_NETWORKS",
+    "DESTINATION_PROFILE_SUFFIXES",
+    "INBOUND_GATEWAY_SUFFIXES",
+    "INBOUND_HTTP_BODY_IDLE_TIMEOUT",
+    "INBOUND_HTTP_FAILFAST_TIMEOUT",
+    "INBOUND_HTTP_QUEUE_CAPACITY",
+    "INBOUND_METRICS_AUTHORITY_LABELS",
+    "INBOUND_TCP_IDLE_TIMEOUT",
+    "INGRESS_MODE",
+    "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
+    "OUTBOUND_DISCOVERY_IDLE_TIMEOUT",
+    "OUTBOUND_HTTP_QUEUE_CAPACITY",
+    "OUTBOUND_LISTEN_ADDR",
+    "OUTBOUND_LISTEN_ADDRS",
+    "OUTBOUND_MAX_IN_FLIGHT",
+    "OUTBOUND_METRICS_HOSTNAME_LABELS",
+    "OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS",
+    "OUTBOUND_SERVER_HTTP2_MAX_FRAME_SIZE",
+    "OUTBOUND_SERVER_HTTP2_MAX_HEADER_LIST_SIZE",
+    "OUTBOUND_SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS",
+    "OUTBOUND_SERVER_HTTP2_MAX_SEND_BUF_SIZE",
+    "OUTBOUND_TCP_FAILFAST_TIMEOUT",
+    "OUTBOUND_TCP_QUEUE_CAPACITY",
+    "TAP_SVC_NAME",
+    "TRACE_ATTRIBUTES_PATH",
+    "TRACE_COLLECTOR_SVC_ADDR",
+    "TRACE_COLLECTOR_SVC_NAME",
+    "TRACE_EXTRA_ATTRIBUTES",
+    "TRACE_SERVICE_NAME",
+];
+
 macro_rules! vars {
     ($($section:literal { $($name:literal, $syntax:expr, $default:expr, $origin:ident, $doc:literal;)+ })+) => {
         /// Every variable, in the documentation's order.
@@ -121,7 +157,7 @@ vars! {
     "INBOUND_TCP_LISTEN_BACKLOG", Syntax::Number, Some("1024"), Known,
         "Length of the accept queue; for the admin port too.";
     "INBOUND_MAX_CONNECTIONS", Syntax::Number, Some("20000"), Ours,
-        "Accepted connections at one time; further ones wait in the accept queue.";
+        "Accepted connections at one time; further ones are closed at once.";
     "INBOUND_MAX_IN_FLIGHT", Syntax::Number, Some("100000"), Known,
         "Requests that wait for response headers, over all connections; further ones get 503.";
     "INBOUND_TLS_HANDSHAKE_TIMEOUT", Syntax::Duration, Some("10s"), Ours,
@@ -269,7 +305,7 @@ vars! {
     "ADMIN_POLICY", Syntax::Word(&["loopback", "policy", "off"]), Some("loopback"), Ours,
         "Who may read `/policy`, `/policy/explain` and `/denials`.";
     "ADMIN_MAX_CONNECTIONS", Syntax::Number, Some("256"), Ours,
-        "Connections to the admin port at one time; further ones wait in the accept queue.";
+        "Connections to the admin port at one time; further ones wait in the accept queue. One client address may have a quarter of them.";
     "METRICS_RETAIN_IDLE", Syntax::Duration, Some("10m"), Known,
         "How long a series stays without being used.";
     "METRICS_LATENCY_BUCKETS", Syntax::Buckets, None, Ours,

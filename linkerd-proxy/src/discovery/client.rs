@@ -23,7 +23,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -69,6 +69,8 @@ struct Shared {
     connection: watch::Receiver<Option<SendRequest<Body>>>,
     /// Told when somebody waits for a connection.
     wanted: Notify,
+    /// The failure that was last logged, and when.
+    logged: Mutex<Option<(&'static str, Instant)>>,
 }
 
 /// Why there is no connection.
@@ -138,6 +140,7 @@ impl ControlClient {
             metrics,
             connection,
             wanted: Notify::new(),
+            logged: Mutex::default(),
         });
         let keeper = Arc::downgrade(&shared);
         tokio::spawn(async move {
@@ -229,31 +232,27 @@ async fn keep(
                 shared.endpoint.backoff.max
             };
             let pause = pauses.next(cap);
-            log_failure(name, &error, pause);
+            shared.log(&error, pause);
             shared.wanted.notify_one();
             tokio::time::sleep(pause).await;
         }
     }
 }
 
-fn log_failure(name: &'static str, error: &ConnectError, pause: Duration) {
-    // One controller that is away would fill the log with a line a second.
-    static LAST: std::sync::Mutex<Vec<(&'static str, &'static str, Instant)>> =
-        std::sync::Mutex::new(Vec::new());
-    let now = Instant::now();
-    let mut last = LAST
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    last.retain(|(_, _, at)| now.duration_since(*at) < LOG_INTERVAL);
-    if last
-        .iter()
-        .any(|(n, reason, _)| *n == name && *reason == error.reason())
-    {
-        return;
+impl Shared {
+    /// Logs a failure, unless the same kind was logged a moment ago: a controller that is away would fill the log.
+    fn log(&self, error: &ConnectError, pause: Duration) {
+        let (now, reason) = (Instant::now(), error.reason());
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = logged
+            .is_some_and(|(last, at)| last == reason && now.duration_since(at) < LOG_INTERVAL);
+        if is_known {
+            return;
+        }
+        *logged = Some((reason, now));
+        drop(logged);
+        tracing::warn!(client = self.endpoint.name, %error, retry = ?pause, "No connection to the controller; retrying");
     }
-    last.push((name, error.reason(), now));
-    drop(last);
-    tracing::warn!(client = name, %error, retry = ?pause, "No connection to the controller; retrying");
 }
 
 type Connected = (

@@ -15,12 +15,15 @@ use std::{
     convert::Infallible,
     fmt,
     path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// How often the log says that there is no certificate yet.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Pause between two log lines about the same failure.
+const LOG_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Why there can be no identity.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +178,8 @@ struct Watcher {
     ok: Handle<Counter>,
     error: Handle<Counter>,
     errors: Family<Counter>,
+    /// The reason that was last logged, and when.
+    logged: Mutex<Option<(&'static str, Instant)>>,
     /// Why the attempt at hand failed, where the observer is not told.
     why: Arc<ArcSwap<&'static str>>,
 }
@@ -198,8 +203,21 @@ impl Watcher {
             ok: results.get(&none.clone().with("result", "ok")),
             error: results.get(&none.clone().with("result", "error")),
             errors: registry.counters(&describe::CONTROL_IDENTITY_CERT_REFRESH_ERRORS_TOTAL),
+            logged: Mutex::default(),
             why: Arc::default(),
         }
+    }
+
+    /// Whether a failure is news: attempts follow one another by the second.
+    fn may_log(&self, reason: &'static str) -> bool {
+        let now = Instant::now();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = logged
+            .is_some_and(|(last, at)| last == reason && now.duration_since(at) < LOG_INTERVAL);
+        if !is_known {
+            *logged = Some((reason, now));
+        }
+        !is_known
     }
 }
 
@@ -220,7 +238,11 @@ impl Observer for Watcher {
         self.failed_at.set(seconds(SystemTime::now()));
         self.error.inc();
         self.errors.get(&Labels::new().with("reason", reason)).inc();
-        tracing::warn!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
+        if self.may_log(reason) {
+            tracing::warn!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
+        } else {
+            tracing::debug!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
+        }
     }
 
     fn expired(&self, not_after: SystemTime) {
