@@ -15,6 +15,9 @@ use crate::resource::{Key, Resource};
 use serde_json::Value;
 use std::fmt;
 
+/// Longest name an object can have; what is longer is not repeated.
+const LONGEST_NAME: usize = 253;
+
 /// Bounds of what [`parse_within`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -34,7 +37,7 @@ impl Default for Limits {
     /// A few times what an API server would store in one object (1.5 MiB), and a large directory's worth of text.
     fn default() -> Self {
         Self {
-            bytes: 8 << 20,
+            bytes: 16 << 20,
             documents: 20_000,
             values: 1_000_000,
             string_bytes: 16 << 20,
@@ -60,11 +63,11 @@ pub struct ManifestError {
     /// Line of the text where the document starts, from 1.
     pub line: usize,
     /// Its kind, if that could be read.
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// Its namespace, if that could be read.
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// Its name, if that could be read.
-    pub name: Option<String>,
+    pub name: Option<Box<str>>,
     /// Path of the field, for example `spec.rules[0].matches[1].path.value`; empty for the document as a whole.
     pub field: String,
     /// What is wrong with which value, and what to write instead.
@@ -142,7 +145,10 @@ pub fn parse_within(text: &str, limits: &Limits) -> Vec<Result<Document, Manifes
         match tree::read(chunk.text, chunk.line, limits) {
             Ok(Value::Null) => {}
             Ok(value) => document(index, chunk.line, value, limits, &mut out),
-            Err(problem) => out.push(Err(error(index, chunk.line, &Value::Null, problem))),
+            Err(problem) => {
+                let head = split::head(chunk.text);
+                out.push(Err(error(index, chunk.line, &head, problem)));
+            }
         }
     }
     out
@@ -210,7 +216,7 @@ fn head(value: &Value) -> Value {
 fn error(document: usize, line: usize, head: &Value, problem: Problem) -> ManifestError {
     let text = |field| {
         let value = head.get(field).and_then(Value::as_str);
-        value.map(crate::resource::values::short)
+        value.filter(|v| v.len() <= LONGEST_NAME).map(Box::from)
     };
     ManifestError {
         document,
@@ -227,8 +233,8 @@ impl ManifestError {
     /// Whether the error is about the object `key`, for a source that keeps the last good version of it.
     pub fn is_about(&self, key: &Key) -> bool {
         let namespace = self.namespace.as_deref().unwrap_or("default");
-        self.kind.as_deref() == Some(&key.kind)
-            && self.name.as_deref() == Some(&key.name)
+        self.kind.as_deref() == Some(key.kind.as_str())
+            && self.name.as_deref() == Some(key.name.as_str())
             && (key.namespace.is_empty() || namespace == key.namespace)
     }
 }

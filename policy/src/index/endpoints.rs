@@ -49,6 +49,8 @@ pub struct Endpoint {
     pub inbound_port: Option<u16>,
     /// Metric labels: `pod`, the owner's kind, `serviceaccount`, `zone` ...; `zone_locality` depends on who asks.
     pub labels: StringMap,
+    /// Name below its Service (`web-0` of `web-0.web.shop.svc`), if it has one of its own.
+    pub hostname: Option<String>,
     /// Zone, if known.
     pub zone: Option<String>,
     /// Node, if known, for `internalTrafficPolicy: Local`.
@@ -87,8 +89,12 @@ impl Index {
             let Some(port) = target_port(workload, declared, port) else {
                 continue;
             };
+            let hostname = hostname(service, workload);
             for addr in workload.addresses() {
-                out.push(self.endpoint(scope, workload, addr, port));
+                out.push(Endpoint {
+                    hostname: hostname.clone(),
+                    ..self.endpoint(scope, workload, addr, port)
+                });
             }
         }
         Some(out)
@@ -178,6 +184,7 @@ impl Index {
             opaque,
             inbound_port: None,
             labels: StringMap::new(),
+            hostname: None,
             zone: workload.metadata().labels.get(ZONE_LABEL).cloned(),
             node: None,
             weight: WEIGHT,
@@ -252,6 +259,21 @@ impl Index {
             Some((ports, _)) => ports.contains(port),
             None => settings.cluster.default_opaque_ports.contains(port),
         }
+    }
+}
+
+/// Name of a workload below a Service: pods that name the Service as their subdomain, and every external workload of
+/// a headless Service.
+fn hostname(service: &Service, workload: &Workload) -> Option<String> {
+    match workload {
+        Workload::Pod(pod) => {
+            let ours = pod.spec.subdomain == service.metadata.name;
+            (ours && !pod.spec.hostname.is_empty()).then(|| pod.spec.hostname.clone())
+        }
+        Workload::ExternalWorkload(external) => service
+            .cluster_ips()
+            .is_empty()
+            .then(|| external.metadata.name.clone()),
     }
 }
 

@@ -104,10 +104,6 @@ impl fmt::Display for WorkloadRef {
 
 /// A pod or a workload outside Kubernetes.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "kept in maps, where most entries are pods"
-)]
 pub enum Workload {
     /// A pod.
     Pod(Pod),

@@ -223,7 +223,9 @@ pub(super) fn check_addresses(index: &Index, report: &mut Report) {
         let ports: BTreeSet<u16> = workload.declared_ports().iter().map(|(p, _)| *p).collect();
         for addr in workload.addresses() {
             for &port in &ports {
-                let first = taken.entry((addr, port)).or_insert(workload.metadata());
+                let first = taken
+                    .entry((addr, port))
+                    .or_insert_with(|| workload.metadata());
                 if std::ptr::eq(*first, workload.metadata()) {
                     continue;
                 }

@@ -50,6 +50,37 @@ fn take(text: &str) -> (&str, usize, Option<&str>) {
     (text, lines, None)
 }
 
+/// What a document that cannot be read seems to be about: kind, and name and namespace of its metadata, where they
+/// stand on lines of their own as people write them. Only for saying so.
+pub(super) fn head(text: &str) -> serde_json::Value {
+    let mut head = serde_json::Map::new();
+    let mut indent = None;
+    for line in text.lines().take(64) {
+        let bare = line.trim_start();
+        let depth = line.len() - bare.len();
+        let Some((field, value)) = bare.split_once(':') else {
+            continue;
+        };
+        let value = value.split(" #").next().unwrap_or_default();
+        let value = value.trim().trim_matches(['"', '\'']);
+        if depth == 0 {
+            indent = (field == "metadata").then_some(0);
+            if field == "kind" && !value.is_empty() {
+                head.insert("kind".to_owned(), value.into());
+            }
+            continue;
+        }
+        // The first line below `metadata:` says how far its fields are indented.
+        if indent == Some(0) {
+            indent = Some(depth);
+        }
+        if indent == Some(depth) && matches!(field, "name" | "namespace") && !value.is_empty() {
+            head.insert(field.to_owned(), value.into());
+        }
+    }
+    head.into()
+}
+
 /// Whether nothing but comments and directives is there.
 fn is_blank(text: &str) -> bool {
     text.lines()
@@ -63,6 +94,14 @@ mod tests {
 
     fn split(text: &str) -> Vec<(usize, &str)> {
         documents(text).map(|c| (c.line, c.text)).collect()
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_still_says_what_it_is_about() {
+        let text = "kind: Server # x\nmetadata:\n  name: \"web\"\n  labels:\n    name: no\n  namespace: shop\nspec:\n  name: no\n  a: [";
+        let expected = serde_json::json!({"kind": "Server", "name": "web", "namespace": "shop"});
+        assert_eq!(head(text), expected);
+        assert_eq!(head("- a\n: b\n  name: c"), serde_json::json!({}));
     }
 
     #[test]

@@ -119,10 +119,6 @@ impl fmt::Display for Key {
 
 /// One object.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "held one at a time on its way into the index"
-)]
 pub enum Resource {
     /// core/v1 Namespace.
     Namespace(Namespace),

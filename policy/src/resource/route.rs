@@ -423,7 +423,6 @@ pub struct RedirectPath {
 
 /// How a redirect changes the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[expect(clippy::enum_variant_names, reason = "the names of the API")]
 pub enum RedirectPathType {
     /// The whole path.
     ReplaceFullPath,

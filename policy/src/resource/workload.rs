@@ -35,6 +35,12 @@ pub struct PodSpec {
     /// Node it runs on.
     #[serde(default, deserialize_with = "values::or_default")]
     pub node_name: String,
+    /// Host name; with `subdomain` it makes a DNS name of its own below the headless Service of that name.
+    #[serde(default, deserialize_with = "values::or_default")]
+    pub hostname: String,
+    /// Name of the headless Service.
+    #[serde(default, deserialize_with = "values::or_default")]
+    pub subdomain: String,
     /// Whether it shares its node's network.
     #[serde(default, deserialize_with = "values::or_default")]
     pub host_network: bool,

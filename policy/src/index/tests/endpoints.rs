@@ -257,3 +257,19 @@ fn opaque_ports_of_a_service_come_from_it_its_namespace_or_the_cluster() {
     );
     assert_eq!(of(&[&own, namespace]), "9,80");
 }
+
+#[test]
+fn endpoints_of_a_headless_service_have_names_of_their_own() {
+    let headless = SERVICE
+        .replace("  clusterIP: 10.96.0.1\n", "  clusterIP: None\n")
+        .replace("  clusterIPs: [10.96.0.1, 'fd00::1']\n", "");
+    let named = pod("a", "10.0.0.1", "").replace(
+        "  nodeName:",
+        "  hostname: web-0\n  subdomain: web\n  nodeName:",
+    );
+    let vm = VM.replace("app: vm", "app: web");
+    let index = index(&[&headless, &named, &pod("b", "10.0.0.2", ""), &vm]);
+    let found = index.endpoints("shop", "web", 80).unwrap();
+    let names: Vec<_> = found.iter().map(|e| e.hostname.as_deref()).collect();
+    assert_eq!(names, [Some("web-0"), None, Some("vm")]);
+}

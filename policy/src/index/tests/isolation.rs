@@ -3,93 +3,96 @@
 use super::*;
 use proptest::prelude::*;
 
+/// apiVersion, kind and spec; `NS` stands for the namespace.
+const KINDS: &[(&str, &str, &str)] = &[
+    (
+        "policy.linkerd.io/v1beta3",
+        "Server",
+        "{podSelector: {}, port: 8080}",
+    ),
+    (
+        "policy.linkerd.io/v1beta3",
+        "Server",
+        "{podSelector: {matchLabels: {app: web}}, port: http, accessPolicy: audit}",
+    ),
+    (
+        "policy.linkerd.io/v1beta3",
+        "Server",
+        "{externalWorkloadSelector: {}, port: 8080, proxyProtocol: opaque}",
+    ),
+    (
+        "policy.linkerd.io/v1beta1",
+        "ServerAuthorization",
+        "{server: {selector: {}}, client: {unauthenticated: true}}",
+    ),
+    (
+        "policy.linkerd.io/v1beta1",
+        "ServerAuthorization",
+        "{server: {name: web}, client: {meshTLS: {identities: ['*']}}}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "AuthorizationPolicy",
+        "{targetRef: {group: policy.linkerd.io, kind: Server, name: web}, requiredAuthenticationRefs: []}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "AuthorizationPolicy",
+        "{targetRef: {group: policy.linkerd.io, kind: HTTPRoute, name: a}, requiredAuthenticationRefs: [{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: a}]}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "AuthorizationPolicy",
+        "{targetRef: {kind: Namespace, name: NS}, requiredAuthenticationRefs: [{group: policy.linkerd.io, kind: NetworkAuthentication, name: b}]}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "MeshTLSAuthentication",
+        "{identities: ['*']}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "NetworkAuthentication",
+        "{networks: [{cidr: 10.0.0.0/8}]}",
+    ),
+    (
+        "policy.linkerd.io/v1beta3",
+        "HTTPRoute",
+        "{parentRefs: [{kind: Server, name: web}]}",
+    ),
+    (
+        "gateway.networking.k8s.io/v1",
+        "GRPCRoute",
+        "{parentRefs: [{group: policy.linkerd.io, kind: Server, name: web}]}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "HTTPLocalRateLimitPolicy",
+        "{targetRef: {group: policy.linkerd.io, kind: Server, name: web}, total: {requestsPerSecond: 1}}",
+    ),
+    (
+        "v1",
+        "Service",
+        "{selector: {app: web}, ports: [{port: 80, targetPort: http}]}",
+    ),
+    (
+        "v1",
+        "Pod",
+        "{containers: [{name: c, ports: [{containerPort: 8080, name: http}]}]}",
+    ),
+    (
+        "workload.linkerd.io/v1beta1",
+        "ExternalWorkload",
+        "{meshTLS: {identity: a.b, serverName: a.b}, ports: [{port: 8080, name: http}], workloadIPs: [{ip: 10.0.0.1}]}",
+    ),
+    ("v1", "Namespace", ""),
+];
+
 /// One object of any kind, whose names collide with those of the other namespace on purpose.
 fn any_object(namespace: &str) -> impl Strategy<Value = Resource> + use<> {
     let namespace = namespace.to_owned();
     let name = prop::sample::select(vec!["web", "a", "b"]);
-    let spec = prop::sample::select(vec![
-        (
-            "policy.linkerd.io/v1beta3",
-            "Server",
-            "{podSelector: {}, port: 8080}",
-        ),
-        (
-            "policy.linkerd.io/v1beta3",
-            "Server",
-            "{podSelector: {matchLabels: {app: web}}, port: http, accessPolicy: audit}",
-        ),
-        (
-            "policy.linkerd.io/v1beta3",
-            "Server",
-            "{externalWorkloadSelector: {}, port: 8080, proxyProtocol: opaque}",
-        ),
-        (
-            "policy.linkerd.io/v1beta1",
-            "ServerAuthorization",
-            "{server: {selector: {}}, client: {unauthenticated: true}}",
-        ),
-        (
-            "policy.linkerd.io/v1beta1",
-            "ServerAuthorization",
-            "{server: {name: web}, client: {meshTLS: {identities: ['*']}}}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "AuthorizationPolicy",
-            "{targetRef: {group: policy.linkerd.io, kind: Server, name: web}, requiredAuthenticationRefs: []}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "AuthorizationPolicy",
-            "{targetRef: {group: policy.linkerd.io, kind: HTTPRoute, name: a}, requiredAuthenticationRefs: [{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: a}]}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "AuthorizationPolicy",
-            "{targetRef: {kind: Namespace, name: NS}, requiredAuthenticationRefs: [{group: policy.linkerd.io, kind: NetworkAuthentication, name: b}]}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "MeshTLSAuthentication",
-            "{identities: ['*']}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "NetworkAuthentication",
-            "{networks: [{cidr: 10.0.0.0/8}]}",
-        ),
-        (
-            "policy.linkerd.io/v1beta3",
-            "HTTPRoute",
-            "{parentRefs: [{kind: Server, name: web}]}",
-        ),
-        (
-            "gateway.networking.k8s.io/v1",
-            "GRPCRoute",
-            "{parentRefs: [{group: policy.linkerd.io, kind: Server, name: web}]}",
-        ),
-        (
-            "policy.linkerd.io/v1alpha1",
-            "HTTPLocalRateLimitPolicy",
-            "{targetRef: {group: policy.linkerd.io, kind: Server, name: web}, total: {requestsPerSecond: 1}}",
-        ),
-        (
-            "v1",
-            "Service",
-            "{selector: {app: web}, ports: [{port: 80, targetPort: http}]}",
-        ),
-        (
-            "v1",
-            "Pod",
-            "{containers: [{name: c, ports: [{containerPort: 8080, name: http}]}]}",
-        ),
-        (
-            "workload.linkerd.io/v1beta1",
-            "ExternalWorkload",
-            "{meshTLS: {identity: a.b, serverName: a.b}, ports: [{port: 8080, name: http}], workloadIPs: [{ip: 10.0.0.1}]}",
-        ),
-        ("v1", "Namespace", ""),
-    ]);
+    let spec = prop::sample::select(KINDS);
     (name, spec, 0u8..4).prop_map(move |(name, (api, kind, spec), day)| {
         let spec = spec.replace("NS", &namespace);
         let created = match day {
@@ -140,13 +143,15 @@ fn answers(index: &Index, namespace: &str) -> String {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn an_object_of_one_namespace_never_changes_an_answer_for_another(
         ours in prop::collection::vec(any_object("b"), 0..12),
         theirs in prop::collection::vec(any_object("a"), 1..12),
         deleted in any::<prop::sample::Index>(),
     ) {
-        let mut index = Index::from_resources(Cluster::default(), ours.clone());
+        let mut index = Index::from_resources(Cluster::default(), ours);
         let before = answers(&index, "b");
         theirs.iter().for_each(|r| index.apply(r.clone()));
         prop_assert_eq!(&answers(&index, "b"), &before);
