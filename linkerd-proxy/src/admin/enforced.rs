@@ -5,7 +5,7 @@ use super::{
     pages::{Answer, json, text},
     utc,
 };
-use crate::discovery::policy::{PortPolicy, protocol};
+use crate::discovery::policy::PortPolicy;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use linkerd_policy::{
     Explanation, Peer, PeerId, PeerTls, RequestView,
@@ -116,7 +116,7 @@ fn describe(port: &PortPolicy) -> Port {
     let listed = server.authorizations.iter().take(MAX_LISTED);
     Port {
         port: port.number(),
-        protocol: protocol(&server.protocol),
+        protocol: server.protocol.name(),
         server: server.meta.to_string(),
         source: current.source.as_str(),
         version: current.version,

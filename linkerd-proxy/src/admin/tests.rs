@@ -428,7 +428,7 @@ async fn policy_shows_what_is_in_force_and_explain_says_why() {
     );
     let (_, text) = get(&world, LOCAL, "/policy").await;
     assert!(
-        text.contains("port 8080 (unknown): server web, version 2 from controller"),
+        text.contains("port 8080 (detect): server web, version 2 from controller"),
         "{text}"
     );
     assert!(

@@ -37,8 +37,36 @@ pub fn reference() -> String {
         let _ = writeln!(text, "| `{}` | {} |", var.name, var.doc);
     }
     syntax(&mut text);
+    text.push_str(ADMIN);
     text
 }
+
+/// What the admin server answers, and whom.
+const ADMIN: &str = "
+## Pages of the admin server
+
+`ADMIN_LISTEN_ADDR` speaks HTTP/1 and HTTP/2, in plaintext and over mesh TLS. Every page but the probes is under the
+inbound policy of the admin port, request by request. Beyond that:
+
+| Path | Methods | Who | Answer |
+|---|---|---|---|
+| `/live` | any | everybody, whatever the policy | 200 `live` |
+| `/ready` | any | everybody, whatever the policy | 200 `ready`, or 503 `not ready` with the reason in `l5d-proxy-error` |
+| `/metrics` | any | whom policy admits | classic text, OpenMetrics or protobuf, by `Accept`; gzip |
+| `/policy` | GET, HEAD | this host; `ADMIN_POLICY` | what is enforced now, for each port: server, routes, authorizations, version, age, source, the last refused update |
+| `/policy/explain` | GET, HEAD | this host; `ADMIN_POLICY` | the decision about a client and why: `?port=8080&client=IDENTITY&ip=ADDRESS&tls=mesh&method=GET&host=NAME&path=/x&header=NAME:VALUE`; only `port` is needed, `ip` is 192.0.2.1 if left out |
+| `/denials` | GET, HEAD | this host; `ADMIN_POLICY` | each distinct recent denial, with a count |
+| `/proxy-log-level` | GET, PUT | this host | the log filter; PUT replaces it |
+| `/env.json` | GET | this host; `ADMIN_ENV_JSON` | the environment; `?A&B` selects |
+| `/shutdown` | POST | this host; `SHUTDOWN_ENDPOINT_ENABLED` | begins the drain |
+
+`/policy`, `/policy/explain` and `/denials` are JSON for clients whose `Accept` names it, else text.
+
+Ready means: there is a certificate that has not expired; each port of `INBOUND_PORTS` (and the admin port) has its
+policy, or `POLICY_WAIT_TIMEOUT` is over (never, with `READY_REQUIRES_POLICY`); and connections are accepted, which in
+a drain they are for `SHUTDOWN_DRAIN_WINDOW`. The gauge `inbound_policy_info` says by `source` where the policy in force
+comes from: `controller`, `default`, or `invalid`, where the only policy so far cannot be used and nothing is allowed.
+";
 
 fn row(text: &mut String, var: &Var) {
     let default = match var.default {

@@ -108,8 +108,17 @@ impl<'a> Reader<'a> {
     /// The value of a variable that must be set.
     pub(super) fn required<T: Value>(&self, name: &str) -> Option<T> {
         if self.text(name).is_none() {
-            let syntax = self.var(name).map_or(Syntax::Text, |var| var.syntax);
-            self.error(name, None, "is not set".into(), syntax.right());
+            let right = self
+                .var(name)
+                .map_or_else(String::new, |var| match var.syntax {
+                    // That it is text says nothing; what it is for does.
+                    Syntax::Text => {
+                        let doc = var.doc.split([';', '.']).next().unwrap_or_default();
+                        format!("text: {}", doc.trim_end().to_lowercase())
+                    }
+                    syntax => syntax.right(),
+                });
+            self.error(name, None, "is not set".into(), right);
         }
         self.optional(name)
     }

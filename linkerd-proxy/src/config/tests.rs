@@ -287,6 +287,9 @@ fn addresses_and_names_of_controllers_belong_together() {
             .to_string()
             .contains("LINKERD2_PROXY_DESTINATION_SVC_ADDR is not set")
     );
+    let unset = without("POLICY_WORKLOAD").unwrap_err().to_string();
+    let wanted = "POLICY_WORKLOAD is not set: give text: this workload's name for the controller";
+    assert!(unset.contains(wanted), "{unset}");
     for not_loopback in ["localhost:8090", "linkerd-policy:8090"] {
         assert!(
             with(&[("POLICY_SVC_ADDR", not_loopback)]).is_err(),

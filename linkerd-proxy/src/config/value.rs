@@ -457,7 +457,7 @@ impl Value for Suffixes {
 }
 
 impl Value for linkerd_tls::Id {
-    accepts!(Syntax::Identity);
+    accepts!(Syntax::Identity | Syntax::Name);
     fn parse(text: &str) -> Result<Self, String> {
         if text.contains("://") {
             return text.parse().map_err(|_| "is no URI".to_owned());

@@ -215,7 +215,7 @@ vars! {
     "POLICY_SVC_NAME", Syntax::Identity, None, Injected,
         "Its identity; not needed with a loopback address.";
     "POLICY_WORKLOAD", Syntax::Text, None, Injected,
-        "Names this workload to the controller; sent as it is. Required.";
+        "This workload's name for the controller; sent as it is. Required.";
     "POLICY_WAIT_TIMEOUT", Syntax::Duration, Some("3s"), Ours,
         "How long the first connection to a port, and readiness, wait for the first policy of the port. Then the default policy applies until there is one.";
     "POLICY_FAIL_CLOSED", Syntax::Bool, Some("false"), Ours,
@@ -267,12 +267,12 @@ vars! {
 }
 "Identity" {
     "IDENTITY_DIR", Syntax::Text, None, Injected,
-        "Directory of `key.p8` and `csr.der`; they are created where they are missing. Required.";
+        "A directory for `key.p8` and `csr.der`; they are created where they are missing. Required.";
     "IDENTITY_TOKEN_FILE", Syntax::Text, None, Injected,
-        "File with the token shown to the identity service; read afresh at every attempt. Required, and must not be empty at start.";
+        "A file with the token shown to the identity service; read afresh at every attempt. Required, and must not be empty at start.";
     "IDENTITY_TRUST_ANCHORS", Syntax::Text, None, Injected,
-        "Trust anchors, PEM text. Required.";
-    "IDENTITY_LOCAL_NAME", Syntax::Identity, None, Injected,
+        "The trust anchors as PEM. Required.";
+    "IDENTITY_LOCAL_NAME", Syntax::Name, None, Injected,
         "This workload's identity and TLS server name. Required, unless the next two are given.";
     "IDENTITY_SERVER_ID", Syntax::Identity, None, Known,
         "This workload's identity, where `IDENTITY_LOCAL_NAME` is unset.";

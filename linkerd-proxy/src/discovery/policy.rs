@@ -11,10 +11,7 @@
 mod port;
 mod watch;
 
-pub(crate) use self::{
-    port::{PortPolicy, Snapshot, Source},
-    watch::protocol,
-};
+pub(crate) use self::port::{PortPolicy, Snapshot, Source};
 
 use super::client::ControlClient;
 use crate::config::{PortSet, StreamLimits};

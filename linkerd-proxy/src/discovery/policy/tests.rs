@@ -106,7 +106,7 @@ async fn listed_ports_are_watched_from_the_start_and_for_this_workload() {
         "{}",
         page(&world.registry)
     );
-    let info = "inbound_policy_info{port=\"8080\",source=\"controller\",srv_group=\"policy.linkerd.io\",srv_kind=\"server\",srv_name=\"web\",srv_port=\"8080\",protocol=\"unknown\"} 1";
+    let info = "inbound_policy_info{port=\"8080\",source=\"controller\",srv_group=\"policy.linkerd.io\",srv_kind=\"server\",srv_name=\"web\",srv_port=\"8080\",protocol=\"detect\"} 1";
     assert!(world.has_metric(info), "{}", page(&world.registry));
 }
 

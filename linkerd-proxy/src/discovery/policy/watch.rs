@@ -6,7 +6,7 @@ use super::{
 };
 use crate::discovery::backoff::Pauses;
 use linkerd_metrics::{Gauge, Handle, Labels};
-use linkerd_policy::{proto, server::Protocol};
+use linkerd_policy::proto;
 use linkerd2_proxy_api::inbound::{
     PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient,
 };
@@ -274,7 +274,7 @@ impl Keeper {
                 .with("srv_kind", server.meta.kind())
                 .with("srv_name", server.meta.name())
                 .with("srv_port", self.port.number())
-                .with("protocol", protocol(&server.protocol)),
+                .with("protocol", server.protocol.name()),
         );
         if let Some(before) = self.published.replace(info.clone()) {
             before.set(0.0);
@@ -288,18 +288,6 @@ impl Drop for Keeper {
         if let Some(published) = &self.published {
             published.set(0.0);
         }
-    }
-}
-
-/// A protocol's name in metrics and on the admin server, spelled as in Server resources.
-pub(crate) fn protocol(protocol: &Protocol) -> &'static str {
-    match protocol {
-        Protocol::Detect { .. } => "unknown",
-        Protocol::Http1(_) => "HTTP/1",
-        Protocol::Http2(_) => "HTTP/2",
-        Protocol::Grpc { .. } => "gRPC",
-        Protocol::Opaque => "opaque",
-        Protocol::Tls => "TLS",
     }
 }
 
