@@ -1,1 +1,25 @@
-//! Under construction.
+//! The control plane: policy, identity and destination over gRPC, fed by a directory of Kubernetes-shaped manifests.
+//!
+//! Indexes are pure (`linkerd_policy::index`): the source turns files into a whole new index, which is swapped at once;
+//! the services stream what changes of it and know nothing of files.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`source`] | the directory: what is good, what is wrong and where, the last good version of each object |
+//! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
+//! | [`token`] | workload tokens: signed JWTs |
+//! | `grpc` | the three services |
+//! | `admin` | health, metrics, status, policy and explanations for any workload |
+
+pub mod authority;
+pub mod source;
+pub mod token;
+
+mod admin;
+mod config;
+mod grpc;
+mod metrics;
+mod serve;
+
+pub use config::{Config, Flags};
+pub use serve::{Error, main, run};

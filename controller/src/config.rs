@@ -1,0 +1,121 @@
+//! What the control plane is told: flags named like the peer's, and ours for the directory.
+
+use ipnet::IpNet;
+use linkerd_policy::{DefaultPolicy, index::Cluster};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Configuration of the control plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of manifests, read recursively and watched.
+    pub manifests: PathBuf,
+    /// More directories over it; an object in a later one replaces one of the same name in an earlier one.
+    pub overlays: Vec<PathBuf>,
+    /// Where the CA and the token key are kept.
+    pub state_dir: PathBuf,
+    /// Where policy is served.
+    pub policy_addr: SocketAddr,
+    /// Where destinations are served.
+    pub destination_addr: SocketAddr,
+    /// Where certificates are issued.
+    pub identity_addr: SocketAddr,
+    /// Health, metrics, status.
+    pub admin_addr: SocketAddr,
+    /// Names and defaults of the mesh.
+    pub cluster: Cluster,
+    /// Lifetime of issued certificates.
+    pub issuance_lifetime: Duration,
+    /// How far clocks may differ.
+    pub clock_skew: Duration,
+    /// Certificates that one identity may ask for in a minute.
+    pub certify_per_minute: u32,
+    /// How often the directory is read again, besides when it changes.
+    pub rescan: Duration,
+}
+
+/// The flags of `linkerd-controller` and of `linkerd controller`.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "linkerd-controller", max_term_width = 120)]
+pub struct Flags {
+    /// Directory of Kubernetes-shaped manifests (*.yaml, *.yml, *.json), read recursively and watched.
+    #[arg(long)]
+    pub manifests: PathBuf,
+    /// A directory whose objects replace those of the same name in earlier ones; may be repeated.
+    #[arg(long = "overlay")]
+    pub overlays: Vec<PathBuf>,
+    /// Where the CA and the token key are kept; made on first use.
+    #[arg(long, default_value = ".linkerd")]
+    pub state_dir: PathBuf,
+    /// Address of the policy API.
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    pub policy_addr: SocketAddr,
+    /// Address of the destination API.
+    #[arg(long, default_value = "127.0.0.1:8086")]
+    pub destination_addr: SocketAddr,
+    /// Address of the identity API.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub identity_addr: SocketAddr,
+    /// Address of health, metrics and status.
+    #[arg(long, default_value = "127.0.0.1:9990")]
+    pub admin_addr: SocketAddr,
+    /// The policy of ports that no Server selects.
+    #[arg(long, default_value = "all-unauthenticated")]
+    pub default_policy: DefaultPolicy,
+    /// Networks of the cluster-* policies.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8,127.0.0.0/8"
+    )]
+    pub cluster_networks: Vec<IpNet>,
+    /// Networks that probes come from.
+    #[arg(long, value_delimiter = ',', default_value = "0.0.0.0/0,::/0")]
+    pub probe_networks: Vec<IpNet>,
+    /// Trust domain of identities.
+    #[arg(long, default_value = "cluster.local")]
+    pub identity_trust_domain: String,
+    /// Domain of Service names.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Namespace in identities.
+    #[arg(long, default_value = "linkerd")]
+    pub control_plane_namespace: String,
+    /// Seconds that certificates are valid.
+    #[arg(long, default_value_t = 86_400)]
+    pub identity_issuance_lifetime_seconds: u64,
+    /// Seconds that clocks may differ.
+    #[arg(long, default_value_t = 20)]
+    pub identity_clock_skew_seconds: u64,
+    /// Certificates that one identity may ask for in a minute.
+    #[arg(long, default_value_t = 60)]
+    pub certify_per_minute: u32,
+}
+
+impl From<Flags> for Config {
+    fn from(flags: Flags) -> Self {
+        Self {
+            manifests: flags.manifests,
+            overlays: flags.overlays,
+            state_dir: flags.state_dir,
+            policy_addr: flags.policy_addr,
+            destination_addr: flags.destination_addr,
+            identity_addr: flags.identity_addr,
+            admin_addr: flags.admin_addr,
+            cluster: Cluster {
+                control_plane_namespace: flags.control_plane_namespace,
+                trust_domain: flags.identity_trust_domain,
+                cluster_domain: flags.cluster_domain,
+                cluster_networks: flags.cluster_networks,
+                probe_networks: flags.probe_networks,
+                default_policy: flags.default_policy,
+                ..Cluster::default()
+            },
+            issuance_lifetime: Duration::from_secs(
+                flags.identity_issuance_lifetime_seconds.max(10),
+            ),
+            clock_skew: Duration::from_secs(flags.identity_clock_skew_seconds),
+            certify_per_minute: flags.certify_per_minute.max(1),
+            rescan: Duration::from_secs(5),
+        }
+    }
+}

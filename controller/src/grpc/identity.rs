@@ -1,0 +1,148 @@
+//! `io.linkerd.proxy.identity.Identity`: a certificate for whoever shows a token.
+
+use super::Shared;
+use crate::{
+    authority::Authority,
+    token::{self, TokenError},
+};
+use linkerd_tls::ca::{IssueError, IssueFault};
+use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse, identity_server::Identity};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+use tonic::{Request, Response, Status};
+
+/// How many identities are counted for the rate limit; when there are more, idle ones are forgotten first.
+const MAX_IDENTITIES: usize = 10_000;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Certifier {
+    pub(crate) shared: Shared,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) lifetime: Duration,
+    pub(crate) skew: Duration,
+    pub(crate) per_minute: u32,
+    pub(crate) asked: Mutex<HashMap<String, (Instant, u32)>>,
+}
+
+/// Why there is no certificate: the metric's reason, and what the client is told.
+struct Refused(&'static str, Status);
+
+impl Certifier {
+    fn certify_now(&self, request: &CertifyRequest) -> Result<CertifyResponse, Refused> {
+        let missing = |what| Refused("missing", Status::invalid_argument(what));
+        if request.identity.is_empty() {
+            return Err(missing("missing identity"));
+        }
+        if request.token.is_empty() {
+            return Err(missing("missing token"));
+        }
+        if request.certificate_signing_request.is_empty() {
+            return Err(missing("missing certificate signing request"));
+        }
+        let token = std::str::from_utf8(&request.token).unwrap_or_default();
+        let subject = token::verify(&self.authority, token).map_err(refused_token)?;
+        let found = token::identity(&subject, &self.shared.snapshots.borrow().index)
+            .map_err(refused_token)?;
+        if !found.eq_ignore_ascii_case(&request.identity) {
+            let text = format!(
+                "requested identity did not match provided token: requested={}; found={found}",
+                request.identity
+            );
+            return Err(Refused("identity", Status::failed_precondition(text)));
+        }
+        self.limit(&found)?;
+        let issued = self
+            .authority
+            .ca()
+            .issue(
+                &request.certificate_signing_request,
+                &found,
+                self.lifetime,
+                self.skew,
+            )
+            .map_err(refused_request)?;
+        let until = issued
+            .not_after
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(CertifyResponse {
+            leaf_certificate: issued.leaf_der,
+            intermediate_certificates: issued.chain,
+            valid_until: Some(prost_types::Timestamp {
+                seconds: i64::try_from(until.as_secs()).unwrap_or(i64::MAX),
+                nanos: 0,
+            }),
+        })
+    }
+
+    /// One identity's flood is not everybody's.
+    fn limit(&self, identity: &str) -> Result<(), Refused> {
+        let now = Instant::now();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.len() >= MAX_IDENTITIES {
+            asked.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+        }
+        let (since, count) = asked.entry(identity.to_owned()).or_insert((now, 0));
+        if now.duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count <= self.per_minute {
+            return Ok(());
+        }
+        let text = format!(
+            "more than {} certificates a minute for {identity}",
+            self.per_minute
+        );
+        Err(Refused("rate", Status::resource_exhausted(text)))
+    }
+}
+
+fn refused_token(error: TokenError) -> Refused {
+    let text = error.to_string();
+    match error {
+        TokenError::NotAuthenticated(_) | TokenError::UnknownWorkload(_) => {
+            Refused("token", Status::failed_precondition(text))
+        }
+        TokenError::Subject(_) | TokenError::Label(_) => {
+            Refused("token", Status::invalid_argument(text))
+        }
+    }
+}
+
+fn refused_request(error: IssueError) -> Refused {
+    let text = error.to_string();
+    match error.fault() {
+        IssueFault::InvalidArgument => Refused("request", Status::invalid_argument(text)),
+        IssueFault::FailedPrecondition => Refused("request", Status::failed_precondition(text)),
+        IssueFault::Issuer => Refused("issuer", Status::unknown(text)),
+        IssueFault::Internal => Refused("internal", Status::internal(text)),
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for Certifier {
+    async fn certify(
+        &self,
+        request: Request<CertifyRequest>,
+    ) -> Result<Response<CertifyResponse>, Status> {
+        let request = request.into_inner();
+        match self.certify_now(&request) {
+            Ok(response) => {
+                self.shared.metrics.certified("");
+                tracing::info!(identity = request.identity, "Certified");
+                Ok(Response::new(response))
+            }
+            Err(Refused(reason, status)) => {
+                self.shared.metrics.certified(reason);
+                tracing::warn!(identity = ?request.identity, reason, error = status.message(), "No certificate");
+                Err(status)
+            }
+        }
+    }
+}

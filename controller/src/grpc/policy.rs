@@ -1,0 +1,74 @@
+//! `io.linkerd.proxy.inbound.InboundServerPolicies`: the policy of a workload's port, and its changes.
+
+use super::{Answers, Shared, watch_snapshots};
+use linkerd_policy::{index::WorkloadRef, proto::server_to_api, server::ServerPolicy};
+use linkerd2_proxy_api::inbound::{
+    PortSpec, Server, inbound_server_policies_server::InboundServerPolicies,
+};
+use tonic::{Code, Request, Response, Status};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies(pub(crate) Shared);
+
+impl Policies {
+    /// What is asked for, and what it is now.
+    fn look_up(&self, spec: &PortSpec) -> Result<(WorkloadRef, u16, ServerPolicy), Status> {
+        let invalid = || Status::invalid_argument(format!("Invalid workload: {}", spec.workload));
+        let workload: WorkloadRef = spec.workload.trim().parse().map_err(|_| invalid())?;
+        let port = u16::try_from(spec.port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| Status::invalid_argument(format!("Invalid port: {}", spec.port)))?;
+        let policy = self
+            .0
+            .snapshots
+            .borrow()
+            .index
+            .inbound(&workload, port)
+            .ok_or_else(|| Status::not_found("unknown server"))?;
+        Ok((workload, port, policy))
+    }
+
+    fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        self.0.metrics.called("policy", method, code);
+        result
+    }
+}
+
+#[tonic::async_trait]
+impl InboundServerPolicies for Policies {
+    async fn get_port(&self, request: Request<PortSpec>) -> Result<Response<Server>, Status> {
+        let found = self.look_up(request.get_ref());
+        let (_, _, policy) = self.counted("GetPort", found)?;
+        Ok(Response::new(server_to_api(&policy)))
+    }
+
+    type WatchPortStream = Answers<Server>;
+
+    async fn watch_port(
+        &self,
+        request: Request<PortSpec>,
+    ) -> Result<Response<Self::WatchPortStream>, Status> {
+        let found = self.look_up(request.get_ref());
+        let (workload, port, _) = self.counted("WatchPort", found)?;
+        let last: Option<ServerPolicy> = None;
+        let stream = watch_snapshots(
+            &self.0,
+            ("policy", "WatchPort"),
+            last,
+            move |snapshot, last| {
+                // A workload that is gone ends the stream.
+                let policy = snapshot.index.inbound(&workload, port)?;
+                if last.as_ref() == Some(&policy) {
+                    return Some(Vec::new());
+                }
+                let message = server_to_api(&policy);
+                *last = Some(policy);
+                Some(vec![message])
+            },
+        );
+        Ok(Response::new(stream))
+    }
+}

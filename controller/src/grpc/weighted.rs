@@ -1,0 +1,75 @@
+//! Endpoints as the API's addresses.
+
+use linkerd_policy::index::{Endpoint, EndpointIdentity};
+use linkerd2_proxy_api::{
+    destination::{
+        ProtocolHint, TlsIdentity, WeightedAddr,
+        protocol_hint::{H2, Opaque, OpaqueTransport, Protocol},
+        tls_identity::{DnsLikeIdentity, Strategy, UriLikeIdentity},
+    },
+    net::{IPv6, IpAddress, TcpAddress, ip_address::Ip},
+};
+use std::net::IpAddr;
+
+/// An endpoint's address.
+pub(super) fn address(ip: IpAddr, port: u16) -> TcpAddress {
+    let ip = match ip {
+        IpAddr::V4(ip) => Ip::Ipv4(ip.into()),
+        IpAddr::V6(ip) => {
+            let bits = u128::from(ip);
+            // The upper and the lower half.
+            let first = u64::try_from(bits >> 64).unwrap_or_default();
+            let last = u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
+            Ip::Ipv6(IPv6 { first, last })
+        }
+    };
+    TcpAddress {
+        ip: Some(IpAddress { ip: Some(ip) }),
+        port: port.into(),
+    }
+}
+
+/// An endpoint with everything that a client needs to reach it (control plane §4.4).
+pub(super) fn weighted(endpoint: &Endpoint) -> WeightedAddr {
+    let mut metric_labels: std::collections::HashMap<String, String> = endpoint
+        .labels
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect();
+    metric_labels
+        .entry("zone_locality".into())
+        .or_insert_with(|| "unknown".into());
+    WeightedAddr {
+        addr: Some(address(endpoint.addr, endpoint.port)),
+        weight: endpoint.weight,
+        metric_labels,
+        tls_identity: endpoint.identity.as_ref().map(|identity| TlsIdentity {
+            server_name: endpoint
+                .server_name
+                .clone()
+                .map(|name| DnsLikeIdentity { name }),
+            strategy: Some(match identity {
+                EndpointIdentity::Dns(name) => {
+                    Strategy::DnsLikeIdentity(DnsLikeIdentity { name: name.clone() })
+                }
+                EndpointIdentity::Uri(uri) => {
+                    Strategy::UriLikeIdentity(UriLikeIdentity { uri: uri.clone() })
+                }
+            }),
+        }),
+        protocol_hint: endpoint.meshed.then(|| ProtocolHint {
+            protocol: Some(if endpoint.opaque {
+                Protocol::Opaque(Opaque {})
+            } else {
+                Protocol::H2(H2 {})
+            }),
+            opaque_transport: endpoint
+                .inbound_port
+                .filter(|_| endpoint.opaque)
+                .map(|port| OpaqueTransport {
+                    inbound_port: port.into(),
+                }),
+        }),
+        ..WeightedAddr::default()
+    }
+}

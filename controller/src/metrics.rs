@@ -1,0 +1,119 @@
+//! The control plane's own metrics. Families are described in `linkerd_metrics::describe`.
+
+use crate::source::Snapshot;
+use linkerd_metrics::{Counter, Family, Gauge, Handle, Labels, Registry, describe};
+use linkerd_policy::index::Workload;
+use std::{collections::HashMap, time::SystemTime};
+
+/// Every family of the control plane.
+#[derive(Debug)]
+pub(crate) struct ControllerMetrics {
+    resources: Family<Gauge>,
+    manifest_errors: Family<Gauge>,
+    loads: Family<Counter>,
+    lint: Family<Gauge>,
+    changed: Handle<Gauge>,
+    streams: Family<Gauge>,
+    calls: Family<Counter>,
+    certificates: Family<Counter>,
+    pub(crate) issuer_expiry: Handle<Gauge>,
+}
+
+/// Gauges that stand for one snapshot; dropping them takes their series away in time.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(Vec<Handle<Gauge>>);
+
+impl ControllerMetrics {
+    pub(crate) fn register(registry: &Registry) -> Self {
+        let none = Labels::new();
+        Self {
+            resources: registry.gauges(&describe::CONTROLLER_RESOURCES),
+            manifest_errors: registry.gauges(&describe::CONTROLLER_MANIFEST_ERRORS),
+            loads: registry.counters(&describe::CONTROLLER_MANIFEST_LOADS_TOTAL),
+            lint: registry.gauges(&describe::CONTROLLER_LINT_FINDINGS),
+            changed: registry
+                .gauges(&describe::CONTROLLER_INDEX_CHANGED_TIMESTAMP_SECONDS)
+                .get(&none),
+            streams: registry.gauges(&describe::CONTROLLER_STREAMS),
+            calls: registry.counters(&describe::CONTROLLER_CALLS_TOTAL),
+            certificates: registry.counters(&describe::CONTROLLER_CERTIFICATES_TOTAL),
+            issuer_expiry: registry
+                .gauges(&describe::CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS)
+                .get(&none),
+        }
+    }
+
+    /// Shows a new snapshot in place of the one before.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub(crate) fn show(&self, snapshot: &Snapshot, shown: &mut Shown) {
+        let result = if snapshot.problems.is_empty() {
+            "ok"
+        } else {
+            "error"
+        };
+        self.loads.get(&Labels::new().with("result", result)).inc();
+        self.changed.set_time(SystemTime::now());
+        for gauge in shown.0.drain(..) {
+            gauge.set(0.0);
+        }
+        let mut set = |family: &Family<Gauge>, key: &str, counts: HashMap<String, usize>| {
+            for (value, count) in counts {
+                let gauge = family.get(&Labels::new().with(key, value));
+                gauge.set(count as f64);
+                shown.0.push(gauge);
+            }
+        };
+        let mut kinds: HashMap<String, usize> = HashMap::new();
+        for workload in snapshot.index.workloads() {
+            let kind = match workload {
+                Workload::Pod(_) => "Pod",
+                Workload::ExternalWorkload(_) => "ExternalWorkload",
+            };
+            *kinds.entry(kind.to_owned()).or_default() += 1;
+        }
+        *kinds.entry("Service".into()).or_default() += snapshot.index.services().count();
+        set(&self.resources, "kind", kinds);
+        let mut files: HashMap<String, usize> = HashMap::new();
+        for problem in &snapshot.problems {
+            *files.entry(problem.file.clone()).or_default() += 1;
+        }
+        set(&self.manifest_errors, "file", files);
+        let mut findings: HashMap<String, usize> = HashMap::new();
+        for finding in snapshot.index.lint() {
+            *findings.entry(finding.check.to_owned()).or_default() += 1;
+        }
+        set(&self.lint, "reason", findings);
+    }
+
+    /// Counts the answer to a call.
+    pub(crate) fn called(&self, service: &'static str, method: &'static str, code: tonic::Code) {
+        let labels = Labels::new()
+            .with("service", service)
+            .with("method", method)
+            .with("grpc_status", code as i32);
+        self.calls.get(&labels).inc();
+    }
+
+    /// An open stream, until the value is dropped.
+    pub(crate) fn stream(
+        &self,
+        service: &'static str,
+        method: &'static str,
+    ) -> linkerd_metrics::Held {
+        self.streams
+            .get(
+                &Labels::new()
+                    .with("service", service)
+                    .with("method", method),
+            )
+            .hold()
+    }
+
+    /// Counts an answer about a certificate; `reason` is empty for a certificate.
+    pub(crate) fn certified(&self, reason: &'static str) {
+        let result = if reason.is_empty() { "ok" } else { "error" };
+        self.certificates
+            .get(&Labels::new().with("result", result).with("reason", reason))
+            .inc();
+    }
+}

@@ -1,0 +1,278 @@
+//! A directory of manifests as the source of the index.
+//!
+//! Every read takes the whole directory. What is wrong is reported by file, document and field and takes nothing else
+//! down: an object whose new version cannot be read keeps its last good one, for as long as some document is about it.
+
+use linkerd_policy::{
+    index::{Cluster, Index},
+    manifest::{self, ManifestError},
+    resource::{Key, Resource},
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Most files that are read from a directory.
+pub const MAX_FILES: usize = 10_000;
+/// Largest file, in bytes.
+pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// How deep directories may lie in each other.
+const MAX_DEPTH: usize = 16;
+
+/// Something that is wrong with the manifests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// The document in it, from 0; absent when the whole file cannot be read.
+    pub document: Option<usize>,
+    /// The line in it, from 1.
+    pub line: Option<usize>,
+    /// What it is about, as far as it is known.
+    pub object: Option<String>,
+    /// The field, as a path.
+    pub field: String,
+    /// What is wrong, and the fix.
+    pub reason: String,
+    /// An earlier version of the object is still in force.
+    pub kept: bool,
+}
+
+/// One reading of the directories.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every good object and where it stands.
+    pub objects: BTreeMap<Key, (PathBuf, Resource)>,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+    /// Files that were read.
+    pub files: usize,
+}
+
+/// Reads directories; objects of a later one replace those of the same name in earlier ones.
+pub fn read(directories: &[PathBuf]) -> Loaded {
+    read_all(directories).0
+}
+
+fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
+    let mut loaded = Loaded::default();
+    let mut about = About::new();
+    for directory in directories {
+        let mut layer = BTreeMap::new();
+        for file in files(directory, &mut loaded.problems) {
+            loaded.files += 1;
+            read_file(&file, &mut layer, &mut loaded.problems, &mut about);
+        }
+        loaded.objects.extend(layer);
+    }
+    (loaded, about)
+}
+
+/// What documents that cannot be used are about, so that their objects' last good versions can be found.
+type About = HashMap<usize, ManifestError>;
+
+fn read_file(
+    file: &Path,
+    layer: &mut BTreeMap<Key, (PathBuf, Resource)>,
+    problems: &mut Vec<Problem>,
+    about: &mut About,
+) {
+    let text = match read_text(file) {
+        Ok(text) => text,
+        Err(error) => return problems.push(Problem::of_file(file, error.to_string())),
+    };
+    for document in manifest::parse(&text) {
+        match document {
+            Ok(document) => {
+                let key = document.resource.key();
+                if let Some((first, _)) = layer.get(&key) {
+                    let first = first.display();
+                    problems.push(Problem {
+                        document: Some(document.index),
+                        object: Some(key.to_string()),
+                        field: "metadata.name".into(),
+                        ..Problem::of_file(
+                            file,
+                            format!("{key} stands in {first} too, and that one is used: remove one of them"),
+                        )
+                    });
+                } else {
+                    layer.insert(key, (file.to_owned(), document.resource));
+                }
+            }
+            Err(error) => {
+                about.insert(problems.len(), error.clone());
+                problems.push(Problem::of_document(file, &error));
+            }
+        }
+    }
+}
+
+fn read_text(file: &Path) -> io::Result<String> {
+    let length = fs::metadata(file)?.len();
+    if length > MAX_BYTES {
+        let text = format!("{length} bytes: more than {MAX_BYTES} are not read; split the file");
+        return Err(io::Error::other(text));
+    }
+    fs::read_to_string(file)
+}
+
+/// The manifest files below a directory, in order.
+fn files(directory: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![(directory.to_owned(), 0)];
+    while let Some((folder, depth)) = left.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                problems.push(Problem::of_file(&folder, error.to_string()));
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if is_hidden {
+                continue;
+            }
+            if path.is_dir() {
+                if depth < MAX_DEPTH {
+                    left.push((path, depth + 1));
+                }
+            } else if matches!(
+                path.extension().and_then(|extension| extension.to_str()),
+                Some("yaml" | "yml" | "json")
+            ) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    if found.len() > MAX_FILES {
+        let text = format!("{} files: only the first {MAX_FILES} are read", found.len());
+        problems.push(Problem::of_file(directory, text));
+        found.truncate(MAX_FILES);
+    }
+    found
+}
+
+impl Problem {
+    fn of_file(file: &Path, reason: String) -> Self {
+        Self {
+            file: file.display().to_string(),
+            document: None,
+            line: None,
+            object: None,
+            field: String::new(),
+            reason,
+            kept: false,
+        }
+    }
+
+    fn of_document(file: &Path, error: &ManifestError) -> Self {
+        let name = error.name.as_deref().unwrap_or("?");
+        Self {
+            document: Some(error.document),
+            line: Some(error.line),
+            object: error.kind.as_ref().map(|kind| format!("{kind} {name}")),
+            field: error.field.clone(),
+            ..Self::of_file(file, error.reason.clone())
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(document) = self.document {
+            write!(f, " (document {document})")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.reason)?;
+        if self.kept {
+            write!(f, "; the last good version stays")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A version of everything that the directories say.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each change.
+    pub version: u64,
+    /// What the good objects mean.
+    pub index: Index,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// The directories, read again and again, with the last good version of each object.
+#[derive(Debug)]
+pub struct Source {
+    directories: Vec<PathBuf>,
+    cluster: Cluster,
+    good: BTreeMap<Key, (PathBuf, Resource)>,
+    problems: Vec<Problem>,
+    version: u64,
+}
+
+impl Source {
+    /// A source that has read nothing yet.
+    pub fn new(directories: Vec<PathBuf>, cluster: Cluster) -> Self {
+        Self {
+            directories,
+            cluster,
+            good: BTreeMap::new(),
+            problems: Vec::new(),
+            version: 0,
+        }
+    }
+
+    /// Reads the directories. Gives a snapshot if anything changed since the last reading.
+    pub fn refresh(&mut self) -> Option<Snapshot> {
+        let (mut loaded, about) = read_all(&self.directories);
+        for (number, problem) in loaded.problems.iter_mut().enumerate() {
+            for (key, good) in &self.good {
+                let is_about = match about.get(&number) {
+                    Some(error) if error.kind.is_some() && error.name.is_some() => {
+                        error.is_about(key)
+                    }
+                    // It cannot be told what it would have said: everything from that file may have been meant.
+                    _ => good.0.starts_with(&problem.file),
+                };
+                if is_about && !loaded.objects.contains_key(key) {
+                    loaded.objects.insert(key.clone(), good.clone());
+                    problem.kept = true;
+                }
+            }
+        }
+        if self.version > 0 && loaded.objects == self.good && loaded.problems == self.problems {
+            return None;
+        }
+        self.version += 1;
+        self.good = loaded.objects;
+        self.problems = loaded.problems;
+        let resources = self.good.values().map(|(_, resource)| resource.clone());
+        Some(Snapshot {
+            version: self.version,
+            index: Index::from_resources(self.cluster.clone(), resources),
+            problems: self.problems.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use super::*;
+use linkerd_policy::index::WorkloadRef;
+
+const SERVER: &str = "apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: web, namespace: shop}
+spec: {port: 8080, accessPolicy: all-unauthenticated, externalWorkloadSelector: {matchLabels: {app: web}}}
+";
+const WORKLOAD: &str = "apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec:
+  meshTLS: {identity: web.shop.serviceaccount.identity.linkerd.cluster.local, serverName: web.shop.serviceaccount.identity.linkerd.cluster.local}
+  ports: [{port: 8080}]
+  workloadIPs: [{ip: 127.0.0.2}]
+";
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.path().join(name), text).unwrap();
+    }
+
+    fn source(&self) -> Source {
+        Source::new(vec![self.0.path().to_owned()], Cluster::default())
+    }
+}
+
+fn server_of(snapshot: &Snapshot) -> String {
+    let workload: WorkloadRef = r#"{"ns":"shop","external_workload":"web"}"#.parse().unwrap();
+    snapshot
+        .index
+        .inbound(&workload, 8080)
+        .unwrap()
+        .meta
+        .name()
+        .to_owned()
+}
+
+#[test]
+fn a_broken_file_keeps_the_last_good_version_and_takes_nothing_else_down() {
+    let folder = Folder::new();
+    folder.write("web.yaml", WORKLOAD);
+    folder.write("server.yaml", SERVER);
+    let mut source = folder.source();
+    let first = source.refresh().unwrap();
+    assert_eq!(
+        (server_of(&first).as_str(), first.problems.len()),
+        ("web", 0)
+    );
+    assert!(source.refresh().is_none(), "nothing changed");
+
+    // A field that is wrong: the object is known.
+    folder.write("server.yaml", &SERVER.replace("port: 8080", "port: 80800"));
+    let broken = source.refresh().unwrap();
+    assert_eq!(server_of(&broken), "web");
+    let problem = &broken.problems[0];
+    assert!(
+        problem.kept && problem.file.ends_with("server.yaml"),
+        "{problem}"
+    );
+    assert_eq!(
+        (problem.document, problem.field.as_str()),
+        (Some(0), "spec.port")
+    );
+
+    // Text that is no YAML: it is not known what it would have said.
+    folder.write("server.yaml", "apiVersion: [");
+    let unreadable = source.refresh().unwrap();
+    assert_eq!(server_of(&unreadable), "web");
+    assert!(unreadable.problems[0].kept);
+
+    // Repaired, and then deleted: that takes effect.
+    folder.write("server.yaml", SERVER);
+    assert!(source.refresh().unwrap().problems.is_empty());
+    fs::remove_file(folder.0.path().join("server.yaml")).unwrap();
+    assert_eq!(server_of(&source.refresh().unwrap()), "all-unauthenticated");
+}
+
+#[test]
+fn two_files_with_one_object_are_an_error_that_names_both() {
+    let folder = Folder::new();
+    folder.write("a.yaml", SERVER);
+    folder.write("b.yaml", SERVER);
+    let loaded = read(&[folder.0.path().to_owned()]);
+    assert_eq!(loaded.objects.len(), 1);
+    let text = loaded.problems[0].to_string();
+    assert!(text.contains("a.yaml") && text.contains("b.yaml"), "{text}");
+}
+
+#[test]
+fn an_overlay_replaces_what_it_names() {
+    let (base, overlay) = (Folder::new(), Folder::new());
+    base.write("web.yaml", &format!("{WORKLOAD}---\n{SERVER}"));
+    overlay.write(
+        "server.yaml",
+        &SERVER.replace("all-unauthenticated", "deny"),
+    );
+    let directories = vec![base.0.path().to_owned(), overlay.0.path().to_owned()];
+    let snapshot = Source::new(directories, Cluster::default())
+        .refresh()
+        .unwrap();
+    let workload: WorkloadRef = r#"{"ns":"shop","external_workload":"web"}"#.parse().unwrap();
+    assert!(
+        snapshot
+            .index
+            .inbound(&workload, 8080)
+            .unwrap()
+            .authorizations
+            .is_empty()
+    );
+    assert!(snapshot.problems.is_empty());
+}
