@@ -3,8 +3,8 @@
 //! [`Policy::compile`] runs once for each version of a policy, never for a request. [`authorizations`] is how the
 //! authorizations of a list are found without going through it, [`routes`] how routes are.
 
-pub(crate) mod authorizations;
-pub(crate) mod routes;
+pub mod authorizations;
+pub mod routes;
 
 use crate::{
     decide::{Policy, PolicyRoute},

@@ -3,13 +3,13 @@
 //! An authorization asks for two things: what the client shows, and where it comes from. A peer shows few things
 //! that can count: nothing (everybody does), mesh TLS, an identity; and an identity is named by at most one exact
 //! entry, the empty suffix, and one suffix for each of its labels. Each of these *claims* has its own
-//! [`NetworkTable`] of the authorizations that accept it, with the smallest list index for every address. So a
+//! table by network of the authorizations that accept it, with the smallest list index for every address. So a
 //! decision looks up each claim's table and takes the smallest index: as much work with 10,000 authorizations as
 //! with one, also where all 10,000 name the same identity with other networks, or the same network with other
 //! identities.
 //!
 //! Claims accepted by the same authorizations share one table. A list that combines many identities with many
-//! networks in ever other ways could still ask for much memory; beyond a budget that is linear in the size of the
+//! networks in ever new ways could still ask for much memory; beyond a budget that is linear in the size of the
 //! policy, further claims keep the list of their authorizations and try them in order.
 
 use super::index;

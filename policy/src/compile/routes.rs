@@ -33,7 +33,7 @@ use regex::Regex;
 use std::{cmp::Reverse, collections::HashMap};
 
 /// Most matches of a port, counting each once for every host of its route.
-pub(crate) const MAX_MATCHES: usize = 1 << 20;
+pub const MAX_MATCHES: usize = 1 << 20;
 
 /// Routes by what they match.
 #[derive(Debug, Default)]
