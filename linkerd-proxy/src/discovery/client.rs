@@ -38,7 +38,8 @@ use tonic::body::Body;
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a call that is not a stream waits for a connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(30);
-/// HTTP/2 PINGs find controllers that went away without a word.
+/// HTTP/2 PINGs find controllers that went away without a word. Not on loopback, where the kernel tells, and where
+/// gRPC servers that take frequent PINGs for abuse are reached without a proxy of theirs in front.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two log lines about the same trouble.
@@ -263,7 +264,7 @@ type Connected = (
 async fn connect(shared: &Shared) -> Result<Connected, ConnectError> {
     let (addr, stream) = dial(shared).await?;
     let Some(expected) = &shared.endpoint.addr.identity else {
-        return handshake(addr, stream).await;
+        return handshake(addr, stream, None).await;
     };
     let identity = &shared.identity;
     // A server refuses an expired client certificate, and nobody could ever renew one by showing it.
@@ -274,7 +275,7 @@ async fn connect(shared: &Shared) -> Result<Connected, ConnectError> {
     let tls = linkerd_tls::connect(&config, stream, expected.as_str(), expected, None)
         .await
         .map_err(|source| ConnectError::Tls { addr, source })?;
-    handshake(addr, tls).await
+    handshake(addr, tls, Some(PING_INTERVAL)).await
 }
 
 /// Connects to one of the controller's addresses, in random order, so that its replicas share the load.
@@ -315,15 +316,18 @@ async fn dial(shared: &Shared) -> Result<(SocketAddr, TcpStream), ConnectError> 
     }))
 }
 
-async fn handshake<IO>(addr: SocketAddr, io: IO) -> Result<Connected, ConnectError>
+async fn handshake<IO>(
+    addr: SocketAddr,
+    io: IO,
+    pings: Option<Duration>,
+) -> Result<Connected, ConnectError>
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(pings)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|source| ConnectError::Http { addr, source })?;

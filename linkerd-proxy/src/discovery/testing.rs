@@ -253,14 +253,21 @@ impl Nobody {
     }
 }
 
+/// The clients that a TLS front has seen.
+pub(crate) type Seen = Arc<Mutex<Vec<Option<Id>>>>;
+
 /// Terminates mesh TLS as `identity` and passes the bytes on to `plain`.
-pub(crate) async fn tls_front(identity: Arc<LocalIdentity>, plain: SocketAddr) -> SocketAddr {
+pub(crate) async fn tls_front(
+    identity: Arc<LocalIdentity>,
+    plain: SocketAddr,
+) -> (SocketAddr, Seen) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+    let (addr, seen) = (listener.local_addr().unwrap(), Seen::default());
+    let clients = seen.clone();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let identity = identity.clone();
+            let (identity, clients) = (identity.clone(), clients.clone());
             tokio::spawn(async move {
                 let mut read = bytes::BytesMut::new();
                 let sniffed = linkerd_tls::sniff(&mut stream, &mut read).await.unwrap();
@@ -269,18 +276,46 @@ pub(crate) async fn tls_front(identity: Arc<LocalIdentity>, plain: SocketAddr) -
                 let credentials = identity.current().unwrap();
                 let accepted = linkerd_tls::accept(&credentials, Accept::Redirected, io, PATIENCE);
                 if let Ok(mut accepted) = accepted.await {
+                    clients.lock().unwrap().push(accepted.client);
                     let mut origin = tokio::net::TcpStream::connect(plain).await.unwrap();
                     let _ = tokio::io::copy_bidirectional(&mut accepted.io, &mut origin).await;
                 }
             });
         }
     });
-    addr
+    (addr, seen)
+}
+
+/// A clock that a test sets forward.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(pub(crate) std::sync::atomic::AtomicU64);
+
+impl linkerd_tls::TimeProvider for Clock {
+    fn current_time(&self) -> Option<tokio_rustls::rustls::pki_types::UnixTime> {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let ahead = Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst));
+        Some(tokio_rustls::rustls::pki_types::UnixTime::since_unix_epoch(
+            now + ahead,
+        ))
+    }
 }
 
 pub(crate) fn identity(ca: &Ca, name: &str) -> Arc<LocalIdentity> {
+    identity_at(ca, name, Arc::default())
+}
+
+pub(crate) fn identity_at(ca: &Ca, name: &str, clock: Arc<Clock>) -> Arc<LocalIdentity> {
     let key = KeyMaterial::create(name).unwrap();
-    LocalIdentity::new(name.parse().unwrap(), name, key, ca.anchors().clone()).unwrap()
+    LocalIdentity::with_clock(
+        name.parse().unwrap(),
+        name,
+        key,
+        ca.anchors().clone(),
+        clock,
+    )
+    .unwrap()
 }
 
 pub(crate) fn certify(identity: &LocalIdentity, ca: &Ca, lifetime: Duration) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::discovery::testing::{
-    Answers, CONTROLLER, Controller, NAME, Nobody, Say, certify, client, identity, limited, page,
-    registry, server, soon, tls_front,
+    Answers, CONTROLLER, Clock, Controller, NAME, Nobody, Say, Seen, certify, client, identity,
+    identity_at, limited, page, registry, server, soon, tls_front,
 };
 use linkerd_policy::{Peer, PeerId, PeerTls};
 use std::{net::SocketAddr, time::Instant};
@@ -409,53 +409,102 @@ async fn a_silent_controller_is_asked_again() {
     assert_eq!(port.current().policy.server().meta.name(), "web");
 }
 
-#[tokio::test]
-async fn a_remote_controller_must_be_who_it_is_expected_to_be() {
-    let answers = Answers::new();
-    let controller = Controller::start(&answers);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A controller behind mesh TLS: its address, and the clients it has seen.
+async fn remote(answers: &Arc<Answers>, controller: &Controller) -> (SocketAddr, Seen) {
     answers.say(PORT, Say::policy(&server("web", &["a.b"])));
     let theirs = identity(&answers.ca, CONTROLLER);
-    certify(&theirs, &answers.ca, Duration::from_secs(3600));
-    let front = tls_front(theirs, controller.addr).await;
-    for (ours, expected, is_fine) in [
-        (None, CONTROLLER, true),
-        (Some(Duration::from_secs(3600)), CONTROLLER, true),
-        (None, "somebody.else.cluster.local", false),
-    ] {
-        let registry = registry();
-        let local = identity(&answers.ca, NAME);
-        if let Some(lifetime) = ours {
-            certify(&local, &answers.ca, lifetime);
+    certify(&theirs, &answers.ca, 10 * HOUR);
+    tls_front(theirs, controller.addr).await
+}
+
+#[tokio::test]
+async fn a_remote_controller_gets_our_certificate_as_soon_as_there_is_one_and_never_an_expired_one()
+{
+    let answers = Answers::new();
+    let controller = Controller::start(&answers);
+    let (front, seen) = remote(&answers, &controller).await;
+    for (is_certified, hours_later, shown) in
+        [(false, 0, None), (true, 0, Some(NAME)), (true, 2, None)]
+    {
+        let (registry, clock) = (registry(), Arc::new(Clock::default()));
+        let local = identity_at(&answers.ca, NAME, clock.clone());
+        if is_certified {
+            certify(&local, &answers.ca, HOUR);
         }
-        let client = client(front, Some(expected), &local, &registry);
+        clock
+            .0
+            .store(hours_later * 3600, std::sync::atomic::Ordering::SeqCst);
+        let client = client(front, Some(CONTROLLER), &local, &registry);
         let store = PolicyStore::new(
             settings(&[PORT]),
             client,
             &registry,
             runtime::Handle::current(),
         );
-        let port = store.port(PORT);
-        if is_fine {
-            assert!(port.ready(WAIT).await);
-            let requests = format!(
-                "control_request_total{{addr=\"{front}\",tls=\"true\",server_id=\"{CONTROLLER}\"}} 1"
-            );
-            assert!(
-                page(&registry).lines().any(|line| line == requests),
-                "{}",
-                page(&registry)
-            );
-        } else {
-            let failures = "control_client_failures_total{client=\"policy\",reason=\"tls\"}";
-            soon(async {
-                while !page(&registry).contains(failures) {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
-            assert_eq!(port.current().source, Source::Default);
-        }
+        assert!(store.port(PORT).ready(WAIT).await);
+        let client = seen.lock().unwrap().pop().unwrap();
+        assert_eq!(client.as_ref().map(|id| id.as_str()), shown);
+        let requests = format!(
+            "control_request_total{{addr=\"{front}\",tls=\"true\",server_id=\"{CONTROLLER}\"}} 1"
+        );
+        assert!(
+            page(&registry).lines().any(|line| line == requests),
+            "{}",
+            page(&registry)
+        );
     }
+}
+
+#[tokio::test]
+async fn a_remote_controller_must_be_who_it_is_expected_to_be() {
+    let answers = Answers::new();
+    let controller = Controller::start(&answers);
+    let (front, seen) = remote(&answers, &controller).await;
+    let (registry, local) = (registry(), identity(&answers.ca, NAME));
+    let client = client(
+        front,
+        Some("somebody.else.cluster.local"),
+        &local,
+        &registry,
+    );
+    let store = PolicyStore::new(
+        settings(&[PORT]),
+        client,
+        &registry,
+        runtime::Handle::current(),
+    );
+    soon(async {
+        while !page(&registry)
+            .contains("control_client_failures_total{client=\"policy\",reason=\"tls\"}")
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(store.port(PORT).current().source, Source::Default);
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_and_the_last_good_version_stays() {
+    let answers = Answers::new();
+    let controller = Controller::start(&answers);
+    let world = world(&answers, controller.addr, settings(&[PORT]));
+    let port = world.store.port(PORT);
+    world.give(&port, "web", &["a.b"]).await;
+    let Say::Policy(mut huge) = Say::policy(&server("huge", &["a.b"])) else {
+        unreachable!()
+    };
+    huge.labels
+        .insert("bloat".into(), "x".repeat(33 * 1024 * 1024));
+    answers.say(PORT, Say::Policy(huge));
+    answers.streams(PORT, |opened, _| opened >= 2).await;
+    assert_eq!(port.current().policy.server().meta.name(), "web");
+    let refused = "inbound_policy_updates_refused_total{port=\"8080\",reason=\"too_large\"}";
+    assert!(page(&world.registry).contains(refused));
+    world.give(&port, "web-2", &["a.b"]).await;
 }
 
 /// A fixed sequence of numbers that look random.

@@ -66,8 +66,12 @@ pub(super) async fn keep(store: PolicyStore, port: Arc<PortPolicy>) {
         }
         keeper.ended(&end);
         let cap = match &end {
-            // The controller asks for less.
-            End::Status(status) if status.code() == Code::ResourceExhausted => Duration::MAX,
+            // The controller asks for less, or sends what is too large again and again.
+            End::Status(status)
+                if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) =>
+            {
+                Duration::MAX
+            }
             _ => STREAM_PAUSE,
         };
         tokio::time::sleep(keeper.pauses.next(cap)).await;
