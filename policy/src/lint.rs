@@ -77,6 +77,10 @@ pub const CHECKS: &[(&str, &str)] = &[
         "server-port-skipped",
         "a Server selects a port that does not pass the proxy",
     ),
+    (
+        "server-refused",
+        "a proxy would refuse the policy of a Server",
+    ),
     ("server-denies-everyone", "nobody is authorized on a Server"),
     (
         "authorization-without-target",

@@ -38,7 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             bytes: 16 << 20,
-            documents: 20_000,
+            documents: 100_000,
             values: 1_000_000,
             string_bytes: 16 << 20,
             depth: 64,

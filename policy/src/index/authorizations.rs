@@ -9,6 +9,22 @@ use crate::{
     server::{Authentication, Authorization, Meta, NetworkMatch},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::HashMap;
+
+/// Authorizations by what they target: group, kind and name of a route in lower case.
+pub(super) struct ByRoute(HashMap<[String; 3], Vec<Authorization>>);
+
+impl ByRoute {
+    /// Takes the authorizations of a route out.
+    pub(super) fn take(&mut self, group: &str, kind: &str, name: &str) -> Vec<Authorization> {
+        let key = route_key(group, kind, name);
+        self.0.remove(&key).unwrap_or_default()
+    }
+}
+
+fn route_key(group: &str, kind: &str, name: &str) -> [String; 3] {
+    [group, kind, name].map(str::to_ascii_lowercase)
+}
 
 /// Why an authorization is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,24 +58,20 @@ impl Index {
         by_server.chain(by_policy).collect()
     }
 
-    /// Authorizations of a route, by name.
-    pub(super) fn route_authorizations(
-        &self,
-        namespace: &str,
-        scope: &Scope,
-        group: &str,
-        kind: &str,
-        name: &str,
-    ) -> Vec<Authorization> {
-        scope
-            .authorization_policies
-            .values()
-            .filter(|p| {
-                let to = &p.spec.target_ref;
-                to.is(group, kind) && to.name.eq_ignore_ascii_case(name)
-            })
-            .filter_map(|p| self.authorization_policy(namespace, p).ok())
-            .collect()
+    /// Authorizations of all routes of a namespace, those of each route by name.
+    pub(super) fn route_authorizations(&self, namespace: &str, scope: &Scope) -> ByRoute {
+        let mut by_route = ByRoute(HashMap::new());
+        for policy in scope.authorization_policies.values() {
+            let to = &policy.spec.target_ref;
+            if to.is_server() || to.is("", "Namespace") {
+                continue;
+            }
+            if let Ok(authorization) = self.authorization_policy(namespace, policy) {
+                let key = route_key(&to.group, &to.kind, &to.name);
+                by_route.0.entry(key).or_default().push(authorization);
+            }
+        }
+        by_route
     }
 
     /// What a ServerAuthorization authorizes.

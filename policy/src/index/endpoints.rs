@@ -61,9 +61,9 @@ pub struct Endpoint {
 
 /// More than one object has an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("found {} {what} with conflicting IP {addr}: {}", .names.len(), .names.join(", "))]
+#[error("found {} {what} {addr}", .names.len())]
 pub struct AmbiguousAddress {
-    /// `services` or `workloads`.
+    /// `services with conflicting cluster IP` or `workloads with conflicting IP`.
     pub what: &'static str,
     /// The address.
     pub addr: IpAddr,
@@ -121,7 +121,7 @@ impl Index {
             [(scope, workload, port)] => Ok(Some(self.endpoint(scope, workload, ip, *port))),
             many => {
                 let metadata = many.iter().map(|(_, w, _)| w.metadata());
-                Err(ambiguous("workloads", ip, metadata))
+                Err(ambiguous("workloads with conflicting IP", ip, metadata))
             }
         }
     }
@@ -145,7 +145,11 @@ impl Index {
         match found.as_slice() {
             [] => Ok(None),
             [service] => Ok(Some(service)),
-            many => Err(ambiguous("services", ip, many.iter().map(|s| &s.metadata))),
+            many => Err(ambiguous(
+                "services with conflicting cluster IP",
+                ip,
+                many.iter().map(|s| &s.metadata),
+            )),
         }
     }
 

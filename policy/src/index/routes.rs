@@ -1,7 +1,8 @@
 //! Routes of a port: which are attached, in which order, and what they become.
 
 use super::{
-    Index, Scope, inbound::default_http_route, probes, status::server_parents, workload::Settings,
+    Index, Scope, authorizations::ByRoute, inbound::default_http_route, probes,
+    status::server_parents, workload::Settings,
 };
 use crate::{
     resource::{self, GATEWAY_GROUP, Metadata, RouteGroup, Server, route as api},
@@ -33,31 +34,19 @@ impl Index {
             .map(|s| attached_http_routes(settings.scope, namespace, s))
             .unwrap_or_default();
         in_order(&mut attached);
+        if attached.is_empty() {
+            return std::iter::once(default_http_route()).chain(probe).collect();
+        }
+        let mut authorizations = self.route_authorizations(namespace, settings.scope);
         let converted: Vec<_> = attached
             .into_iter()
-            .filter_map(|r| self.http_route(namespace, settings.scope, r).ok())
+            .filter_map(|r| http_route(r, &mut authorizations).ok())
             .collect();
         if converted.is_empty() {
             std::iter::once(default_http_route()).chain(probe).collect()
         } else {
             probe.into_iter().chain(converted).collect()
         }
-    }
-
-    /// What an HTTPRoute becomes.
-    fn http_route(
-        &self,
-        namespace: &str,
-        scope: &Scope,
-        route: &resource::HttpRoute,
-    ) -> Result<server::HttpRoute, Unsupported> {
-        let (group, name) = (route.group.as_str(), &route.metadata.name);
-        Ok(server::HttpRoute {
-            meta: Meta::resource(group, "HTTPRoute", name),
-            hosts: hosts(&route.spec.hostnames),
-            authorizations: self.route_authorizations(namespace, scope, group, "HTTPRoute", name),
-            rules: http_rules(&route.spec.rules)?,
-        })
     }
 
     /// gRPC routes of a port in order: those attached, or the default route; and the probe route.
@@ -71,9 +60,10 @@ impl Index {
         let probe = probes::grpc_route(settings, port);
         let mut attached = attached_grpc_routes(settings.scope, namespace, server);
         attached.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
+        let mut authorizations = self.route_authorizations(namespace, settings.scope);
         let converted: Vec<_> = attached
             .into_iter()
-            .filter_map(|r| self.grpc_route(namespace, settings.scope, r).ok())
+            .filter_map(|r| grpc_route(r, &mut authorizations).ok())
             .collect();
         if converted.is_empty() {
             std::iter::once(default_grpc_route()).chain(probe).collect()
@@ -81,22 +71,34 @@ impl Index {
             probe.into_iter().chain(converted).collect()
         }
     }
+}
 
-    fn grpc_route(
-        &self,
-        namespace: &str,
-        scope: &Scope,
-        route: &resource::GrpcRoute,
-    ) -> Result<server::GrpcRoute, Unsupported> {
-        let name = &route.metadata.name;
-        let group = GATEWAY_GROUP;
-        Ok(server::GrpcRoute {
-            meta: Meta::resource(group, "GRPCRoute", name),
-            hosts: hosts(&route.spec.hostnames),
-            authorizations: self.route_authorizations(namespace, scope, group, "GRPCRoute", name),
-            rules: grpc_rules(&route.spec.rules)?,
-        })
-    }
+/// What an HTTPRoute becomes.
+fn http_route(
+    route: &resource::HttpRoute,
+    authorizations: &mut ByRoute,
+) -> Result<server::HttpRoute, Unsupported> {
+    let (group, name) = (route.group.as_str(), &route.metadata.name);
+    Ok(server::HttpRoute {
+        meta: Meta::resource(group, "HTTPRoute", name),
+        hosts: hosts(&route.spec.hostnames),
+        authorizations: authorizations.take(group, "HTTPRoute", name),
+        rules: http_rules(&route.spec.rules)?,
+    })
+}
+
+/// What a GRPCRoute becomes.
+fn grpc_route(
+    route: &resource::GrpcRoute,
+    authorizations: &mut ByRoute,
+) -> Result<server::GrpcRoute, Unsupported> {
+    let name = &route.metadata.name;
+    Ok(server::GrpcRoute {
+        meta: Meta::resource(GATEWAY_GROUP, "GRPCRoute", name),
+        hosts: hosts(&route.spec.hostnames),
+        authorizations: authorizations.take(GATEWAY_GROUP, "GRPCRoute", name),
+        rules: grpc_rules(&route.spec.rules)?,
+    })
 }
 
 /// The default route of gRPC ports: every call.

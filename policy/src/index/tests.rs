@@ -176,3 +176,21 @@ fn deleting_everything_leaves_nothing() {
     assert!(index.inbound(&web(), 8080).is_none());
     assert!(index.namespaces.is_empty());
 }
+
+#[test]
+fn ten_thousand_routes_each_keep_their_own_authorization() {
+    let mut index = index(&[WEB, &server("web", "")]);
+    for i in 0..10_000 {
+        let name = format!("r{i}");
+        let route = policy(
+            "HTTPRoute",
+            &name,
+            "{parentRefs: [{kind: Server, name: web}]}",
+        );
+        let texts = [route, everyone(&name, "HTTPRoute", &name)].join("---\n");
+        resources(&texts).into_iter().for_each(|r| index.apply(r));
+    }
+    let all = routes(&inbound(&index, 8080));
+    assert_eq!(all.len(), 10_001);
+    assert!(all.contains(&"HTTPRoute r777 <- authorizationpolicy r777".to_owned()));
+}

@@ -90,6 +90,12 @@ fn no_target(lint: Lint<'_>, policy: &AuthorizationPolicy) -> Option<(Severity, 
             "create Servers for the ports it is about, or use the annotation config.linkerd.io/default-inbound-policy".to_owned(),
         ));
     }
+    let exact = |group| scope.http_routes.contains_key(&(group, to.name.clone()));
+    if (to.is(POLICY_GROUP, "HTTPRoute") && exact(RouteGroup::Policy))
+        || (to.is(GATEWAY_GROUP, "HTTPRoute") && exact(RouteGroup::Gateway))
+    {
+        return None;
+    }
     let same = |name: &str| name.eq_ignore_ascii_case(&to.name);
     let http = |group| {
         to.is(group, "HTTPRoute")

@@ -152,6 +152,15 @@ fn authorized(lint: Lint<'_>, server: &Server, selected: &[&Workload], report: &
     let Some(policy) = lint.index.inbound(&workload.reference(), port) else {
         return;
     };
+    if let Err(error) = crate::Policy::compile(policy.clone()) {
+        report.add(
+            Severity::Error,
+            "server-refused",
+            policy_key("Server", &server.metadata),
+            format!("a proxy would keep its last policy instead of this one: {error}"),
+            "correct what is named, or attach fewer routes to the Server",
+        );
+    }
     if !policy.authorizations.is_empty() {
         return;
     }

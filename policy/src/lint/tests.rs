@@ -142,6 +142,21 @@ fn server_port_skipped() {
 }
 
 #[test]
+fn server_refused() {
+    let check = "server-refused";
+    let route = |name: &str| {
+        let matches = "{path: {type: RegularExpression, value: '(a{100}){200}'}},".repeat(5);
+        attached(name, &format!(", rules: [{{matches: [{matches}]}}]"))
+    };
+    let routes: Vec<String> = (0..16).map(|i| route(&format!("r{i}"))).collect();
+    let server = server("web", "");
+    let mut texts: Vec<&str> = vec![WEB, &server];
+    texts.extend(routes.iter().map(String::as_str));
+    finds(check, &texts, "a proxy would keep its last policy");
+    silent(check, &texts[..4]);
+}
+
+#[test]
 fn server_denies_everyone() {
     let check = "server-denies-everyone";
     finds(check, &[WEB, &server("web", "")], "authorizes nobody");

@@ -4,11 +4,12 @@
 
 use super::Problem;
 use crate::resource::{HttpRoute, Metadata, POLICY_GROUP, RouteGroup, route::*, values::short};
+use crate::{matchers::value::RegexBudget, server::ValueMatch};
 use http::{HeaderName, HeaderValue};
 use std::str::FromStr;
 
-/// Memory that one regular expression may take once compiled; a longer one is refused at load.
-const REGEX_BYTES: usize = 1 << 20;
+/// Most matches of all rules of a route together, as the Gateway API has it.
+const MAX_MATCHES: usize = 128;
 
 fn refuse<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Problem> {
     Err(Problem::new(field, reason))
@@ -24,6 +25,15 @@ fn at_most<T>(field: &str, list: &[T], most: usize) -> Result<(), Problem> {
     )
 }
 
+fn total_matches(total: usize) -> Result<(), Problem> {
+    if total <= MAX_MATCHES {
+        return Ok(());
+    }
+    let reason =
+        format!("{total} matches of all rules are more than {MAX_MATCHES}; split the route");
+    refuse("spec.rules", reason)
+}
+
 /// HTTPRoute of either group.
 pub(super) fn http(route: &HttpRoute) -> Result<(), Problem> {
     let spec = &route.spec;
@@ -32,12 +42,14 @@ pub(super) fn http(route: &HttpRoute) -> Result<(), Problem> {
     outbound_annotations(&route.metadata, route.group, &spec.parent_refs)?;
     hostnames(&spec.hostnames)?;
     at_most("spec.rules", &spec.rules, 16)?;
+    total_matches(spec.rules.iter().map(|r| r.matches.len()).sum())?;
+    let mut regexes = RegexBudget::default();
     for (i, rule) in spec.rules.iter().enumerate() {
         let field = format!("spec.rules[{i}]");
         let most = if is_policy { 8 } else { 64 };
         at_most(&format!("{field}.matches"), &rule.matches, most)?;
         for (j, each) in rule.matches.iter().enumerate() {
-            http_match(&format!("{field}.matches[{j}]"), each)?;
+            http_match(&format!("{field}.matches[{j}]"), each, &mut regexes)?;
         }
         filters(&field, &rule.filters, is_policy)?;
         backends(&field, &rule.backend_refs, is_policy)?;
@@ -54,6 +66,8 @@ pub(super) fn grpc(metadata: &Metadata, spec: &GrpcRouteSpec) -> Result<(), Prob
     outbound_annotations(metadata, RouteGroup::Gateway, &spec.parent_refs)?;
     hostnames(&spec.hostnames)?;
     at_most("spec.rules", &spec.rules, 16)?;
+    total_matches(spec.rules.iter().map(|r| r.matches.len()).sum())?;
+    let mut regexes = RegexBudget::default();
     for (i, rule) in spec.rules.iter().enumerate() {
         let field = format!("spec.rules[{i}]");
         at_most(&format!("{field}.matches"), &rule.matches, 64)?;
@@ -62,7 +76,12 @@ pub(super) fn grpc(metadata: &Metadata, spec: &GrpcRouteSpec) -> Result<(), Prob
             if let Some(method) = &each.method {
                 grpc_method(&format!("{field}.method"), method)?;
             }
-            named(&format!("{field}.headers"), &each.headers, true)?;
+            named(
+                &format!("{field}.headers"),
+                &each.headers,
+                true,
+                &mut regexes,
+            )?;
         }
         filters(&field, &rule.filters, false)?;
         backends(&field, &rule.backend_refs, false)?;
@@ -129,14 +148,17 @@ fn hostnames(hostnames: &[String]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn http_match(field: &str, each: &HttpMatch) -> Result<(), Problem> {
+fn http_match(field: &str, each: &HttpMatch, regexes: &mut RegexBudget) -> Result<(), Problem> {
     if let Some(path) = &each.path {
         let field = format!("{field}.path.value");
         if path.value.len() > 1024 {
             return refuse(field, "is longer than 1024 bytes");
         }
         match path.kind {
-            PathType::RegularExpression => regex(&field, &path.value)?,
+            PathType::RegularExpression => {
+                let built = regexes.path(&path.value);
+                built.map(drop).or_else(|reason| refuse(field, reason))?;
+            }
             PathType::Exact | PathType::PathPrefix if !path.value.starts_with('/') => {
                 let reason = format!(
                     "HttpPathMatch paths must be absolute (begin with `/`); got `{}`",
@@ -147,11 +169,21 @@ fn http_match(field: &str, each: &HttpMatch) -> Result<(), Problem> {
             _ => {}
         }
     }
-    named(&format!("{field}.headers"), &each.headers, true)?;
-    named(&format!("{field}.queryParams"), &each.query_params, false)
+    named(&format!("{field}.headers"), &each.headers, true, regexes)?;
+    named(
+        &format!("{field}.queryParams"),
+        &each.query_params,
+        false,
+        regexes,
+    )
 }
 
-fn named(field: &str, list: &[NamedMatch], header: bool) -> Result<(), Problem> {
+fn named(
+    field: &str,
+    list: &[NamedMatch],
+    header: bool,
+    regexes: &mut RegexBudget,
+) -> Result<(), Problem> {
     at_most(field, list, 16)?;
     for (i, each) in list.iter().enumerate() {
         if header {
@@ -163,24 +195,17 @@ fn named(field: &str, list: &[NamedMatch], header: bool) -> Result<(), Problem> 
             return refuse(format!("{field}[{i}].value"), "is longer than 4096 bytes");
         }
         if each.kind == ValueType::RegularExpression {
-            regex(&format!("{field}[{i}].value"), &each.value)?;
+            value_regex(&format!("{field}[{i}].value"), &each.value, regexes)?;
         }
     }
     Ok(())
 }
 
-fn regex(field: &str, pattern: &str) -> Result<(), Problem> {
-    let built = regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(REGEX_BYTES)
-        .build();
-    built.map(drop).or_else(|error| {
-        let text = error.to_string();
-        let text = text.lines().last().unwrap_or_default().to_owned();
-        refuse(
-            field,
-            format!("`{}` is not a regular expression: {text}", short(pattern)),
-        )
-    })
+/// Compiles a value's expression as a proxy would, within what is left for the route.
+fn value_regex(field: &str, pattern: &str, regexes: &mut RegexBudget) -> Result<(), Problem> {
+    let value = ValueMatch::Regex(pattern.to_owned());
+    let built = regexes.value(&value);
+    built.map(drop).or_else(|reason| refuse(field, reason))
 }
 
 fn header_name(field: &str, name: &str) -> Result<(), Problem> {

@@ -232,7 +232,7 @@ fn an_address_of_several_objects_is_an_error_that_names_them() {
     let error = index.service_by_ip(ip("10.96.0.1")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "found 2 services with conflicting IP 10.96.0.1: shop/web, shop/web2"
+        "found 2 services with conflicting cluster IP 10.96.0.1"
     );
     let error = index.workload_by_ip(ip("10.0.0.1"), 80).unwrap_err();
     assert_eq!(error.names, ["shop/a", "shop/b"]);

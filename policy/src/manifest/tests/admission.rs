@@ -370,7 +370,7 @@ const HTTP_RULES: &[(&str, &str, &str)] = &[
     (
         "{matches: [{path: {type: RegularExpression, value: '(x{999}){999}'}}]}",
         "spec.rules[0].matches[0].path.value",
-        "`(x{999}){999}` is not a regular expression",
+        "`(x{999}){999}` takes more than 1048576 bytes",
     ),
     (
         "{matches: [{headers: [{name: 'a b', value: c}]}]}",
@@ -458,6 +458,14 @@ fn admit_http_route() {
             "cannot target an EgressNetwork without specifying a port",
         );
     }
+    let rules = format!("{{matches: [{}]}},", "{},".repeat(8)).repeat(16);
+    policy("HTTPRoute", &format!("{{rules: [{rules}]}}")).unwrap();
+    let rules = format!("{{matches: [{}]}},", "{},".repeat(43)).repeat(3);
+    refused(
+        gateway("HTTPRoute", &format!("{{rules: [{rules}]}}")),
+        "spec.rules",
+        "129 matches of all rules are more than 128",
+    );
     let many = format!("{{rules: [{}]}}", "{},".repeat(17));
     refused(
         policy("HTTPRoute", &many),
