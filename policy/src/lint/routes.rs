@@ -10,7 +10,7 @@ use crate::{
         status::{http_key, server_parents},
     },
     resource::{
-        GATEWAY_GROUP, Key, Metadata, ProxyProtocol, RouteGroup, Server,
+        GATEWAY_GROUP, Key, Metadata, POLICY_GROUP, ProxyProtocol, RouteGroup, Server,
         route::{ParentRef, RouteFilter},
     },
     server::{HttpRoute, Meta, Protocol},
@@ -63,6 +63,7 @@ fn one<'a>(
     filters: impl Iterator<Item = &'a RouteFilter>,
     report: &mut Report,
 ) {
+    misnamed(&facts, report);
     let names = match server_parents(facts.group, facts.metadata, facts.parents) {
         Ok(names) => names,
         Err(bad) => {
@@ -112,6 +113,35 @@ fn one<'a>(
             facts.key,
             "ResponseHeaderModifier has no effect on inbound traffic",
             "remove the filter, or change the header in the application",
+        );
+    }
+}
+
+/// The defaults of group and kind differ between the two groups of routes and are easily forgotten.
+fn misnamed(facts: &Facts<'_>, report: &mut Report) {
+    for (i, parent) in facts.parents.iter().enumerate() {
+        let (what, fix) = if parent.is(facts.group, POLICY_GROUP, "Gateway") {
+            ("has no kind, which means Gateway", "write kind: Server")
+        } else if ["", GATEWAY_GROUP]
+            .iter()
+            .any(|group| parent.is(facts.group, group, "Server"))
+        {
+            (
+                "is a Server of another group than policy.linkerd.io",
+                "write group: policy.linkerd.io",
+            )
+        } else {
+            continue;
+        };
+        report.add(
+            Severity::Error,
+            "route-parent-invalid",
+            facts.key.clone(),
+            format!(
+                "is not attached to {}: spec.parentRefs[{i}] {what}",
+                parent.name
+            ),
+            fix,
         );
     }
 }

@@ -354,6 +354,30 @@ fn route_without_parent_or_with_a_bad_one() {
 }
 
 #[test]
+fn route_parent_with_a_forgotten_kind_or_group() {
+    let ours = policy("HTTPRoute", "r", "{parentRefs: [{name: web}]}");
+    finds(
+        "route-parent-invalid",
+        &[&ours, &server("web", "")],
+        "spec.parentRefs[0] has no kind, which means Gateway",
+    );
+    let spec = "{parentRefs: [{kind: Server, name: web}]}";
+    let gateway = object("gateway.networking.k8s.io/v1", "GRPCRoute", "g", spec);
+    finds(
+        "route-parent-invalid",
+        &[&gateway, &server("web", "")],
+        "spec.parentRefs[0] is a Server of another group",
+    );
+    let ingress = object(
+        "gateway.networking.k8s.io/v1",
+        "HTTPRoute",
+        "g",
+        "{parentRefs: [{name: ingress}]}",
+    );
+    silent("route-parent-invalid", &[&ingress]);
+}
+
+#[test]
 fn route_filters_that_are_not_implemented() {
     let route = |filter: &str| {
         object(
