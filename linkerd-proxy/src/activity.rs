@@ -81,3 +81,40 @@ impl Drop for InFlight {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// When bytes last passed, in whole seconds of its life: what a limit on silence is measured by.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    epoch: Instant,
+    last: AtomicU64,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epoch: Instant::now(),
+            last: AtomicU64::new(0),
+        })
+    }
+
+    /// Bytes passed.
+    pub(crate) fn beat(&self) {
+        self.last
+            .store(self.epoch.elapsed().as_secs(), Ordering::Relaxed);
+    }
+
+    /// Completes when nothing has passed for `limit`; never without a limit.
+    pub(crate) async fn silent(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else {
+            return std::future::pending().await;
+        };
+        loop {
+            let last = Duration::from_secs(self.last.load(Ordering::Relaxed));
+            let left = (last + limit).saturating_sub(self.epoch.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}

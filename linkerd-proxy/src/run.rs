@@ -553,6 +553,7 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
     own.extend(inbound.listeners.iter().map(|(listen, _)| *listen));
     inbound::Settings {
         proxy_port: inbound.listen.port(),
+        admin_port: config.admin.listen.port(),
         ips: inbound.ips.iter().copied().collect(),
         detect_timeout: inbound.detect_timeout,
         handshake_timeout: inbound.tls_handshake_timeout,
@@ -560,6 +561,8 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
             head: inbound.http_header_read_timeout,
             idle: inbound.http_idle_timeout.unwrap_or(NEVER),
         },
+        tcp_idle: inbound.tcp_idle_timeout,
+        body_idle: inbound.http_body_idle_timeout,
         policy_wait: config.policy.wait_timeout,
         reject_suspicious_paths: inbound.path_normalization == PathNormalization::Reject,
         http1_max_head: inbound.http1_max_header_bytes,

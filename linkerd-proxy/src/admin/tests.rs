@@ -79,7 +79,10 @@ fn world(controller: SocketAddr, vars: &[(&str, &str)]) -> World {
 fn alone(vars: &[(&str, &str)]) -> World {
     let nobody = Nobody::new();
     let world = world(nobody.0, vars);
-    World { _nobody: Some(nobody), ..world }
+    World {
+        _nobody: Some(nobody),
+        ..world
+    }
 }
 
 async fn ask(

@@ -10,11 +10,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use linkerd_metrics::{Handle, Histogram};
 use std::{
+    future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::Sleep;
 
 /// When a request's body ended; shared by the body and the response's record.
 pub(crate) type Ended = Arc<OnceLock<Instant>>;
@@ -26,6 +28,34 @@ pub(crate) struct RequestBody {
     /// Counts data frames; the inbound side's.
     frames: Option<Handle<Histogram>>,
     ended: Option<Ended>,
+    stall: Option<Stall>,
+}
+
+/// The limit of a body that stands still. Armed while a frame is awaited only.
+#[derive(Debug)]
+struct Stall {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a request's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    #[error("the request's body stood still for {0:?}")]
+    Stalled(Duration),
+}
+
+impl Stall {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let limit = self.limit;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(BodyError::Stalled(limit))
+    }
 }
 
 impl RequestBody {
@@ -39,19 +69,37 @@ impl RequestBody {
             body,
             frames,
             ended,
+            stall: None,
         }
+    }
+}
+
+impl RequestBody {
+    /// With a limit on how long it may stand still.
+    pub(crate) fn stalling(mut self, limit: Option<Duration>) -> Self {
+        self.stall = limit.map(|limit| Stall { limit, timer: None });
+        self
     }
 }
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match (Pin::new(&mut self.body).poll_frame(cx), &mut self.stall) {
+            (Poll::Ready(frame), stall) => {
+                if let Some(stall) = stall {
+                    stall.timer = None;
+                }
+                frame
+            }
+            (Poll::Pending, Some(stall)) => return stall.poll(cx).map(|error| Some(Err(error))),
+            (Poll::Pending, None) => return Poll::Pending,
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && let Some(frames) = &self.frames
@@ -63,7 +111,7 @@ impl http_body::Body for RequestBody {
         {
             let _ = ended.set(Instant::now());
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {

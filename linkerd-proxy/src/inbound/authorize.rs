@@ -306,20 +306,21 @@ impl Connection {
         view.metrics.http_authz_deny.get(&labels).inc();
         view.metrics
             .denied(view.server(), view.port(), denied.reason.as_str());
-        let summary = self.denial(view, denied.reason.as_str(), Some(route), || {
+        self.denial(view, denied.reason.as_str(), Some(route), || {
             view.policy().explain_request(&self.peer(), asked).summary()
         });
-        Failure::Denied(summary)
+        // The client is told what it showed and the reason, and nothing of what would be taken.
+        Failure::Denied(view.policy().denial(&self.peer(), denied))
     }
 
-    /// Records a denial, which gives the explanation: worked out once for each distinct denial.
+    /// Records a denial with its explanation, which is worked out once for each distinct denial.
     fn denial(
         &self,
         view: &View,
         reason: &'static str,
         route: Option<&Meta>,
         explain: impl FnOnce() -> String,
-    ) -> Arc<str> {
+    ) {
         let denial = Denial {
             port: view.port(),
             server: view.server(),
@@ -328,7 +329,7 @@ impl Connection {
             identity: self.tls.identity().map(linkerd_tls::Id::as_str),
             reason,
         };
-        self.worker.inbound.denials.record(denial, explain)
+        self.worker.inbound.denials.record(denial, explain);
     }
 
     /// Says that the `audit` policy let something through, at most once a minute for one kind of client.

@@ -6,7 +6,7 @@
 use crate::http::{body::Body, client::ClientError, request::BadRequest};
 use http::{HeaderValue, Response, StatusCode, Version, header};
 use linkerd_policy::rate_limit::{Limited, Scope};
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr};
 
 /// Why a request was not answered by the origin.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     /// The policy of the port is not, or no longer, about HTTP.
     NotHttp,
     /// No authorization allows the client. The text is the explanation's summary.
-    Denied(Arc<str>),
+    Denied(String),
     /// A rate limit is exhausted.
     RateLimited(Limited),
     /// The route answers with a redirect.
@@ -408,4 +408,67 @@ pub fn markdown() -> String {
         ));
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docs_failures_is_in_step() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failures.md");
+        if std::env::vars().any(|(name, _)| name == "UPDATE_DOCS") {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            markdown(),
+            "run cargo xtask docs"
+        );
+    }
+
+    #[test]
+    fn what_the_proxy_says_is_for_mesh_clients_only() {
+        let failure = Failure::Denied("identity: got a, wanted b".into());
+        let asked = |meshed, grpc, version| Asked {
+            client: ([10, 0, 0, 1], 1).into(),
+            server: ([10, 0, 0, 2], 80).into(),
+            meshed,
+            grpc,
+            version,
+        };
+        let stranger = failure.answer(&asked(false, false, Version::HTTP_11));
+        assert_eq!(stranger.status(), StatusCode::FORBIDDEN);
+        assert!(!stranger.headers().contains_key("l5d-proxy-error"));
+        let peer = failure.answer(&asked(true, false, Version::HTTP_11));
+        let text = peer.headers()["l5d-proxy-error"].to_str().unwrap();
+        assert!(
+            text.starts_with(
+                "client 10.0.0.1:1: server 10.0.0.2:80: unauthorized request on route"
+            )
+        );
+        let grpc = failure.answer(&asked(true, true, Version::HTTP_2));
+        assert_eq!(
+            (grpc.status(), &grpc.headers()["grpc-status"]),
+            (StatusCode::OK, &HeaderValue::from(7))
+        );
+    }
+
+    #[test]
+    fn an_injected_failure_keeps_its_status_and_message() {
+        let failure = Failure::Injected {
+            status: 418,
+            message: "a teapot".into(),
+        };
+        let asked = Asked {
+            client: ([10, 0, 0, 1], 1).into(),
+            server: ([10, 0, 0, 2], 80).into(),
+            meshed: true,
+            grpc: false,
+            version: Version::HTTP_11,
+        };
+        let answer = failure.answer(&asked);
+        assert_eq!(answer.status().as_u16(), 418);
+        assert_eq!(answer.headers()["l5d-proxy-error"], "a teapot");
+    }
 }

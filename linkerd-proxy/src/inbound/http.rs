@@ -229,8 +229,11 @@ async fn forward(
     handles.requests.inc();
     handles.legacy_requests.inc();
     let ended: Option<Ended> = (!request.body().is_end_stream()).then(|| Arc::new(OnceLock::new()));
-    let request = request
-        .map(|body| RequestBody::new(body, Some(handles.request_frames.clone()), ended.clone()));
+    let stall = connection.worker.inbound.settings.body_idle;
+    let request = request.map(|body| {
+        let frames = Some(handles.request_frames.clone());
+        RequestBody::new(body, frames, ended.clone()).stalling(stall)
+    });
 
     let origin = connection.worker.origin(connection.destination.origin)?;
     let sent = Instant::now();

@@ -63,12 +63,18 @@ use tokio::net::TcpStream;
 pub(crate) struct Settings {
     /// Port of the listener that redirected and direct connections come to.
     pub(crate) proxy_port: u16,
+    /// Port of the admin server, which trusts clients on loopback: never reached there on a client's behalf.
+    pub(crate) admin_port: u16,
     /// Allowed original destinations; empty = any.
     pub(crate) ips: Vec<IpAddr>,
     /// Limit of TLS and HTTP detection where the policy names none.
     pub(crate) detect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) limits: ConnectionLimits,
+    /// How long an opaque connection may be silent.
+    pub(crate) tcp_idle: Option<Duration>,
+    /// How long the body of a request may stand still.
+    pub(crate) body_idle: Option<Duration>,
     /// How long a connection waits for a first answer about its port.
     pub(crate) policy_wait: Duration,
     /// Refuse paths that a path policy and an origin could read differently.
@@ -338,7 +344,8 @@ impl Worker {
         let is_own = settings.own.iter().any(|own| {
             own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified())
         });
-        if is_own {
+        let is_admin = address.ip().is_loopback() && address.port() == settings.admin_port;
+        if is_own || is_admin {
             return Err(failure::Failure::Loop);
         }
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,10 @@
 //! Connections that are not HTTP: authorized as a whole, then relayed until an end closes or the policy changes.
 
 use super::connection::{Connection, ConnectionError};
-use crate::transport::{Io, relay::relay};
+use crate::{
+    activity::Pulse,
+    transport::{Io, relay::relay},
+};
 use std::sync::Arc;
 
 /// Authorizes a connection and relays its bytes.
@@ -31,6 +34,12 @@ pub(super) async fn serve(connection: Arc<Connection>, mut io: Io) -> Result<(),
     let mut open = transport.open();
     let mut drain = worker.drain.clone();
 
+    let pulse = Pulse::new();
+    let silence = worker.inbound.settings.tcp_idle;
+    if silence.is_some() {
+        io.pulse(pulse.clone());
+        origin.pulse(pulse.clone());
+    }
     let mut bytes = std::pin::pin!(relay(&mut io, &mut origin));
     loop {
         tokio::select! {
@@ -50,6 +59,10 @@ pub(super) async fn serve(connection: Arc<Connection>, mut io: Io) -> Result<(),
                 }
             }
             () = drain.cut() => return Ok(()),
+            () = pulse.silent(silence) => {
+                worker.inbound.metrics.connection_refused("idle_timeout");
+                return Ok(());
+            }
         }
     }
 }

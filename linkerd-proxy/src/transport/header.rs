@@ -198,7 +198,7 @@ mod tests {
 
     /// A reader that hands out one byte at a time: the worst cut.
     fn tokio_test_io(bytes: &[u8]) -> impl AsyncRead + Unpin + use<> {
-        struct OneByOne(std::io::Cursor<Vec<u8>>);
+        struct OneByOne(io::Cursor<Vec<u8>>);
         impl AsyncRead for OneByOne {
             fn poll_read(
                 mut self: std::pin::Pin<&mut Self>,
@@ -212,6 +212,6 @@ mod tests {
                 std::task::Poll::Ready(Ok(()))
             }
         }
-        OneByOne(std::io::Cursor::new(bytes.to_vec()))
+        OneByOne(io::Cursor::new(bytes.to_vec()))
     }
 }

@@ -1,6 +1,6 @@
 //! A connection's bytes: plain or decrypted, with what detection already read in front, counted as they pass.
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Pulse};
 use bytes::BytesMut;
 use linkerd_metrics::{Counter, Handle};
 use linkerd_tls::{ClientStream, Prefixed, ServerStream};
@@ -23,6 +23,7 @@ pub(crate) struct Io {
     replay: BytesMut,
     meter: Option<Meter>,
     watch: Option<Arc<Activity>>,
+    pulse: Option<Arc<Pulse>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +49,7 @@ impl Io {
             replay,
             meter: None,
             watch: None,
+            pulse: None,
         }
     }
 
@@ -57,6 +59,7 @@ impl Io {
             replay: BytesMut::new(),
             meter: None,
             watch: None,
+            pulse: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Io {
             replay: BytesMut::new(),
             meter: None,
             watch: None,
+            pulse: None,
         }
     }
 
@@ -82,6 +86,11 @@ impl Io {
     /// Tells `activity` when bytes come.
     pub(crate) fn watch(&mut self, activity: Arc<Activity>) {
         self.watch = Some(activity);
+    }
+
+    /// Tells `pulse` when bytes come.
+    pub(crate) fn pulse(&mut self, pulse: Arc<Pulse>) {
+        self.pulse = Some(pulse);
     }
 
     fn poll_read_stream(
@@ -128,6 +137,9 @@ impl AsyncRead for Io {
             }
             if let Some(activity) = &self.watch {
                 activity.read();
+            }
+            if let Some(pulse) = &self.pulse {
+                pulse.beat();
             }
         }
         result

@@ -181,6 +181,9 @@ impl Keeper {
                 self.store.waiting();
                 let current = self.port.current();
                 let server = current.policy.server();
+                for warning in current.policy.warnings() {
+                    tracing::warn!(port = self.port.number(), server = %server.meta, "{warning}");
+                }
                 tracing::debug!(
                     port = self.port.number(),
                     version,
