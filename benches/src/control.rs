@@ -38,17 +38,17 @@ pub(crate) struct Arguments {
     /// Folder with `ca.pem` and `ca.key`.
     #[arg(long)]
     mesh: PathBuf,
-    /// Authorizations of each port. One: everyone is allowed. More: each names another identity, the last one the
-    /// load client's.
-    #[arg(long, default_value_t = 1)]
-    authorizations: usize,
+    /// Authorizations of each port, each of another mesh identity, the last one the load client's; without it, one
+    /// authorization that allows everyone.
+    #[arg(long)]
+    identities: Option<u32>,
     /// Port of the proxy's admin server, which everyone may reach: probes come without TLS.
     #[arg(long, default_value_t = 4191)]
     admin_port: u32,
 }
 
 struct Policies {
-    authorizations: usize,
+    identities: Option<u32>,
     admin_port: u32,
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let certificate = fs::read_to_string(arguments.mesh.join("ca.pem"))?;
     let key = KeyPair::from_pem(&fs::read_to_string(arguments.mesh.join("ca.key"))?)?;
     let policies = Policies {
-        authorizations: arguments.authorizations,
+        identities: arguments.identities,
         admin_port: arguments.admin_port,
     };
     let certifier = Certifier {
@@ -100,18 +100,17 @@ impl InboundServerPolicies for Policies {
 impl Policies {
     /// A detected port with one route, as the policy controller describes a Server without routes of its own.
     fn server(&self, spec: &PortSpec) -> ServerMessage {
-        let authorizations = if self.authorizations <= 1 || spec.port == self.admin_port {
-            vec![authorization("everyone", everyone())]
-        } else {
-            let others = (1..self.authorizations).map(|number| {
-                let name = format!("client-{number}");
-                let identity =
-                    format!("{name}.bench.serviceaccount.identity.linkerd.cluster.local");
-                authorization(&name, mesh_client(&identity))
-            });
-            others
+        let authorizations = match self.identities {
+            Some(identities) if spec.port != self.admin_port => (1..identities)
+                .map(|number| {
+                    let name = format!("client-{number}");
+                    let identity =
+                        format!("{name}.bench.serviceaccount.identity.linkerd.cluster.local");
+                    authorization(&name, mesh_client(&identity))
+                })
                 .chain([authorization("load", mesh_client(mesh::CLIENT))])
-                .collect()
+                .collect(),
+            _ => vec![authorization("everyone", everyone())],
         };
         let route = inbound::HttpRoute {
             metadata: Some(Metadata {

@@ -9,7 +9,7 @@ use crate::{
     mesh::Mesh,
     peers::{Kind, Subject, find_envoy},
     process::{find, run as run_command},
-    report::{Machine, ProcessRow, Report, YARDSTICK, median, rows},
+    report::{Machine, ONE_IDENTITY, ProcessRow, Report, YARDSTICK, median, rows},
     scenario::{self, Idle, Load, SCENARIOS, Sample, Scenario},
     sidecar::{Mode, Sidecar},
 };
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// Connections held open for the memory of idle connections; 0 leaves that out.
     #[arg(long, default_value_t = 5000)]
     idle: usize,
-    /// Only scenarios whose name begins so; may be repeated.
+    /// Only the scenario of this name, or those whose names begin so; may be repeated.
     #[arg(long)]
     scenario: Vec<String>,
     /// Only proxies whose name begins so; may be repeated.
@@ -129,7 +129,7 @@ fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     let scenarios = selected(arguments);
     subjects.retain(|subject| {
         chosen(&arguments.only, &subject.name)
-            && (subject.authorizations == 1
+            && (subject.identities.is_none()
                 || scenarios.iter().any(|scenario| scenario.takes(subject)))
     });
     let mut failures = Vec::new();
@@ -267,7 +267,7 @@ fn hold(
     mesh: &Mesh,
     failures: &mut Vec<String>,
 ) -> Option<Idle> {
-    if connections == 0 || sidecar.subject.authorizations > 1 {
+    if connections == 0 || sidecar.subject.identities.is_some() {
         return None;
     }
     let idle = sidecar
@@ -277,21 +277,23 @@ fn hold(
         .ok()
 }
 
+/// The proxies that are told apart by the number of authorizations only, and what is added to their names.
+const BY_IDENTITIES: [(usize, &str); 3] = [
+    (1, ONE_IDENTITY),
+    (100, ", 100 authorizations"),
+    (10_000, ", 10,000 authorizations"),
+];
+
 /// All that can take part, and what cannot and why.
 fn subjects(arguments: &Arguments, mode: Mode) -> Result<(Vec<Subject>, Vec<String>), Failure> {
     let (mut subjects, mut missing) = (Vec::new(), Vec::new());
     let proxy = name_of(&arguments.proxy);
     if let Some(path) = executable(&arguments.proxy) {
-        subjects.push(Subject {
-            compared_by_authorizations: true,
-            ..Subject::new(&proxy, Kind::Linkerd(path.clone()))
-        });
-        for (authorizations, count) in [(100, "100"), (10_000, "10,000")] {
+        subjects.push(Subject::new(&proxy, Kind::Linkerd(path.clone())));
+        for (identities, suffix) in BY_IDENTITIES {
             subjects.push(Subject {
-                name: format!("{proxy}, {count} authorizations"),
-                kind: Kind::Linkerd(path.clone()),
-                authorizations,
-                compared_by_authorizations: true,
+                identities: Some(identities),
+                ..Subject::new(&format!("{proxy}{suffix}"), Kind::Linkerd(path.clone()))
             });
         }
     } else {
@@ -361,9 +363,15 @@ fn subjects(arguments: &Arguments, mode: Mode) -> Result<(Vec<Subject>, Vec<Stri
 }
 
 fn selected(arguments: &Arguments) -> Vec<&'static Scenario> {
+    let exact = |name: &str| SCENARIOS.iter().any(|scenario| scenario.name == name);
+    let asked = |scenario: &Scenario| {
+        arguments.scenario.iter().any(|prefix| {
+            scenario.name == prefix || (!exact(prefix) && scenario.name.starts_with(prefix))
+        })
+    };
     SCENARIOS
         .iter()
-        .filter(|scenario| chosen(&arguments.scenario, scenario.name))
+        .filter(|scenario| arguments.scenario.is_empty() || asked(scenario))
         .collect()
 }
 

@@ -20,10 +20,8 @@ pub(crate) struct Subject {
     /// What the table calls it.
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Authorizations in its policy; above one, only the mesh client is allowed.
-    pub(crate) authorizations: usize,
-    /// Whether it is one of those that differ in nothing but their authorizations.
-    pub(crate) compared_by_authorizations: bool,
+    /// Authorizations in its policy, each of another mesh identity; absent: one that allows everyone.
+    pub(crate) identities: Option<usize>,
 }
 
 impl Subject {
@@ -31,8 +29,7 @@ impl Subject {
         Self {
             name: name.to_owned(),
             kind,
-            authorizations: 1,
-            compared_by_authorizations: false,
+            identities: None,
         }
     }
 }

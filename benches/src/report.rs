@@ -48,7 +48,7 @@ pub(crate) struct Row {
     /// Median of the rounds' ratios of CPU by request to the first named; absent where it did not run.
     pub(crate) to_yardstick: Option<f64>,
     pub(crate) to_vs: Option<f64>,
-    /// To the proxy with one authorization.
+    /// To the proxy that is measured; where numbers of authorizations are compared, to the one with one.
     pub(crate) to_proxy: Option<f64>,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -71,6 +71,8 @@ pub(crate) struct ProcessRow {
     pub(crate) idle: Option<Idle>,
 }
 
+/// What is added to the proxy's name where its policy has one authorization, of one identity.
+pub(crate) const ONE_IDENTITY: &str = ", 1 authorization";
 /// Name of the yardstick among the subjects.
 pub(crate) const YARDSTICK: &str = "yardstick";
 
@@ -124,7 +126,7 @@ pub(crate) fn rows(samples: &[Sample], proxy: &str, vs: Option<&str>) -> Vec<Row
                 cpu_share: middle(|sample| sample.cpu_share),
                 to_yardstick: ratio(YARDSTICK),
                 to_vs: vs.and_then(ratio),
-                to_proxy: ratio(proxy),
+                to_proxy: ratio(proxy).or_else(|| ratio(&format!("{proxy}{ONE_IDENTITY}"))),
                 p50: middle(|sample| sample.outcome.latency.p50),
                 p99: middle(|sample| sample.outcome.latency.p99),
                 p999: middle(|sample| sample.outcome.latency.p999),

@@ -45,9 +45,9 @@ enum Shape {
 /// Which subjects a scenario compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Policies {
-    /// All proxies with their one authorization.
+    /// All proxies with one authorization, which allows everyone.
     One,
-    /// One proxy with different numbers of authorizations.
+    /// One proxy with different numbers of authorizations, each of an identity.
     Many,
 }
 
@@ -142,13 +142,10 @@ pub(crate) struct Sample {
 }
 
 impl Scenario {
-    /// Whether a subject takes part; `many`: whether it is one of those that differ in their authorizations.
+    /// Whether a subject takes part.
     pub(crate) fn takes(&self, subject: &Subject) -> bool {
-        let policies = match self.policies {
-            Policies::One => subject.authorizations == 1,
-            Policies::Many => subject.compared_by_authorizations,
-        };
-        policies && subject.kind.speaks(self.http2, self.tls)
+        let by_identities = self.policies == Policies::Many;
+        by_identities == subject.identities.is_some() && subject.kind.speaks(self.http2, self.tls)
     }
 
     /// Whether it is at `--rate`.

@@ -206,7 +206,9 @@ impl Sidecar {
             Kind::Linkerd(_) => {
                 let mut command = pod.command(bench.as_os_str(), false);
                 command.args(["control", "--listen", &pod.control.to_string()]);
-                command.args(["--authorizations", &subject.authorizations.to_string()]);
+                if let Some(identities) = subject.identities {
+                    command.args(["--identities", &identities.to_string()]);
+                }
                 command.args(["--admin-port", &pod.admin.port().to_string()]);
                 command.arg("--mesh").arg(mesh.folder());
                 Some(serving(command, &folder.join("control.log"))?)
@@ -270,7 +272,7 @@ fn start_proxy(
         std::thread::sleep(Duration::from_millis(1));
     }
     let startup = started.elapsed();
-    if subject.authorizations <= 1 && !answers(pod.address, "/1") {
+    if subject.identities.is_none() && !answers(pod.address, "/1") {
         let words = proxy.last_words();
         return Err(format!("{} is ready but does not answer: {words}", subject.name).into());
     }
