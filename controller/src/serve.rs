@@ -104,12 +104,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     directories.extend(config.overlays.iter().cloned());
     let mut source = Source::new(directories.clone(), config.cluster.clone());
     let mut shown = Shown::default();
-    let empty = || Snapshot {
-        version: 0,
-        index: linkerd_policy::index::Index::new(config.cluster.clone()),
-        problems: Vec::new(),
-    };
-    let first = source.refresh().unwrap_or_else(empty);
+    let first = source
+        .refresh()
+        .unwrap_or_else(|| Snapshot::empty(&config.cluster));
     report(&first, &metrics, &mut shown);
     let (publish, snapshots) = watch::channel(Arc::new(first));
     let (end, ending) = watch::channel(false);
@@ -122,13 +119,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let policy = bind("policy", config.policy_addr).await?;
     let destination = bind("destination", config.destination_addr).await?;
     let identity = bind("identity", config.identity_addr).await?;
-    let admin = TcpListener::bind(config.admin_addr)
-        .await
-        .map_err(|source| Error::Listen {
-            what: "admin",
-            address: config.admin_addr,
-            source,
-        })?;
+    let admin = listen("admin", config.admin_addr).await?;
     let certifier = Certifier {
         shared: shared.clone(),
         authority,
@@ -195,14 +186,17 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListenerStre
     if !address.ip().is_loopback() {
         return Err(Error::NotLoopback(address));
     }
-    let listener = TcpListener::bind(address)
+    Ok(TcpListenerStream::new(listen(what, address).await?))
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
         .await
         .map_err(|source| Error::Listen {
             what,
             address,
             source,
-        })?;
-    Ok(TcpListenerStream::new(listener))
+        })
 }
 
 /// Reads the directories when something in them changes, and from time to time in case that was missed.

@@ -219,6 +219,17 @@ pub struct Snapshot {
     pub problems: Vec<Problem>,
 }
 
+impl Snapshot {
+    /// What holds before anything was read.
+    pub(crate) fn empty(cluster: &Cluster) -> Self {
+        Self {
+            version: 0,
+            index: Index::new(cluster.clone()),
+            problems: Vec::new(),
+        }
+    }
+}
+
 /// The directories, read again and again, with the last good version of each object.
 #[derive(Debug)]
 pub struct Source {

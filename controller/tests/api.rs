@@ -1,4 +1,11 @@
 //! The control plane over real sockets, with the published API's clients, while files change.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails here is the test"
+)]
 
 use linkerd_controller::{Config, Flags, authority::Authority, token};
 use linkerd2_proxy_api::{

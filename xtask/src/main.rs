@@ -6,8 +6,11 @@ mod tools;
 
 use std::process::ExitCode;
 
+/// The code of a task; it gets the words after the task's name.
+type Task = fn(&[String]) -> Result<(), String>;
+
 /// What can be asked for: the name, what it does, and the code.
-const TASKS: [(&str, &str, fn(&[String]) -> Result<(), String>); 6] = [
+const TASKS: [(&str, &str, Task); 6] = [
     (
         "test",
         "installs what tests need where it can, and runs every test",

@@ -102,7 +102,7 @@ pub(crate) struct Client {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -119,9 +119,15 @@ pub(crate) struct Connection {
 /// Why no response came.
 #[derive(Debug)]
 enum Broken {
-    Hyper(TrySendError<Request<RequestBody>>),
+    Hyper(Box<TrySendError<Request<RequestBody>>>),
     /// The connection ended and said nothing more.
     Silent,
+}
+
+impl From<TrySendError<Request<RequestBody>>> for Broken {
+    fn from(error: TrySendError<Request<RequestBody>>) -> Self {
+        Self::Hyper(Box::new(error))
+    }
 }
 
 impl Client {
@@ -214,7 +220,7 @@ impl Client {
                 Err(Broken::Hyper(mut broken)) => match broken.take_message() {
                     // The connection had gone while it was idle and nothing was sent: any other will do.
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(ClientError::Broken(broken.into_error())),
+                    _ => return Err(ClientError::Broken((*broken).into_error())),
                 },
             }
         }
@@ -224,7 +230,7 @@ impl Client {
     async fn answer(
         self: &Arc<Self>,
         response: Response<Incoming>,
-        connection: Connection,
+        connection: Box<Connection>,
     ) -> Answer {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return Answer::Upgrade(response.map(|_| Body::empty()), connection);
@@ -248,7 +254,7 @@ impl Client {
     }
 
     /// The connection used last that is still good.
-    fn checkout(&self) -> Option<Connection> {
+    fn checkout(&self) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, .. } = lock(&self.idle).pop()?;
             if connection.is_usable() {
@@ -257,7 +263,7 @@ impl Client {
         }
     }
 
-    fn checkin(&self, mut connection: Connection) {
+    fn checkin(&self, mut connection: Box<Connection>) {
         if !connection.is_usable() {
             return;
         }
@@ -287,19 +293,19 @@ impl Client {
         !idle.is_empty() || http2.is_some()
     }
 
-    async fn connect_http1(&self) -> Result<Connection, ClientError> {
+    async fn connect_http1(&self) -> Result<Box<Connection>, ClientError> {
         let (io, open) = self.connect().await?;
         let (send, driver) = http1::Builder::new()
             .max_header_size(self.settings.max_head)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ClientError::Broken)?;
-        Ok(Connection {
+        Ok(Box::new(Connection {
             send,
             driver,
             ended: false,
             _open: open,
-        })
+        }))
     }
 
     async fn send_http2(
@@ -357,7 +363,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) enum Answer {
     Response(Response<Body>),
     /// The origin switched protocols: the connection is the client's from here on.
-    Upgrade(Response<Body>, Connection),
+    Upgrade(Response<Body>, Box<Connection>),
 }
 
 impl Connection {
@@ -375,11 +381,11 @@ impl Connection {
         let mut response = pin!(send.try_send_request(request));
         poll_fn(|cx| {
             if let Poll::Ready(result) = response.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(Broken::Hyper));
+                return Poll::Ready(result.map_err(Broken::from));
             }
             *ended = *ended || driver.poll_without_shutdown(cx).is_ready();
             match response.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(result.map_err(Broken::Hyper)),
+                Poll::Ready(result) => Poll::Ready(result.map_err(Broken::from)),
                 Poll::Pending if *ended => Poll::Ready(Err(Broken::Silent)),
                 Poll::Pending => Poll::Pending,
             }
@@ -398,7 +404,7 @@ impl Connection {
     }
 
     /// The bytes of a connection that switched protocols.
-    pub(crate) async fn into_io(self) -> io::Result<Io> {
+    pub(crate) async fn into_io(self: Box<Self>) -> io::Result<Io> {
         let parts = self
             .driver
             .without_shutdown()
@@ -414,7 +420,7 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     body: Incoming,
-    connection: Connection,
+    connection: Box<Connection>,
     origin: Arc<Client>,
     /// Read while looking for a whole body.
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
@@ -472,10 +478,10 @@ impl Exchange {
     }
 
     /// Gives the connection back for the next request, if it can serve one.
-    pub(crate) fn finish(self: Box<Self>) {
+    pub(crate) fn finish(self) {
         let Self {
             connection, origin, ..
-        } = *self;
+        } = self;
         origin.checkin(connection);
     }
 }

@@ -80,7 +80,8 @@ pub(crate) fn name<B>(request: &mut Request<B>) -> Result<Option<Authority>, Bad
         };
     }
     let path = request.uri().path();
-    if !path.starts_with('/') && !(path == "*" && request.method() == Method::OPTIONS) {
+    let is_path = path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS);
+    if !is_path {
         return refuse("the path does not begin with a slash");
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();

@@ -63,7 +63,8 @@ pub(super) async fn serve(
     let service = service_fn(move |request| {
         let connection = requests.clone();
         let in_flight = active.begin();
-        async move { Ok::<_, Infallible>(answer(connection, request, in_flight).await) }
+        // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
+        async move { Ok::<_, Infallible>(Box::pin(answer(connection, request, in_flight)).await) }
     });
     let settings = &connection.worker.inbound.settings;
     match version {
@@ -156,7 +157,7 @@ async fn drive(
 }
 
 /// A request's life, with failures turned into answers.
-async fn answer(
+pub(super) async fn answer(
     connection: Arc<Connection>,
     mut request: Request<Incoming>,
     in_flight: InFlight,
@@ -279,7 +280,11 @@ async fn forward(
 }
 
 /// Carries bytes both ways after the origin switched protocols.
-async fn tunnel_bytes(connection: Arc<Connection>, client: OnUpgrade, origin: client::Connection) {
+async fn tunnel_bytes(
+    connection: Arc<Connection>,
+    client: OnUpgrade,
+    origin: Box<client::Connection>,
+) {
     let (client, origin) = tokio::join!(client, origin.into_io());
     let result = match (client, origin) {
         (Ok(client), Ok(mut origin)) => {

@@ -420,3 +420,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

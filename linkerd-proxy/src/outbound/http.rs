@@ -218,7 +218,7 @@ fn count(worker: &Worker, endpoint: &Endpoint, status: Option<StatusCode>) {
     }
 }
 
-async fn tunnel(worker: Arc<Worker>, near: OnUpgrade, far: crate::http::client::Connection) {
+async fn tunnel(worker: Arc<Worker>, near: OnUpgrade, far: Box<crate::http::client::Connection>) {
     if let (Ok(near), Ok(mut far)) = tokio::join!(near, far.into_io()) {
         let mut drain = worker.drain.clone();
         let mut near = TokioIo::new(near);
