@@ -11,10 +11,13 @@ use crate::{
     process::{find, run as run_command},
     report::{Machine, ONE_IDENTITY, ProcessRow, Report, YARDSTICK, median, rows},
     scenario::{self, Idle, Load, SCENARIOS, Sample, Scenario},
-    sidecar::{Mode, Sidecar},
+    sidecar::{Mode, Place, Sidecar},
 };
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, getuid, setrlimit},
+    thread::{sched_getaffinity, sched_setaffinity},
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -61,6 +64,10 @@ pub(crate) struct Arguments {
     /// Sends closed-loop plaintext load by wrk and h2load instead of our own client.
     #[arg(long)]
     system_clients: bool,
+    /// Lets all processes run on all CPUs. Without it proxies have the first CPU and all else the others, which makes
+    /// rounds more alike.
+    #[arg(long)]
+    float: bool,
     /// Also writes everything, each sample too, to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -122,6 +129,10 @@ fn run_inside() -> Result<(), Failure> {
 
 fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failure> {
     allow_descriptors()?;
+    // Asked before the affinity changes, which would be counted.
+    let machine = machine()?;
+    let pinned = !arguments.float && leave_first_cpu();
+    let place = Place { mode, pinned };
     let mesh = Mesh::create(folder)?;
     let (mut subjects, mut missing) = subjects(arguments, mode)?;
     let proxy = name_of(&arguments.proxy);
@@ -136,7 +147,7 @@ fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     let mut sidecars = Vec::new();
     for (number, subject) in (0..).zip(subjects) {
         let name = subject.name.clone();
-        match start(subject, mode, number, &mesh, arguments.rounds) {
+        match start(subject, place, number, &mesh, arguments.rounds) {
             Ok(sidecar) => sidecars.push(sidecar),
             Err(failure) => missing.push(format!("{name}: {failure}")),
         }
@@ -166,26 +177,12 @@ fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     let mut processes = Vec::new();
     for (sidecar, resident_idle) in sidecars.iter_mut().zip(resident) {
         let idle = hold(sidecar, arguments.idle, &mesh, &mut failures);
-        let own = samples
-            .iter()
-            .filter(|sample| sample.subject == sidecar.subject.name);
-        processes.push(ProcessRow {
-            subject: sidecar.subject.name.clone(),
-            startup: median(
-                sidecar
-                    .startups
-                    .iter()
-                    .map(|startup| startup.as_secs_f64() * 1e3),
-            )
-            .unwrap_or_default(),
-            resident_idle,
-            resident_load: own.map(|sample| sample.resident).max().unwrap_or_default(),
-            idle,
-        });
+        processes.push(process_row(sidecar, resident_idle, &samples, idle));
     }
     let report = Report {
-        machine: machine()?,
+        machine,
         mode,
+        pinned,
         load,
         rounds: arguments.rounds,
         rows: rows(&samples, &proxy, vs.as_deref()),
@@ -203,15 +200,35 @@ fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     Ok(())
 }
 
+fn process_row(
+    sidecar: &Sidecar,
+    resident_idle: u64,
+    samples: &[Sample],
+    idle: Option<Idle>,
+) -> ProcessRow {
+    let startups = sidecar.startups.iter();
+    let loaded = samples
+        .iter()
+        .filter(|sample| sample.subject == sidecar.subject.name)
+        .map(|sample| sample.resident);
+    ProcessRow {
+        subject: sidecar.subject.name.clone(),
+        startup: median(startups.map(|startup| startup.as_secs_f64() * 1e3)).unwrap_or_default(),
+        resident_idle,
+        resident_load: loaded.max().unwrap_or_default(),
+        idle,
+    }
+}
+
 /// Starts a sidecar several times, for the time that takes, and leaves the last one running.
 fn start(
     subject: Subject,
-    mode: Mode,
+    place: Place,
     number: u8,
     mesh: &Mesh,
     times: usize,
 ) -> Result<Sidecar, Failure> {
-    let mut sidecar = Sidecar::start(subject, mode, number, mesh)?;
+    let mut sidecar = Sidecar::start(subject, place, number, mesh)?;
     for _ in 1..times {
         sidecar.restart(mesh)?;
     }
@@ -420,6 +437,19 @@ fn announce(sidecars: &[Sidecar], scenarios: &[&Scenario], arguments: &Arguments
     };
     let seconds = runs as f64 * (arguments.seconds + WARMUP) + idle;
     eprintln!("{runs} runs, about {seconds:.0} s");
+}
+
+/// Moves the harness, and so what it starts, off the CPU that proxies are to have. Whether that could be done.
+fn leave_first_cpu() -> bool {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return false;
+    };
+    let mut others = allowed;
+    others.unset(0);
+    allowed.is_set(0)
+        && others.count() > 0
+        && find("taskset").is_some()
+        && sched_setaffinity(None, &others).is_ok()
 }
 
 /// Idle connections need descriptors, here and in every process we start.

@@ -12,6 +12,8 @@ use std::fmt;
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) mode: Mode,
+    /// Whether proxies had the first CPU for themselves, and all else the others.
+    pub(crate) pinned: bool,
     pub(crate) load: Load,
     pub(crate) rounds: usize,
     /// Name of the proxy that is measured, and of the one it is measured against.
@@ -147,8 +149,18 @@ impl fmt::Display for Report {
         let Self { machine, load, .. } = self;
         writeln!(
             f,
-            "{} CPUs, Linux {}; {:?} mode; {} rounds of {} s, {} connections. Medians; ratios are medians of each round's.",
-            machine.cpus, machine.kernel, self.mode, self.rounds, load.seconds, load.connections
+            "{} CPUs, Linux {}; {:?} mode; {}; {} rounds of {} s, {} connections. Medians; ratios are medians of each round's.",
+            machine.cpus,
+            machine.kernel,
+            self.mode,
+            if self.pinned {
+                "each proxy on the first CPU, all else on the others"
+            } else {
+                "all on all CPUs"
+            },
+            self.rounds,
+            load.seconds,
+            load.connections
         )?;
         for missing in &self.missing {
             writeln!(f, "MISSING: {missing}")?;

@@ -32,10 +32,19 @@ pub(crate) enum Mode {
     Explicit,
 }
 
+/// Where workloads are put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) mode: Mode,
+    /// Every proxy runs on the first CPU alone; the harness, and with it all else that it starts, on the others.
+    pub(crate) pinned: bool,
+}
+
 /// A workload's addresses.
 #[derive(Debug)]
 pub(crate) struct Pod {
     namespace: Option<String>,
+    pinned: bool,
     /// Where clients connect to.
     pub(crate) address: SocketAddr,
     /// Where the proxy listens for them; the same in explicit mode.
@@ -70,11 +79,15 @@ pub(crate) struct Sidecar {
 
 impl Pod {
     /// The `number`th workload.
-    fn new(mode: Mode, number: u8) -> Result<Self, Failure> {
-        match mode {
-            Mode::Redirected => Self::namespace(number),
-            Mode::Explicit => Self::explicit(),
-        }
+    fn new(place: Place, number: u8) -> Result<Self, Failure> {
+        let pod = match place.mode {
+            Mode::Redirected => Self::namespace(number)?,
+            Mode::Explicit => Self::explicit()?,
+        };
+        Ok(Self {
+            pinned: place.pinned,
+            ..pod
+        })
     }
 
     fn explicit() -> Result<Self, Failure> {
@@ -89,6 +102,7 @@ impl Pod {
         let (address, origin) = (free()?, free()?);
         Ok(Self {
             namespace: None,
+            pinned: false,
             address,
             listen: address,
             origin,
@@ -137,6 +151,7 @@ impl Pod {
         inside("iptables -t nat -A OUTPUT -j PROXY_INIT_OUTPUT")?;
         Ok(Self {
             namespace: Some(name),
+            pinned: false,
             address: SocketAddr::new(theirs.into(), 8080),
             listen: SocketAddr::new(ANY, 4143),
             origin: SocketAddr::new(HERE, 8080),
@@ -175,6 +190,9 @@ impl Pod {
                 words.extend(user.map(OsStr::new));
             }
         }
+        if as_proxy && self.pinned {
+            words.extend(["taskset", "-c", "0"].map(OsStr::new));
+        }
         words.push(program);
         let mut words = words.into_iter();
         let mut command = Command::new(words.next().unwrap_or(program));
@@ -187,11 +205,11 @@ impl Sidecar {
     /// Sets up the `number`th workload and waits until it serves.
     pub(crate) fn start(
         subject: Subject,
-        mode: Mode,
+        place: Place,
         number: u8,
         mesh: &Mesh,
     ) -> Result<Self, Failure> {
-        let pod = Pod::new(mode, number)?;
+        let pod = Pod::new(place, number)?;
         let folder = mesh.file(&format!("pod{number}"));
         fs::create_dir(&folder)?;
         Mesh::write_identity(&folder)?;
