@@ -28,7 +28,7 @@ use linkerd_metrics::{Gauge, Handle, Labels, Registry, describe, process::Proces
 use linkerd_tls::LocalIdentity;
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     num::NonZeroUsize,
     process::ExitCode,
     sync::Arc,
@@ -573,6 +573,7 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
                 keepalive: inbound.connect_keepalive,
                 user_timeout: inbound.connect_user_timeout,
             },
+            source: Vec::new(),
             max_idle: inbound.pool_max_idle,
             idle_timeout: inbound.pool_idle_timeout,
             max_head: inbound.http1_max_header_bytes,
@@ -625,6 +626,13 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
                 keepalive: outbound.connect_keepalive,
                 user_timeout: outbound.connect_user_timeout,
             },
+            // Several workloads on one machine have loopback addresses of their own, and are told apart by them.
+            source: inbound
+                .ips
+                .iter()
+                .copied()
+                .filter(IpAddr::is_loopback)
+                .collect(),
             max_idle: outbound.pool_max_idle,
             idle_timeout: outbound.pool_idle_timeout,
             max_head: inbound.http1_max_header_bytes,

@@ -24,13 +24,16 @@ use linkerd_tls::{Id, LocalIdentity};
 use std::{
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+};
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,8 @@ pub(crate) struct Settings {
     /// Limit of a TCP connect.
     pub(crate) connect_timeout: Duration,
     pub(crate) socket: SocketOptions,
+    /// Addresses that connections are made from, one a family; without one the system chooses.
+    pub(crate) source: Vec<IpAddr>,
     /// Idle HTTP/1 connections kept for one origin; the oldest go first.
     pub(crate) max_idle: usize,
     /// How long an HTTP/1 connection is kept without use.
@@ -161,7 +166,7 @@ impl Client {
 
     async fn open(&self) -> Result<Io, ClientError> {
         let address = self.dial.address;
-        let stream = TcpStream::connect(address)
+        let stream = connect_from(&self.settings.source, address)
             .await
             .map_err(|error| ClientError::Connect(address, error))?;
         self.settings.socket.apply(&stream);
@@ -351,6 +356,20 @@ impl Client {
             .filter(|sender| !sender.is_closed())
             .cloned()
     }
+}
+
+/// Connects from the address of the same family, if there is one.
+async fn connect_from(source: &[IpAddr], address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source.iter().find(|ip| ip.is_ipv4() == address.is_ipv4()) else {
+        return TcpStream::connect(address).await;
+    };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(SocketAddr::new(*source, 0))?;
+    socket.connect(address).await
 }
 
 /// A lock whose holders cannot panic half-way through a change.

@@ -201,7 +201,7 @@ fn wrap(request: &mut Request<Incoming>, form: &shape::Form) {
 
 fn count(worker: &Worker, endpoint: &Endpoint, status: Option<StatusCode>) {
     let metrics = &worker.outbound.metrics;
-    let labels = far_labels(&worker.client(endpoint, false).dial, endpoint);
+    let labels = far_labels(&worker.client(endpoint, false).dial, endpoint, None);
     match status {
         None => metrics.requests.get(&labels).inc(),
         Some(status) => {

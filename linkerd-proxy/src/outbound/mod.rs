@@ -224,7 +224,7 @@ impl Worker {
         let dial = Dial { address, mesh };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = clients.entry(dial.clone()).or_insert_with(|| {
-            let labels = far_labels(&dial, endpoint);
+            let labels = far_labels(&dial, endpoint, Some("dst"));
             Arc::new(Client::new(
                 dial,
                 self.outbound.settings.client.clone(),
@@ -257,11 +257,11 @@ impl Worker {
     }
 }
 
-/// The labels of connections to an endpoint.
-fn far_labels(dial: &Dial, endpoint: &Endpoint) -> Labels {
+/// The labels of an endpoint: of requests, and with `peer` of connections.
+fn far_labels(dial: &Dial, endpoint: &Endpoint, peer: Option<&'static str>) -> Labels {
     let labels = Labels::new()
         .with("direction", "outbound")
-        .with("peer", "dst")
+        .with_some("peer", peer)
         .with("target_addr", endpoint.address)
         .with("target_ip", endpoint.address.ip())
         .with("target_port", endpoint.address.port());
