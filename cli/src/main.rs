@@ -1,1 +1,112 @@
-fn main() {}
+//! The `linkerd` command: runs a mesh on this host, explains and checks policy, issues and inspects identities.
+//!
+//! | module | what |
+//! |---|---|
+//! | `run` | `linkerd run`: a whole mesh as processes of this host |
+//! | `mesh` | the file `mesh.yaml` that says what to run and what to expect |
+//! | `policy` | `linkerd policy explain`, `linkerd policy lint` |
+//! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
+//! | `check` | `linkerd check` |
+//! | `workload` | the small programs that examples consist of |
+//! | `fetch` | GET from admin servers |
+//! | `outcome` | failures as a person would want them, tables, JSON |
+
+mod check;
+mod fetch;
+mod identity;
+mod mesh;
+mod outcome;
+mod policy;
+mod run;
+mod workload;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use outcome::{Failure, Outcome};
+use std::{io, process::ExitCode};
+
+/// Runs, explains and checks a service mesh: sidecars that authenticate and authorize every connection.
+#[derive(Debug, Parser)]
+#[command(name = "linkerd", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a mesh on this host: a control plane, and workloads with a sidecar each. Needs no root.
+    Run(run::Flags),
+    /// Explain and check policy.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Issue and inspect what proves who a workload is.
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Check a running mesh: manifests, controller, certificates, sidecars.
+    Check(check::Flags),
+    /// Print a completion script, for example: source <(linkerd completion bash)
+    Completion {
+        /// The shell.
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// The control plane.
+    #[command(hide = true)]
+    Controller(linkerd_controller::Flags),
+    /// A sidecar; the environment says everything.
+    #[command(hide = true)]
+    Proxy,
+    /// The programs of the examples.
+    #[command(hide = true, subcommand)]
+    Workload(workload::Command),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        // These two own their process: logs, runtime, signals, exit code.
+        Command::Proxy => return linkerd_proxy::main_from_env(),
+        Command::Controller(flags) => {
+            return linkerd_controller::main(linkerd_controller::Config::from(flags));
+        }
+        Command::Run(flags) => block_on(run::run(flags)),
+        Command::Policy(policy::Command::Explain(flags)) => block_on(policy::explain(flags)),
+        Command::Policy(policy::Command::Lint(flags)) => policy::lint(&flags),
+        Command::Identity(command) => identity::run(command),
+        Command::Check(flags) => block_on(check::run(flags)),
+        Command::Workload(command) => block_on(workload::run(command)),
+        Command::Completion { shell } => complete(&shell),
+    };
+    match result {
+        Ok(outcome) => outcome.code(),
+        Err(failure) => {
+            eprintln!("linkerd: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn complete(shell: &str) -> Result<Outcome, Failure> {
+    let shell = shell
+        .parse::<clap_complete::Shell>()
+        .map_err(Failure::usage)?;
+    clap_complete::generate(shell, &mut Cli::command(), "linkerd", &mut io::stdout());
+    Ok(Outcome::Good)
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?
+        .block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_is_declared_once_and_every_command_has_help() {
+        Cli::command().debug_assert();
+    }
+}

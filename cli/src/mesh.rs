@@ -1,0 +1,505 @@
+//! The file `mesh.yaml` of a directory: which manifests, which programs, which traffic, and what should come of it.
+//!
+//! `run` does what it says; `policy` and `check` find the manifests by it. A directory without such a file is one of
+//! plain manifests.
+
+use crate::outcome::{Failure, plain};
+use linkerd_controller::source;
+use linkerd_policy::{
+    index::{Cluster, Index, Workload, WorkloadRef},
+    resource::ExternalWorkload,
+};
+use serde::Deserialize;
+use std::{
+    fmt, fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Name of the file.
+const FILE: &str = "mesh.yaml";
+/// Its first field.
+const API: &str = "run.linkerd.io/v1";
+
+/// What the file says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Mesh {
+    api_version: String,
+    kind: String,
+    pub(crate) metadata: Metadata,
+    /// Directory of manifests, beside the file.
+    manifests: PathBuf,
+    /// Directories over it, each over the ones before.
+    #[serde(default)]
+    pub(crate) steps: Vec<Step>,
+    pub(crate) workloads: Vec<Program>,
+    #[serde(default)]
+    pub(crate) traffic: Vec<Traffic>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    /// The namespace of the workloads.
+    pub(crate) namespace: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Step {
+    /// What it does, in a few words.
+    pub(crate) title: String,
+    /// Its directory, beside the file.
+    overlay: PathBuf,
+}
+
+/// A workload's process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Program {
+    /// Name of the ExternalWorkload.
+    pub(crate) name: String,
+    pub(crate) program: Kind,
+    /// The user's own program and its arguments, with `program: command`. `{ip}` stands for the address to listen on.
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
+    /// Services that it calls, as `service:port`, besides those in `traffic`.
+    #[serde(default)]
+    pub(crate) calls: Vec<Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// The built-in HTTP and gRPC service.
+    Http,
+    /// The built-in database.
+    Lines,
+    /// It only calls.
+    Client,
+    /// A program of the user's.
+    Command,
+}
+
+/// Calls of one kind, and what should come of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Traffic {
+    pub(crate) from: Caller,
+    pub(crate) to: Place,
+    /// `GET /path`.
+    pub(crate) http: Option<String>,
+    /// `package.Service/Method`.
+    pub(crate) grpc: Option<String>,
+    /// A line for the database.
+    pub(crate) line: Option<String>,
+    #[serde(default = "once")]
+    pub(crate) times: u32,
+    /// One for every step, or the same for all.
+    expect: Expect,
+}
+
+const fn once() -> u32 {
+    1
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Expect {
+    Always(Verdict),
+    Steps(Vec<Verdict>),
+}
+
+/// What becomes of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    /// The application answered.
+    Allowed,
+    /// 403, gRPC status 7, or closed without a byte.
+    Denied,
+    /// 404 by the proxy: no route takes it.
+    NoRoute,
+    /// Some were answered with 429, or gRPC status 8.
+    Limited,
+    /// Anything else.
+    Failed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::NoRoute => "no route",
+            Self::Limited => "limited",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Who calls: a workload, through its sidecar; or an address, from outside the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Workload(String),
+    Outside(IpAddr),
+}
+
+impl<'de> Deserialize<'de> for Caller {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match text.parse() {
+            Ok(address) => Self::Outside(address),
+            Err(_) => Self::Workload(text),
+        })
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(name) => f.write_str(name),
+            Self::Outside(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A port of a service: `catalog:8080`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+}
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.rsplit_once(':')
+            .and_then(|(name, port)| {
+                Some((
+                    name.to_owned(),
+                    port.parse().ok().filter(|port| *port != 0)?,
+                ))
+            })
+            .map(|(name, port)| Self { name, port })
+            .ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is no place; write service:port, like catalog:8080"
+                ))
+            })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+impl Traffic {
+    /// What should come of it in a step, counted from 1.
+    pub(crate) fn expected(&self, step: usize) -> Option<Verdict> {
+        match &self.expect {
+            Expect::Always(verdict) => Some(*verdict),
+            Expect::Steps(steps) => steps.get(step.checked_sub(1)?).copied(),
+        }
+    }
+
+    /// What is asked for, for people.
+    pub(crate) fn request(&self) -> String {
+        let what = self
+            .http
+            .as_deref()
+            .or(self.grpc.as_deref())
+            .or(self.line.as_deref());
+        let times = if self.times > 1 {
+            format!(" x{}", self.times)
+        } else {
+            String::new()
+        };
+        format!("{}{times}", what.unwrap_or_default())
+    }
+}
+
+/// Where the parts of a workload are: the workload's address is the mesh's; the sidecar, the application and the
+/// application's way out are beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// What the ExternalWorkload says, where others dial.
+    pub(crate) workload: Ipv4Addr,
+    pub(crate) sidecar: Ipv4Addr,
+    pub(crate) application: Ipv4Addr,
+    /// Where the sidecar takes what the application sends.
+    pub(crate) outbound: Ipv4Addr,
+}
+
+impl Addresses {
+    /// Of `127.a.b.c`, where 4 divides b: the others are at b + 1 to b + 3.
+    fn of(workload: IpAddr) -> Option<Self> {
+        let IpAddr::V4(address) = workload else {
+            return None;
+        };
+        let [127, a, b, c] = address.octets() else {
+            return None;
+        };
+        // 127.0.0.x is where everything else on a host is.
+        if b % 4 != 0 || (a, b) == (0, 0) {
+            return None;
+        }
+        let beside = |n| Ipv4Addr::new(127, a, b + n, c);
+        Some(Self {
+            workload: address,
+            sidecar: beside(1),
+            application: beside(2),
+            outbound: beside(3),
+        })
+    }
+}
+
+/// A workload that is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) program: Program,
+    pub(crate) manifest: ExternalWorkload,
+    pub(crate) at: Addresses,
+    /// Its sidecar's outbound listeners, in the order of their ports.
+    pub(crate) calls: Vec<Place>,
+}
+
+/// First port of a sidecar's outbound listeners.
+const FIRST_OUTBOUND: u16 = 10_000;
+
+impl Member {
+    pub(crate) fn name(&self) -> &str {
+        &self.program.name
+    }
+
+    /// Ports of the application.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
+        let ports = self.manifest.spec.ports.iter().map(|port| port.port);
+        ports.filter(|port| !matches!(*port, 4143 | 4191))
+    }
+
+    /// Where the application dials a service.
+    pub(crate) fn way_to(&self, place: &Place) -> Option<SocketAddr> {
+        let index = self.calls.iter().position(|call| call == place)?;
+        let port = FIRST_OUTBOUND.checked_add(u16::try_from(index).ok()?)?;
+        Some((self.at.outbound, port).into())
+    }
+
+    /// The sidecar's admin server.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        (self.at.sidecar, 4191).into()
+    }
+}
+
+/// The directories of manifests that `directory` means, for a step counted from 1 (the last if absent).
+pub(crate) fn manifests(directory: &Path, step: Option<usize>) -> Result<Vec<PathBuf>, Failure> {
+    if !directory.is_dir() {
+        return Err(
+            Failure::usage(format!("{} is not a directory", directory.display()))
+                .hint("give a directory of manifests, like examples/shop"),
+        );
+    }
+    if directory.join(FILE).exists() {
+        return Mesh::read(directory)?.directories(directory, step);
+    }
+    match step {
+        None => Ok(vec![directory.to_owned()]),
+        Some(_) => Err(Failure::usage(format!(
+            "--step: {} has no {FILE} that names steps",
+            directory.display()
+        ))),
+    }
+}
+
+/// The index of the good objects of some directories. What is wrong with the others is said on standard error.
+pub(crate) fn index(directories: &[PathBuf]) -> Index {
+    let loaded = source::read(directories);
+    for problem in &loaded.problems {
+        eprintln!("warning: {}", plain(&problem.to_string()));
+    }
+    let resources = loaded.objects.into_values().map(|(_, resource)| resource);
+    Index::from_resources(Cluster::default(), resources)
+}
+
+impl Mesh {
+    /// Reads the file of a directory.
+    pub(crate) fn read(directory: &Path) -> Result<Self, Failure> {
+        let path = directory.join(FILE);
+        let text = fs::read_to_string(&path).map_err(|error| {
+            Failure::new(format!("{}: {error}", path.display()))
+                .hint("linkerd run examples/shop; its mesh.yaml shows what the file says")
+        })?;
+        Self::parse(&text).map_err(|what| Failure::new(format!("{}: {what}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let reader = serde_norway::Deserializer::from_str(text);
+        let mesh: Self = serde_path_to_error::deserialize(reader).map_err(|error| {
+            let path = error.path().to_string();
+            format!("{path}: {}", error.into_inner())
+        })?;
+        if mesh.api_version != API || mesh.kind != "Mesh" {
+            return Err(format!(
+                "apiVersion, kind: {}, {} is not known; write apiVersion: {API} and kind: Mesh",
+                mesh.api_version, mesh.kind
+            ));
+        }
+        for (i, traffic) in mesh.traffic.iter().enumerate() {
+            let asked = [&traffic.http, &traffic.grpc, &traffic.line];
+            if asked.iter().filter(|asked| asked.is_some()).count() != 1 {
+                return Err(format!(
+                    "traffic[{i}]: exactly one of http, grpc and line says what is asked"
+                ));
+            }
+            if let Expect::Steps(steps) = &traffic.expect
+                && steps.len() != mesh.steps.len().max(1)
+            {
+                return Err(format!(
+                    "traffic[{i}].expect: {} verdicts for {} steps; write one for each, or a single one",
+                    steps.len(),
+                    mesh.steps.len().max(1)
+                ));
+            }
+        }
+        for (i, program) in mesh.workloads.iter().enumerate() {
+            if (program.program == Kind::Command) == program.command.is_empty() {
+                return Err(format!(
+                    "workloads[{i}].command: goes with program: command, as a list like [python3, server.py]"
+                ));
+            }
+        }
+        Ok(mesh)
+    }
+
+    /// The step that is meant, counted from 1; without steps there is one.
+    pub(crate) fn step(&self, step: Option<usize>) -> Result<usize, Failure> {
+        let last = self.steps.len().max(1);
+        match step {
+            None => Ok(last),
+            Some(step) if (1..=last).contains(&step) => Ok(step),
+            Some(step) => Err(Failure::usage(format!(
+                "--step {step}: {} has the steps 1 to {last}",
+                self.metadata.name
+            ))),
+        }
+    }
+
+    /// The directories of manifests of a step.
+    pub(crate) fn directories(
+        &self,
+        directory: &Path,
+        step: Option<usize>,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let step = self.step(step)?;
+        let overlays = self.steps.iter().take(step).map(|step| &step.overlay);
+        let all = std::iter::once(&self.manifests).chain(overlays);
+        Ok(all.map(|part| directory.join(part)).collect())
+    }
+
+    /// The workloads that are run, as the manifests describe them.
+    pub(crate) fn members(&self, index: &Index) -> Result<Vec<Member>, Failure> {
+        self.workloads
+            .iter()
+            .map(|program| self.member(program, index))
+            .collect()
+    }
+
+    fn member(&self, program: &Program, index: &Index) -> Result<Member, Failure> {
+        let (ns, name) = (&self.metadata.namespace, &program.name);
+        let reference = WorkloadRef::ExternalWorkload {
+            ns: ns.clone(),
+            name: name.clone(),
+        };
+        let Some(Workload::ExternalWorkload(manifest)) = index.workload(&reference) else {
+            return Err(Failure::new(format!(
+                "workloads: {name}: no manifest describes the ExternalWorkload {ns}/{name}"
+            )));
+        };
+        let ip = manifest.spec.workload_ips.first().map(|ip| ip.ip);
+        let at = ip.and_then(Addresses::of).ok_or_else(|| {
+            Failure::new(format!(
+                "ExternalWorkload {ns}/{name}: spec.workloadIPs[0].ip: {} cannot be used on one host",
+                ip.map_or_else(|| "(none)".to_owned(), |ip| ip.to_string())
+            ))
+            .hint("an address 127.A.B.C with B divisible by 4, but not 127.0.0.C; for example 127.42.0.2")
+        })?;
+        let caller = Caller::Workload(name.clone());
+        let mut calls = program.calls.clone();
+        calls.extend(
+            self.traffic
+                .iter()
+                .filter(|t| t.from == caller)
+                .map(|t| t.to.clone()),
+        );
+        calls.sort();
+        calls.dedup();
+        for call in &calls {
+            let service = index.service(ns, &call.name);
+            if !service
+                .is_some_and(|service| service.spec.ports.iter().any(|port| port.port == call.port))
+            {
+                return Err(Failure::new(format!(
+                    "{name} calls {call}, but no manifest has a Service {ns}/{} with port {}",
+                    call.name, call.port
+                )));
+            }
+        }
+        Ok(Member {
+            program: program.clone(),
+            manifest: manifest.clone(),
+            at,
+            calls,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: run.linkerd.io/v1\nkind: Mesh\nmetadata: {name: a, namespace: a}\nmanifests: m\n";
+
+    #[track_caller]
+    fn refused(rest: &str, text: &str) {
+        let error = Mesh::parse(&format!("{HEAD}{rest}")).unwrap_err();
+        assert!(error.contains(text), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_mesh_file_is_said_with_the_field_and_the_fix() {
+        refused("workloads: []\ntrafic: []\n", "trafic");
+        refused(
+            "workloads: [{name: a, program: htp}]\n",
+            "workloads[0].program",
+        );
+        refused(
+            "workloads: [{name: a, program: command}]\n",
+            "workloads[0].command: goes with",
+        );
+        refused(
+            "workloads: []\ntraffic: [{from: a, to: b, http: GET /, expect: allowed}]\n",
+            "service:port",
+        );
+        refused(
+            "workloads: []\ntraffic: [{from: a, to: 'b:1', expect: allowed}]\n",
+            "traffic[0]: exactly one of",
+        );
+        refused(
+            "workloads: []\ntraffic: [{from: a, to: 'b:1', line: x, expect: [allowed, denied]}]\n",
+            "2 verdicts for 1 steps",
+        );
+    }
+
+    #[test]
+    fn the_parts_of_a_workload_have_addresses_of_their_own() {
+        let at = Addresses::of("127.42.0.2".parse().unwrap()).unwrap();
+        assert_eq!(at.outbound, Ipv4Addr::new(127, 42, 3, 2));
+        for other in ["127.0.0.1", "127.42.1.2", "10.0.0.4", "::1"] {
+            assert!(Addresses::of(other.parse().unwrap()).is_none(), "{other}");
+        }
+    }
+}

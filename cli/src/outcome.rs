@@ -1,0 +1,119 @@
+//! What a command ends with: good, not good, or a failure with a hint; and tables.
+
+use std::{fmt, process::ExitCode};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// A command that did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// As it should be: exit code 0.
+    Good,
+    /// Something is not as it should be, and was said: exit code 1.
+    Bad,
+}
+
+impl Outcome {
+    pub(crate) fn when(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+
+    pub(crate) fn code(self) -> ExitCode {
+        match self {
+            Self::Good => ExitCode::SUCCESS,
+            Self::Bad => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// A command that could not do its work. Exit code 1, or 2 if it was asked for wrongly.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    what: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: None,
+            code: 1,
+        }
+    }
+
+    /// The command was called wrongly.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            ..Self::new(what)
+        }
+    }
+
+    /// With what to do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  try: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is about to be printed, without what a terminal would act on: clients choose some of it.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// A table of left-aligned columns.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .chain(head.get(column).map(|name| name.len()))
+            .max()
+            .unwrap_or_default()
+    };
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<0$}", width(column)));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&mut head.iter().copied());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("linkerd: {error}"),
+    }
+}

@@ -1,0 +1,335 @@
+//! `linkerd policy explain` and `linkerd policy lint`: the same code that decides in sidecars, asked by a person.
+
+use crate::{
+    fetch, mesh,
+    outcome::{Failure, Outcome, Output, json, plain},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use linkerd_controller::source;
+use linkerd_policy::{
+    Peer, PeerId, PeerTls, Policy, RequestView,
+    index::{Cluster, Index, WorkloadRef},
+    lint::Severity,
+};
+use serde_json::{Value, json as value};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Say what would become of a connection or request, and why. Exit code 1 if it would be refused.
+    Explain(Explain),
+    /// Say what is wrong with manifests, and what is valid and cannot be meant. Exit code 1 for errors.
+    Lint(Lint),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// Directory of manifests, or one with a mesh.yaml.
+    #[arg(required_unless_present = "admin", conflicts_with = "admin")]
+    directory: Option<PathBuf>,
+    /// The step of a mesh.yaml; the last if absent.
+    #[arg(long, conflicts_with = "admin")]
+    step: Option<usize>,
+    /// Ask the running sidecar or controller with this admin address instead. A controller needs --workload.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// The workload: namespace/name of an ExternalWorkload or pod.
+    #[arg(long, required_unless_present = "admin")]
+    workload: Option<String>,
+    /// The port of the workload.
+    #[arg(long)]
+    port: u16,
+    /// The client's identity; absent: a client outside the mesh.
+    #[arg(long)]
+    client: Option<String>,
+    /// The client's address.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))]
+    ip: IpAddr,
+    /// HTTP method.
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// HTTP path, with a query if there is one; absent: a connection that is not HTTP.
+    #[arg(long)]
+    path: Option<String>,
+    /// HTTP host.
+    #[arg(long)]
+    host: Option<String>,
+    /// HTTP header NAME:VALUE; may be repeated.
+    #[arg(long = "header", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    text.split_once(':')
+        .and_then(|(name, value)| Some((name.trim().parse().ok()?, value.trim().parse().ok()?)))
+        .ok_or_else(|| "write NAME:VALUE, like x-tenant:shop".to_owned())
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Lint {
+    /// Directory of manifests, or one with a mesh.yaml.
+    directory: PathBuf,
+    /// The step of a mesh.yaml; the last if absent.
+    #[arg(long)]
+    step: Option<usize>,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// `linkerd policy explain`.
+pub(crate) async fn explain(flags: Explain) -> Result<Outcome, Failure> {
+    if let Some(admin) = flags.admin {
+        return explain_live(admin, &flags).await;
+    }
+    let directory = flags.directory.clone().unwrap_or_default();
+    let index = mesh::index(&mesh::manifests(&directory, flags.step)?);
+    let name = flags.workload.as_deref().unwrap_or_default();
+    let workload = workload(&index, name)?;
+    let server = index
+        .inbound(&workload, flags.port)
+        .ok_or_else(|| Failure::new(format!("{name} is not a workload")))?;
+    let policy = Policy::compile(server)
+        .map_err(|error| Failure::new(format!("port {} of {name}: {error}", flags.port)))?;
+    let tls = match flags.client.as_deref() {
+        None => PeerTls::None,
+        Some(uri) if uri.contains("://") => PeerTls::Terminated {
+            identity: Some(PeerId::Uri(uri)),
+        },
+        Some(dns) => PeerTls::Terminated {
+            identity: Some(PeerId::Dns(dns)),
+        },
+    };
+    let peer = Peer {
+        addr: flags.ip,
+        tls,
+    };
+    let headers: HeaderMap = flags.headers.iter().cloned().collect();
+    let explanation = match flags.path.as_deref() {
+        None => policy.explain_connection(&peer),
+        Some(target) => {
+            let (path, query) = target
+                .split_once('?')
+                .map_or((target, None), |(p, q)| (p, Some(q)));
+            let authority = flags.host.as_deref();
+            let request = RequestView {
+                method: &flags.method,
+                authority,
+                path,
+                query,
+                headers: &headers,
+            };
+            policy.explain_request(&peer, &request)
+        }
+    };
+    match flags.output {
+        Output::Text => print!("{explanation}"),
+        Output::Json => json(&explanation),
+    }
+    let allowed = explanation.decision == linkerd_policy::explain::Decision::Allow;
+    Ok(Outcome::when(allowed))
+}
+
+/// The workload that a person means by `namespace/name`, or by a token of the API.
+fn workload(index: &Index, text: &str) -> Result<WorkloadRef, Failure> {
+    let all: Vec<WorkloadRef> = index
+        .workloads()
+        .map(linkerd_policy::index::Workload::reference)
+        .collect();
+    let named = text.split_once('/').and_then(|(ns, name)| {
+        all.iter()
+            .find(|workload| workload.namespace() == ns && workload.name() == name)
+    });
+    let token = || text.parse().ok().filter(|token| all.contains(token));
+    named.cloned().or_else(token).ok_or_else(|| {
+        let known: Vec<_> = all
+            .iter()
+            .map(|w| format!("{}/{}", w.namespace(), w.name()))
+            .collect();
+        Failure::usage(format!("--workload {text:?} is not known")).hint(if known.is_empty() {
+            "a directory that has workloads".into()
+        } else {
+            known.join(", ")
+        })
+    })
+}
+
+async fn explain_live(admin: SocketAddr, flags: &Explain) -> Result<Outcome, Failure> {
+    let port = flags.port.to_string();
+    let ip = flags.ip.to_string();
+    let workload = flags
+        .workload
+        .as_deref()
+        .map(|text| match text.split_once('/') {
+            Some((ns, name)) => value!({ "ns": ns, "external_workload": name }).to_string(),
+            None => text.to_owned(),
+        });
+    let mut parts = vec![
+        ("workload", workload.as_deref()),
+        ("port", Some(port.as_str())),
+        ("client", flags.client.as_deref()),
+        ("ip", Some(ip.as_str())),
+    ];
+    if flags.path.is_some() {
+        parts.push(("method", Some(flags.method.as_str())));
+    }
+    parts.extend([
+        ("path", flags.path.as_deref()),
+        ("host", flags.host.as_deref()),
+    ]);
+    let headers: Vec<String> = flags
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}:{}", value.to_str().unwrap_or_default()))
+        .collect();
+    parts.extend(
+        headers
+            .iter()
+            .map(|header| ("header", Some(header.as_str()))),
+    );
+    let path = format!("/policy/explain?{}", fetch::query(&parts));
+    let page = fetch::get(admin, &path, "application/json")
+        .await
+        .map_err(|failure| failure.hint("linkerd run says where the admin servers are"))?;
+    if !page.status.is_success() {
+        return Err(Failure::new(format!(
+            "{admin} answered {}: {}",
+            page.status,
+            plain(page.body.trim())
+        )));
+    }
+    let value: Value = serde_json::from_str(&page.body).map_err(|error| {
+        Failure::new(format!(
+            "{admin} does not answer like an admin server: {error}"
+        ))
+    })?;
+    match flags.output {
+        Output::Json => json(&value),
+        Output::Text => print!("{}", rendered(&value)),
+    }
+    Ok(Outcome::when(
+        value.get("decision") == Some(&value!("allow")),
+    ))
+}
+
+/// An explanation from elsewhere, for people.
+fn rendered(value: &Value) -> String {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(plain);
+    let name = |pointer: &str| {
+        Some(format!(
+            "{} {}",
+            text(&format!("{pointer}/kind"))?,
+            text(&format!("{pointer}/name"))?
+        ))
+    };
+    let mut out = text("/decision")
+        .unwrap_or_default()
+        .replace('_', " ")
+        .to_uppercase();
+    if let Some(authorization) = name("/authorization") {
+        out.push_str(&format!(" by {authorization}"));
+    }
+    if let Some(reason) = text("/reason") {
+        out.push_str(&format!(": {reason}"));
+    }
+    out.push('\n');
+    let identity = text("/client/identity").unwrap_or_else(|| "no identity".into());
+    let lines = [
+        (
+            "client",
+            text("/client/addr").map(|addr| format!("{addr}, {identity}")),
+        ),
+        ("request", text("/request")),
+        ("server", name("/server")),
+        ("route", name("/route/name")),
+    ];
+    for (what, line) in lines {
+        if let Some(line) = line {
+            out.push_str(&format!("  {what:<8}  {line}\n"));
+        }
+    }
+    for candidate in value
+        .get("candidates")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let text = |pointer: &str| {
+            candidate
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .map(plain)
+        };
+        let failed = text("/failed").unwrap_or_else(|| "takes the client".into());
+        let kind = text("/authorization/kind").unwrap_or_default();
+        let name = text("/authorization/name").unwrap_or_default();
+        out.push_str(&format!("  - {kind} {name}: {failed}\n"));
+    }
+    out
+}
+
+/// `linkerd policy lint`.
+pub(crate) fn lint(flags: &Lint) -> Result<Outcome, Failure> {
+    let loaded = source::read(&mesh::manifests(&flags.directory, flags.step)?);
+    let files = loaded.files;
+    let objects = loaded.objects.len();
+    let place = |key: &_| {
+        loaded
+            .objects
+            .get(key)
+            .map(|(file, _)| file.display().to_string())
+    };
+    let resources = loaded
+        .objects
+        .values()
+        .map(|(_, resource)| resource.clone());
+    let findings = Index::from_resources(Cluster::default(), resources).lint();
+    let errors = loaded.problems.len()
+        + findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .count();
+    match flags.output {
+        Output::Json => json(&value!({
+            "files": files,
+            "objects": objects,
+            "errors": errors,
+            "problems": loaded.problems,
+            "findings": findings.iter().map(|finding| value!({
+                "severity": finding.severity.to_string(),
+                "file": place(&finding.object),
+                "object": finding.object.to_string(),
+                "check": finding.check,
+                "message": finding.message,
+                "fix": finding.fix,
+            })).collect::<Vec<_>>(),
+        })),
+        Output::Text => {
+            for problem in &loaded.problems {
+                println!("error: {}", plain(&problem.to_string()));
+            }
+            for finding in &findings {
+                if let Some(file) = place(&finding.object) {
+                    print!("{file}: ");
+                }
+                println!("{finding}");
+            }
+            let noun =
+                |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+            println!(
+                "{} in {}: {}, {}",
+                noun(objects, "object"),
+                noun(files, "file"),
+                noun(errors, "error"),
+                noun(loaded.problems.len() + findings.len() - errors, "remark")
+            );
+        }
+    }
+    Ok(Outcome::when(errors == 0))
+}
