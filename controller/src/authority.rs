@@ -73,6 +73,7 @@ impl Authority {
                 .create(directory)
                 .map_err(at(directory))?;
         }
+        let _one_at_a_time = locked(directory)?;
         let ca = open_ca(directory)?;
         let (token_key, token_public) = open_token_key(directory)?;
         Ok(Self {
@@ -101,6 +102,17 @@ impl Authority {
     pub(crate) fn token_public(&self) -> &str {
         &self.token_public
     }
+}
+
+/// Two processes may open a directory for the first time at once: one makes what is missing, the other waits for it.
+/// Held until the value is dropped.
+fn locked(directory: &Path) -> Result<fs::File, AuthorityError> {
+    let path = directory.join("lock");
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(at(&path))?;
+    file.lock().map_err(at(&path))?;
+    Ok(file)
 }
 
 fn open_ca(directory: &Path) -> Result<Ca, AuthorityError> {

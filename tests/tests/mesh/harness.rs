@@ -1,0 +1,468 @@
+//! A real mesh in one process and its children: our controller fed by a directory, the real `linkerd-proxy` binary, an
+//! origin and clients with certificates of the mesh. All of it on loopback addresses of its own, so tests run side by
+//! side. Everything started is stopped by pid when a test ends.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use linkerd_controller::{
+    Config, Flags,
+    authority::Authority,
+    token::{self, Subject},
+};
+use linkerd_tls::{Id, KeyMaterial, LocalIdentity, TrustAnchors};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::oneshot,
+};
+
+/// Longest that anything is waited for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for something, bounded.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
+}
+
+/// Asks again and again until there is an answer, bounded.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            every.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    })
+    .await
+}
+
+/// The identity of a service account of the namespace `shop`.
+pub(crate) fn identity(account: &str) -> String {
+    format!("{account}.shop.serviceaccount.identity.linkerd.cluster.local")
+}
+
+/// A loopback network of this test's own: 127.x.y.0/24.
+fn network() -> [u8; 3] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let process = u8::try_from(std::process::id() % 200).unwrap() + 20;
+    [127, process, NEXT.fetch_add(1, Ordering::Relaxed)]
+}
+
+/// The control plane, the workload `web` behind its sidecar, and where its application belongs.
+pub(crate) struct Mesh {
+    folder: tempfile::TempDir,
+    network: [u8; 3],
+    pub(crate) config: Config,
+    controller: Option<(oneshot::Sender<()>, std::thread::JoinHandle<()>)>,
+    proxy: Option<Child>,
+}
+
+impl Mesh {
+    /// Starts everything with these manifests beside the workload, and waits until the sidecar is ready.
+    pub(crate) async fn start(policy: &str) -> Self {
+        Self::start_with(policy, &[]).await
+    }
+
+    /// As [`Self::start`], with more variables for the sidecar.
+    pub(crate) async fn start_with(policy: &str, variables: &[(&str, &str)]) -> Self {
+        let mut mesh = Self::without_proxy(policy);
+        mesh.start_controller();
+        mesh.spawn_proxy(variables);
+        mesh.ready().await;
+        mesh
+    }
+
+    /// Folders and addresses, and nothing running.
+    pub(crate) fn without_proxy(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("manifests")).unwrap();
+        let flags: Flags = clap::Parser::parse_from([
+            Path::new("controller"),
+            Path::new("--manifests"),
+            &folder.path().join("manifests"),
+            Path::new("--state-dir"),
+            &folder.path().join("state"),
+        ]);
+        let free = || {
+            std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+        };
+        let config = Config {
+            policy_addr: free(),
+            destination_addr: free(),
+            identity_addr: free(),
+            admin_addr: free(),
+            certify_per_minute: 1000,
+            ..flags.into()
+        };
+        let mesh = Self {
+            folder,
+            network: network(),
+            config,
+            controller: None,
+            proxy: None,
+        };
+        let ip = mesh.ip(2);
+        let id = identity("web");
+        mesh.write(
+            "workload.yaml",
+            &format!(
+                "apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {{name: web, namespace: shop, labels: {{app: web}}}}
+spec:
+  meshTLS: {{identity: {id}, serverName: {id}}}
+  ports: [{{port: 8080, name: http}}]
+  workloadIPs: [{{ip: {ip}}}]
+status: {{conditions: [{{type: Ready, status: 'True'}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
+"
+            ),
+        );
+        mesh.write("policy.yaml", policy);
+        mesh
+    }
+
+    /// Writes a manifest.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let folder = self.folder.path().join("manifests");
+        // In one step, as editors do it: a reader never sees half a file.
+        fs::write(folder.join(".next"), text).unwrap();
+        fs::rename(folder.join(".next"), folder.join(name)).unwrap();
+    }
+
+    /// An address in this test's network.
+    pub(crate) fn ip(&self, host: u8) -> IpAddr {
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, host).into()
+    }
+
+    /// Where clients reach the workload: its sidecar.
+    pub(crate) fn web(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(2), 8080)
+    }
+
+    /// Where mesh peers dial the sidecar directly.
+    pub(crate) fn direct(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(2), 4143)
+    }
+
+    /// Where the application listens.
+    pub(crate) fn origin(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(3), 8080)
+    }
+
+    /// The sidecar's admin server.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(2), 4191)
+    }
+
+    pub(crate) fn start_controller(&mut self) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let config = self.config.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let shutdown = async { drop(stopped.await) };
+            runtime
+                .block_on(linkerd_controller::run(config, shutdown))
+                .unwrap();
+        });
+        self.controller = Some((stop, thread));
+    }
+
+    pub(crate) fn stop_controller(&mut self) {
+        if let Some((stop, thread)) = self.controller.take() {
+            drop(stop);
+            thread.join().unwrap();
+        }
+    }
+
+    fn authority(&self) -> Authority {
+        Authority::open(&self.config.state_dir).unwrap()
+    }
+
+    /// Starts the sidecar of `web`.
+    pub(crate) fn spawn_proxy(&mut self, variables: &[(&str, &str)]) {
+        // The controller makes the state directory; whoever comes first does.
+        let authority = loop {
+            if let Ok(authority) = Authority::open(&self.config.state_dir) {
+                break authority;
+            }
+            std::thread::yield_now();
+        };
+        let subject = Subject::ServiceAccount {
+            namespace: "shop".into(),
+            name: "web".into(),
+        };
+        let token = token::issue(&authority, &subject, Duration::from_secs(3600)).unwrap();
+        let token_file = self.folder.path().join("token");
+        fs::write(&token_file, token).unwrap();
+        let keys = self.folder.path().join("keys");
+        fs::create_dir_all(&keys).unwrap();
+        let mut command = Command::new(binary());
+        command.env_clear();
+        let text = |address: SocketAddr| address.to_string();
+        for (name, value) in [
+            ("LOG", "info".to_owned()),
+            ("IDENTITY_DIR", keys.display().to_string()),
+            ("IDENTITY_TOKEN_FILE", token_file.display().to_string()),
+            (
+                "IDENTITY_TRUST_ANCHORS",
+                authority.trust_anchors().to_owned(),
+            ),
+            ("IDENTITY_LOCAL_NAME", identity("web")),
+            ("IDENTITY_SVC_ADDR", text(self.config.identity_addr)),
+            ("POLICY_SVC_ADDR", text(self.config.policy_addr)),
+            (
+                "POLICY_WORKLOAD",
+                r#"{"ns":"shop","external_workload":"web"}"#.to_owned(),
+            ),
+            ("DESTINATION_SVC_ADDR", text(self.config.destination_addr)),
+            ("INBOUND_DEFAULT_POLICY", "all-unauthenticated".to_owned()),
+            ("INBOUND_LISTEN_ADDR", text(self.direct())),
+            (
+                "INBOUND_LISTENERS",
+                format!("{}={}", self.web(), self.origin()),
+            ),
+            (
+                "OUTBOUND_LISTEN_ADDRS",
+                text(SocketAddr::new(self.ip(2), 4140)),
+            ),
+            ("ADMIN_LISTEN_ADDR", text(self.admin())),
+        ] {
+            command.env(format!("LINKERD2_PROXY_{name}"), value);
+        }
+        for (name, value) in variables {
+            command.env(format!("LINKERD2_PROXY_{name}"), value);
+        }
+        let log = fs::File::create(self.log()).unwrap();
+        let error = log.try_clone().unwrap();
+        let child = command
+            .stdout(log)
+            .stderr(error)
+            .stdin(Stdio::null())
+            .spawn();
+        self.proxy = Some(child.unwrap_or_else(|error| panic!("{}: {error}", binary().display())));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("proxy.log")
+    }
+
+    /// Waits until the sidecar says that it is ready.
+    pub(crate) async fn ready(&self) {
+        eventually("readiness", async || {
+            let answer = self.get_admin("/ready").await?;
+            (answer.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// A page of the admin server: status and text. `None` while nobody listens.
+    pub(crate) async fn get_admin(&self, path: &str) -> Option<(u16, String)> {
+        let stream = TcpStream::connect(self.admin()).await.ok()?;
+        let response = one_http1(stream, get(path)).await.ok()?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// The sum of the series of a metric whose labels contain all of `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (_, page) = self
+            .get_admin("/metrics")
+            .await
+            .expect("the admin server answers");
+        page.lines()
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && labels.iter().all(|label| line.contains(label))
+            })
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// A client of the mesh.
+    pub(crate) fn client(&self, account: &str) -> Arc<LocalIdentity> {
+        self.client_as(&identity(account))
+    }
+
+    /// A client of the mesh with a certificate for this DNS identity.
+    pub(crate) fn client_as(&self, id: &str) -> Arc<LocalIdentity> {
+        let authority = self.authority();
+        let key = KeyMaterial::create(id).unwrap();
+        let day = Duration::from_secs(86_400);
+        let issued = authority
+            .ca()
+            .issue(key.csr(), id, day, Duration::from_secs(10))
+            .unwrap();
+        let anchors = TrustAnchors::from_pem(authority.trust_anchors()).unwrap();
+        let client = LocalIdentity::new(id.parse().unwrap(), id, key, anchors).unwrap();
+        client
+            .install(issued.leaf_der, issued.chain, issued.not_after)
+            .unwrap();
+        client
+    }
+
+    /// Connects as a client of the mesh.
+    pub(crate) async fn connect_tls(
+        &self,
+        client: &LocalIdentity,
+    ) -> linkerd_tls::ClientStream<TcpStream> {
+        self.connect_tls_to(self.web(), client, None).await.unwrap()
+    }
+
+    /// Connects as a client of the mesh to an address, with an ALPN protocol.
+    pub(crate) async fn connect_tls_to(
+        &self,
+        address: SocketAddr,
+        client: &LocalIdentity,
+        alpn: Option<&[u8]>,
+    ) -> Result<linkerd_tls::ClientStream<TcpStream>, linkerd_tls::HandshakeError> {
+        let stream = self.connect_from(4, address).await;
+        let server: Id = identity("web").parse().unwrap();
+        linkerd_tls::connect(
+            &client.client_config(),
+            stream,
+            server.as_str(),
+            &server,
+            alpn,
+        )
+        .await
+    }
+
+    /// Connects in plaintext from a host of this test's network.
+    pub(crate) async fn connect_from(&self, host: u8, address: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(self.ip(host), 0)).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    /// One request as a client of the mesh, over HTTP/1.
+    pub(crate) async fn send(
+        &self,
+        client: &LocalIdentity,
+        request: Request<Full<Bytes>>,
+    ) -> Response<Incoming> {
+        let stream = self.connect_tls(client).await;
+        one_http1(stream, request).await.unwrap()
+    }
+
+    /// One request in plaintext from a host of this test's network.
+    pub(crate) async fn send_plain(
+        &self,
+        host: u8,
+        request: Request<Full<Bytes>>,
+    ) -> Response<Incoming> {
+        let stream = self.connect_from(host, self.web()).await;
+        one_http1(stream, request).await.unwrap()
+    }
+
+    /// Tells the sidecar to end.
+    pub(crate) fn terminate(&self) {
+        let pid = self.proxy.as_ref().unwrap().id();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for the sidecar's end.
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        let mut proxy = self.proxy.take().unwrap();
+        eventually("the sidecar's end", async || proxy.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Some(mut proxy) = self.proxy.take() {
+            let _ = proxy.kill();
+            let _ = proxy.wait();
+        }
+        if let Some((stop, thread)) = self.controller.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        if std::thread::panicking() {
+            eprintln!(
+                "the sidecar's log:\n{}",
+                fs::read_to_string(self.log()).unwrap_or_default()
+            );
+        }
+    }
+}
+
+/// The sidecar's binary, beside this test's.
+pub(crate) fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    let binary = folder.join("linkerd-proxy");
+    assert!(
+        binary.is_file(),
+        "{} is missing: run cargo build --bins",
+        binary.display()
+    );
+    binary
+}
+
+/// A GET request.
+pub(crate) fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::builder()
+        .uri(path)
+        .header("host", "web")
+        .body(Full::default())
+        .unwrap()
+}
+
+/// Sends one request over HTTP/1.
+pub(crate) async fn one_http1<IO>(
+    io: IO,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
+    tokio::spawn(connection.with_upgrades());
+    within("an answer", send.send_request(request)).await
+}
+
+/// Sends one request over HTTP/2.
+pub(crate) async fn one_http2<IO>(
+    io: IO,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
+    tokio::spawn(connection);
+    within("an answer", send.send_request(request)).await
+}

@@ -1,0 +1,282 @@
+//! HTTP through the sidecar: what passes unchanged, what is refused, and what an application that fails looks like.
+
+use crate::{
+    authorization::server,
+    harness::{Mesh, get, one_http1, one_http2, within},
+    origin,
+};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+async fn open() -> Mesh {
+    Mesh::start(&server("accessPolicy: all-unauthenticated")).await
+}
+
+async fn text(body: hyper::body::Incoming) -> String {
+    String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned()
+}
+
+/// Writes bytes and reads to the end.
+async fn raw(mesh: &Mesh, parts: &[&[u8]]) -> String {
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    stream.set_nodelay(true).unwrap();
+    for part in parts {
+        stream.write_all(part).await.unwrap();
+        // What was written is on its way before the next part is.
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within("the end of the answer", stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn http_is_recognised_however_its_first_bytes_are_cut() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let request = b"GET /cut HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+    for cut in 1..20 {
+        let answer = raw(&mesh, &[&request[..cut], &request[cut..]]).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "cut at {cut}: {answer}");
+    }
+    let recognised = mesh
+        .metric(
+            "inbound_tcp_detect_http_results_total",
+            &[r#"result="http/1""#],
+        )
+        .await;
+    assert!((recognised - 19.0).abs() < f64::EPSILON, "{recognised}");
+}
+
+#[tokio::test]
+async fn http2_goes_to_the_application_as_http2() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let request = Request::get("http://web/two")
+        .body(Full::default())
+        .unwrap();
+    let response = one_http2(mesh.connect_from(5, mesh.web()).await, request)
+        .await
+        .unwrap();
+    assert!(
+        text(response.into_body())
+            .await
+            .starts_with("HTTP/2.0 GET http://web/two")
+    );
+}
+
+#[tokio::test]
+async fn http1_carried_in_http2_reaches_the_application_as_http1() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let request = Request::get("http://web/carried").header("l5d-orig-proto", "HTTP/1.1");
+    let stream = mesh.connect_tls(&mesh.client("api")).await;
+    let response = one_http2(stream, request.body(Full::default()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["l5d-orig-proto"], "HTTP/1.1");
+    let said = text(response.into_body()).await;
+    assert!(
+        said.starts_with("HTTP/1.1 GET /carried\n") && said.contains("host: web"),
+        "{said}"
+    );
+    assert!(!said.contains("l5d-orig-proto"), "{said}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_say_who_it_is() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let spoofed = || {
+        let request = Request::get("/").header("host", "web");
+        let request = request
+            .header("l5d-client-id", "admin")
+            .header("l5d-dst-override", "x:1");
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let said = text(mesh.send_plain(5, spoofed()).await.into_body()).await;
+    assert!(!said.contains("l5d-"), "{said}");
+    let said = text(mesh.send(&mesh.client("api"), spoofed()).await.into_body()).await;
+    assert!(
+        !said.contains("admin") && said.contains("l5d-client-id: api.shop"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_is_refused_and_nothing_reaches_the_application() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: me@web\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : web\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nX: a\rb\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nX: a\0b\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: +3\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 0x3\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let answer = raw(&mesh, &[request.as_bytes()]).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.0 400"),
+            "{request:?}: {answer}"
+        );
+    }
+    let forwarded = mesh
+        .metric("request_total", &[r#"srv_name="web-http""#])
+        .await;
+    assert!(
+        forwarded.abs() < f64::EPSILON,
+        "{forwarded} requests were forwarded"
+    );
+}
+
+#[tokio::test]
+async fn an_application_that_fails_is_a_502_and_does_not_cost_the_next_request() {
+    let mesh = open().await;
+    let status = async || mesh.send_plain(5, get("/")).await.status().as_u16();
+    assert_eq!(status().await, 502, "refused");
+    let closes = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", b"").await;
+    assert_eq!(status().await, 502, "closed without an answer");
+    closes.stop().await;
+    let garbage =
+        origin::scripted(mesh.origin(), b"", b"\r\n\r\n", b"I am no HTTP server\r\n").await;
+    assert_eq!(status().await, 502, "not HTTP");
+    garbage.stop().await;
+    let short = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    let short = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", short).await;
+    let body = mesh
+        .send_plain(5, get("/"))
+        .await
+        .into_body()
+        .collect()
+        .await;
+    assert!(body.is_err(), "a body that is cut short is seen to be");
+    short.stop().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    assert_eq!(status().await, 200);
+}
+
+#[tokio::test]
+async fn headers_of_an_application_are_not_the_proxys() {
+    let mesh = open().await;
+    let answer = b"HTTP/1.1 200 OK\r\nl5d-proxy-error: lies\r\nl5d-server: kept\r\ncontent-length: 0\r\n\r\n";
+    let _origin = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", answer).await;
+    let response = mesh.send_plain(5, get("/")).await;
+    assert!(!response.headers().contains_key("l5d-proxy-error"));
+    assert!(response.headers().contains_key("l5d-server"));
+}
+
+#[tokio::test]
+async fn an_upgrade_becomes_a_tunnel() {
+    let mesh = open().await;
+    let switch =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nwelcome";
+    let _origin = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", switch).await;
+    let request = Request::get("/ws").header("host", "web");
+    let request = request
+        .header("connection", "upgrade")
+        .header("upgrade", "echo");
+    let stream = mesh.connect_from(5, mesh.web()).await;
+    let response = one_http1(stream, request.body(Full::default()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 101);
+    let upgraded = within("the tunnel", hyper::upgrade::on(response))
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    let mut tunnel = hyper_util::rt::TokioIo::new(upgraded);
+    within("the application's bytes", tunnel.read_to_end(&mut seen))
+        .await
+        .unwrap();
+    assert_eq!(seen, b"welcome");
+}
+
+#[tokio::test]
+async fn h2c_is_never_switched_to() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let answer = raw(&mesh, &[b"GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"]).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        !answer.to_lowercase().contains("http2-settings"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn large_bodies_pass_unchanged_both_ways() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let body = Bytes::from(
+        (0..8_000_000u32)
+            .map(|n| (n % 251) as u8)
+            .collect::<Vec<_>>(),
+    );
+    for http2 in [false, true] {
+        let uri = if http2 { "http://web/big" } else { "/big" };
+        let request = Request::post(uri).body(Full::new(body.clone())).unwrap();
+        let stream = mesh.connect_tls(&mesh.client("api")).await;
+        let response = if http2 {
+            one_http2(stream, request).await.unwrap()
+        } else {
+            let mut request = request;
+            request.headers_mut().insert("host", "web".parse().unwrap());
+            one_http1(stream, request).await.unwrap()
+        };
+        let answer = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(
+            answer.ends_with(&body),
+            "http2: {http2}, {} bytes",
+            answer.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_conformance_suite_of_http2_passes() {
+    let mesh = Mesh::start(&server(
+        "accessPolicy: all-unauthenticated, proxyProtocol: HTTP/2",
+    ))
+    .await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let cached = std::env::var("HOME").unwrap_or_default() + "/.cache/linkerd-workspace/bin/h2spec";
+    let mut command = tokio::process::Command::new("h2spec");
+    if std::path::Path::new(&cached).is_file() {
+        command = tokio::process::Command::new(cached);
+    }
+    command.args([
+        "--host",
+        &mesh.web().ip().to_string(),
+        "--port",
+        "8080",
+        "--timeout",
+        "5",
+    ]);
+    let output = match command.output().await {
+        Ok(output) => output,
+        Err(error) => {
+            let required = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
+            assert!(!required, "h2spec: {error}");
+            eprintln!("SKIPPED: h2spec does not run: {error}");
+            return;
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let tail = text.split("Failures").nth(1).unwrap_or(&text);
+    assert!(
+        text.contains("145 tests, 145 passed, 0 skipped, 0 failed"),
+        "{tail}"
+    );
+}

@@ -1,0 +1,255 @@
+//! Start, change, faults and the end, while requests are going through.
+
+use crate::{
+    authorization::{only, server},
+    harness::{Mesh, binary, eventually, get, identity, within},
+    origin,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+/// A keep-alive client's connection.
+async fn keep_alive(mesh: &Mesh, host: u8) -> SendRequest<Full<Bytes>> {
+    let stream = mesh.connect_from(host, mesh.web()).await;
+    let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    send
+}
+
+/// Asks again and again over one connection until `stop`, or until the server asks it to go. Gives every status.
+async fn hammer(
+    mut send: SendRequest<Full<Bytes>>,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU32>,
+) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let response = within("an answer", send.send_request(get("/")))
+            .await
+            .unwrap();
+        statuses.push(response.status().as_u16());
+        count.fetch_add(1, Ordering::Relaxed);
+        let closing = response
+            .headers()
+            .get("connection")
+            .is_some_and(|value| value == "close");
+        response.into_body().collect().await.unwrap();
+        if closing {
+            break;
+        }
+        send.ready().await.unwrap();
+    }
+    statuses
+}
+
+struct Load {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU32>,
+    clients: Vec<tokio::task::JoinHandle<Vec<u16>>>,
+}
+
+impl Load {
+    async fn start(mesh: &Mesh, clients: u8) -> Self {
+        let (stop, count) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU32::new(0)),
+        );
+        let mut handles = Vec::new();
+        for _ in 0..clients {
+            let send = keep_alive(mesh, 5).await;
+            handles.push(tokio::spawn(hammer(send, stop.clone(), count.clone())));
+        }
+        Self {
+            stop,
+            count,
+            clients: handles,
+        }
+    }
+
+    /// Waits until so many more requests were answered.
+    async fn more(&self, requests: u32) {
+        let target = self.count.load(Ordering::Relaxed) + requests;
+        eventually("more answers", async || {
+            (self.count.load(Ordering::Relaxed) >= target).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(self) -> Vec<u16> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for client in self.clients {
+            all.extend(client.await.unwrap());
+        }
+        all
+    }
+}
+
+#[tokio::test]
+async fn sigterm_under_load_loses_nothing_and_ends_with_0() {
+    let policy = server("accessPolicy: all-unauthenticated");
+    let mut mesh = Mesh::start_with(
+        &policy,
+        &[
+            ("SHUTDOWN_DRAIN_WINDOW", "1s"),
+            ("SHUTDOWN_GRACE_PERIOD", "20s"),
+        ],
+    )
+    .await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let load = Load::start(&mesh, 8).await;
+    load.more(200).await;
+    mesh.terminate();
+    // Clients are asked to go by `Connection: close`, so all of them end by themselves.
+    let mut statuses = Vec::new();
+    for client in load.clients {
+        statuses.extend(within("the client's end", client).await.unwrap());
+    }
+    assert!(
+        statuses.len() >= 200 && statuses.iter().all(|status| *status == 200),
+        "{statuses:?}"
+    );
+    assert!(mesh.exit().await.success());
+}
+
+#[tokio::test]
+async fn a_policy_change_under_load_gives_answers_of_the_old_or_the_new_version_only() {
+    let mesh = Mesh::start(&server("accessPolicy: all-unauthenticated")).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let load = Load::start(&mesh, 4).await;
+    for policy in ["deny", "all-unauthenticated", "deny"] {
+        load.more(100).await;
+        mesh.write("policy.yaml", &server(&format!("accessPolicy: {policy}")));
+        let want = if policy == "deny" { 403 } else { 200 };
+        eventually(policy, async || {
+            (mesh.send_plain(6, get("/")).await.status() == want).then_some(())
+        })
+        .await;
+    }
+    let statuses = load.end().await;
+    let count = |want| statuses.iter().filter(|status| **status == want).count();
+    // Connections stay: the same clients saw both.
+    assert!(
+        count(200) > 0 && count(403) > 0 && count(200) + count(403) == statuses.len(),
+        "{statuses:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_controllers_end_and_return_under_load_fail_nothing() {
+    let mut mesh = Mesh::start(&server("accessPolicy: all-unauthenticated")).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let load = Load::start(&mesh, 4).await;
+    load.more(100).await;
+    mesh.stop_controller();
+    load.more(200).await;
+    assert_eq!(
+        mesh.get_admin("/ready").await.unwrap().0,
+        200,
+        "ready while the controller is away"
+    );
+    mesh.write("policy.yaml", &server("accessPolicy: deny"));
+    mesh.start_controller();
+    // What changed meanwhile takes effect.
+    eventually("the new policy", async || {
+        (mesh.send_plain(6, get("/")).await.status() == 403).then_some(())
+    })
+    .await;
+    let statuses = load.end().await;
+    assert!(
+        statuses.iter().all(|status| matches!(status, 200 | 403)),
+        "{statuses:?}"
+    );
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_under_load_and_connections_live_on() {
+    let mut mesh = Mesh::without_proxy(&only(&identity("api")));
+    mesh.config.issuance_lifetime = std::time::Duration::from_secs(3);
+    mesh.config.clock_skew = std::time::Duration::from_secs(1);
+    mesh.start_controller();
+    mesh.spawn_proxy(&[("IDENTITY_MIN_REFRESH", "1s")]);
+    mesh.ready().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let client = mesh.client("api");
+    let stream = mesh.connect_tls(&client).await;
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut renewed = 0.0;
+    while renewed < 3.0 {
+        // An old connection and a new one, all the time.
+        let old = within("an answer", send.send_request(get("/")))
+            .await
+            .unwrap();
+        assert_eq!(old.status(), 200);
+        old.into_body().collect().await.unwrap();
+        send.ready().await.unwrap();
+        assert_eq!(mesh.send(&client, get("/")).await.status(), 200);
+        renewed = mesh
+            .metric("control_identity_cert_refreshes_total", &[r#"result="ok""#])
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_controller_the_default_applies_after_a_bounded_wait() {
+    let mut mesh = Mesh::without_proxy("");
+    // Identity is there and policy is not: another address that nobody listens on.
+    mesh.start_controller();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    mesh.spawn_proxy(&[
+        ("POLICY_SVC_ADDR", &nobody),
+        ("POLICY_WAIT_TIMEOUT", "1s"),
+        ("INBOUND_DEFAULT_POLICY", "all-authenticated"),
+    ]);
+    mesh.ready().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    assert_eq!(mesh.send(&mesh.client("api"), get("/")).await.status(), 200);
+    assert_eq!(mesh.send_plain(5, get("/")).await.status(), 403);
+    let default = mesh
+        .metric(
+            "inbound_policy_info",
+            &[r#"port="8080""#, r#"source="default""#],
+        )
+        .await;
+    assert!((default - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn every_malformed_variable_is_reported_at_once_and_the_exit_code_is_64() {
+    let output = Command::new(binary())
+        .env_clear()
+        .env("LINKERD2_PROXY_INBOUND_LISTEN_ADDR", "nowhere")
+        .env("LINKERD2_PROXY_INBOUND_CONNECT_TIMEOUT", "10")
+        .env("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED", "yes")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8_lossy(&output.stderr);
+    for expected in [
+        "LINKERD2_PROXY_INBOUND_LISTEN_ADDR",
+        "nowhere",
+        "LINKERD2_PROXY_INBOUND_CONNECT_TIMEOUT",
+        "LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED",
+        "LINKERD2_PROXY_POLICY_WORKLOAD",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in: {text}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Applications: one that says what it was asked, and one that does what a test writes down.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use std::{convert::Infallible, net::SocketAddr};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// A server that ends with the test.
+pub(crate) struct Origin(JoinHandle<()>);
+
+impl Origin {
+    /// Ends it and waits until its address is free.
+    pub(crate) async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves HTTP/1 and HTTP/2: answers with the version, the target and every header, a line each, then the body.
+pub(crate) async fn echo(address: SocketAddr) -> Origin {
+    let listener = TcpListener::bind(address).await.unwrap();
+    Origin(tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let service =
+                    service_fn(|request| async { Ok::<_, Infallible>(said(request).await) });
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    }))
+}
+
+async fn said(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{:?} {} {}\n", head.version, head.method, head.uri);
+    for (name, value) in &head.headers {
+        text.push_str(&format!(
+            "{name}: {}\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
+    }
+    text.push('\n');
+    let mut bytes = text.into_bytes();
+    if let Ok(body) = body.collect().await {
+        bytes.extend_from_slice(&body.to_bytes());
+    }
+    Response::new(Full::from(bytes))
+}
+
+/// For each connection: says `greeting`, reads until the bytes hold `until`, says `answer`, closes.
+pub(crate) async fn scripted(
+    address: SocketAddr,
+    greeting: &'static [u8],
+    until: &'static [u8],
+    answer: &'static [u8],
+) -> Origin {
+    let listener = TcpListener::bind(address).await.unwrap();
+    Origin(tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(script(stream, greeting, until, answer));
+        }
+    }))
+}
+
+async fn script(mut stream: TcpStream, greeting: &[u8], until: &[u8], answer: &[u8]) {
+    let _ = stream.write_all(greeting).await;
+    let mut seen = Vec::new();
+    while !until.is_empty() && !seen.windows(until.len()).any(|window| window == until) {
+        match stream.read_buf(&mut seen).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    let _ = stream.write_all(answer).await;
+    let _ = stream.shutdown().await;
+}
