@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// Requests per second of all connections together; without it, as many as there are answers.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// Sends one request on each connection and then only holds them open.
+    /// Sends one request on each connection as it is opened, and then only holds them.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) idle: bool,
     /// Folder with `ca.pem`, `client.pem` and `client.key`: connects with mTLS.
@@ -96,8 +96,6 @@ enum Schedule {
     Closed(Instant),
     /// At the times that come from here.
     Open(Mutex<mpsc::UnboundedReceiver<Instant>>),
-    /// Once.
-    Once,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -113,35 +111,30 @@ async fn drive(arguments: &Arguments) -> Result<Outcome, Failure> {
     let start = Instant::now();
     let from = start + Duration::from_secs_f64(arguments.warmup);
     let end = from + Duration::from_secs_f64(arguments.seconds);
-    let schedule = Rc::new(match arguments.rate {
-        _ if arguments.idle => Schedule::Once,
-        None => Schedule::Closed(end),
-        Some(rate) => Schedule::Open(Mutex::new(pace(start, rate, end))),
-    });
-    if !arguments.idle {
-        tally.borrow_mut().from = from;
-    }
     tokio::task::spawn_local(async move {
         tokio::time::sleep_until(from.into()).await;
         println!("{COUNTING}");
     });
-    let requesters: Vec<_> = connections
-        .into_iter()
-        .flat_map(|connection| connection.requesters(arguments.streams))
-        .map(|connection| {
-            let (tally, schedule) = (tally.clone(), schedule.clone());
-            tokio::task::spawn_local(request(connection, schedule, tally, arguments.idle))
-        })
-        .collect();
-    let mut held = Vec::new();
-    for requester in join_all(requesters).await {
-        held.push(requester?);
-    }
-    let spent = from.elapsed();
     if arguments.idle {
         tokio::time::sleep_until(end.into()).await;
+        drop(connections);
+    } else {
+        tally.borrow_mut().from = from;
+        let schedule = Rc::new(match arguments.rate {
+            None => Schedule::Closed(end),
+            Some(rate) => Schedule::Open(Mutex::new(pace(start, rate, end))),
+        });
+        let requesters = connections
+            .into_iter()
+            .flat_map(|connection| connection.requesters(arguments.streams))
+            .map(|connection| {
+                tokio::task::spawn_local(request(connection, schedule.clone(), tally.clone()))
+            });
+        for requester in join_all(requesters).await {
+            requester?;
+        }
     }
-    drop(held);
+    let spent = from.elapsed();
     let tally = tally.borrow();
     Ok(Outcome {
         requests: tally.requests,
@@ -152,7 +145,8 @@ async fn drive(arguments: &Arguments) -> Result<Outcome, Failure> {
     })
 }
 
-/// Opens the connections, a few at a time so that no accept queue overflows.
+/// Opens the connections, a few at a time so that no accept queue overflows. Those that are to be idle have their one
+/// request here, so that the proxy never has more than a few in flight and only the idle connections remain.
 async fn open(
     arguments: &Arguments,
     endpoint: &Endpoint,
@@ -163,11 +157,17 @@ async fn open(
     while connections.len() < arguments.connections {
         let count = AT_A_TIME.min(arguments.connections - connections.len());
         let opened = join_all((0..count).map(|_| async {
-            if arguments.http2 {
-                Http2::open(endpoint).await.map(Connection::Http2)
+            let mut connection = if arguments.http2 {
+                Connection::Http2(Http2::open(endpoint).await?)
             } else {
-                Http1::open(endpoint).await.map(Connection::Http1)
+                Connection::Http1(Http1::open(endpoint).await?)
+            };
+            if arguments.idle {
+                let sent = Instant::now();
+                connection.exchange().await?;
+                tally.borrow_mut().answered(sent);
             }
+            Ok::<_, Failure>(connection)
         }))
         .await;
         for connection in opened {
@@ -183,34 +183,28 @@ async fn open(
     connections
 }
 
-/// Sends requests on one connection (or one stream at a time of it) as the schedule says; gives it back to be held.
-async fn request(
-    mut connection: Connection,
-    schedule: Rc<Schedule>,
-    tally: Rc<RefCell<Tally>>,
-    hold: bool,
-) -> Option<Connection> {
+/// Sends requests on one connection (or one stream at a time of it) as the schedule says.
+async fn request(mut connection: Connection, schedule: Rc<Schedule>, tally: Rc<RefCell<Tally>>) {
     loop {
         let intended = match &*schedule {
             Schedule::Closed(end) => {
                 let now = Instant::now();
                 if now >= *end {
-                    return None;
+                    return;
                 }
                 now
             }
-            Schedule::Open(times) => times.lock().await.recv().await?,
-            Schedule::Once => Instant::now(),
+            Schedule::Open(times) => match times.lock().await.recv().await {
+                Some(intended) => intended,
+                None => return,
+            },
         };
         match connection.exchange().await {
             Ok(()) => tally.borrow_mut().answered(intended),
             Err(failure) => {
                 tally.borrow_mut().failed(&failure);
-                return None;
+                return;
             }
-        }
-        if hold {
-            return Some(connection);
         }
     }
 }
