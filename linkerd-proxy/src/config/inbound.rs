@@ -175,8 +175,10 @@ impl Inbound {
             Some("pass") => PathNormalization::Pass,
             _ => PathNormalization::Reject,
         };
-        Some(Self {
-            listen: reader.optional("INBOUND_LISTEN_ADDR")?,
+        let listen = reader.optional("INBOUND_LISTEN_ADDR");
+        let inbound = Self {
+            // After an error any address, since it is not used: every other variable is still read.
+            listen: listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))),
             ports: watched(reader, &listeners),
             listeners,
             ips: reader.value::<Ips>("INBOUND_IPS").0,
@@ -209,7 +211,8 @@ impl Inbound {
             gateway_suffixes: reader.value("INBOUND_GATEWAY_SUFFIXES"),
             authority_labels: authority_labels(reader),
             profile_timeout: reader.value("DESTINATION_PROFILE_INITIAL_TIMEOUT"),
-        })
+        };
+        listen.map(|_| inbound)
     }
 }
 

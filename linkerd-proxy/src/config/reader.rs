@@ -113,7 +113,12 @@ impl<'a> Reader<'a> {
                 .map_or_else(String::new, |var| match var.syntax {
                     // That it is text says nothing; what it is for does.
                     Syntax::Text => {
-                        let doc = var.doc.split([';', '.']).next().unwrap_or_default();
+                        let doc = var.doc.split(['\n', ';']).next().unwrap_or_default();
+                        let doc = doc
+                            .split(". ")
+                            .next()
+                            .unwrap_or_default()
+                            .trim_end_matches('.');
                         format!("text: {}", doc.trim_end().to_lowercase())
                     }
                     syntax => syntax.right(),

@@ -72,7 +72,6 @@ pub(super) async fn serve(
             let served = http1::Builder::new()
                 .half_close(true)
                 .max_header_size(settings.http1_max_head)
-                .pipeline_flush(true)
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
             drive(&connection, &activity, served, Phase::Closing).await

@@ -82,8 +82,8 @@ struct Keeper {
     store: PolicyStore,
     port: Arc<PortPolicy>,
     pauses: Pauses,
-    /// The series that says what is in force; dropped when it is not.
-    published: Option<Handle<Gauge>>,
+    /// The series that say what is in force; dropped when it is not, and kept till then, since idle series go.
+    published: Option<[Handle<Gauge>; 3]>,
     last_log: Option<Instant>,
     /// Whether a stream has answered since it was opened.
     is_live: bool,
@@ -271,8 +271,10 @@ impl Keeper {
         let current = self.port.current();
         let labels = self.labels();
         #[expect(clippy::cast_precision_loss, reason = "2^52 versions do not happen")]
-        metrics.version.get(&labels).set(current.version as f64);
-        metrics.received.get(&labels).set(seconds(current.received));
+        let version = metrics.version.get(&labels);
+        version.set(current.version as f64);
+        let received = metrics.received.get(&labels);
+        received.set(seconds(current.received));
         let server = current.policy.server();
         let info = metrics.info.get(
             &labels
@@ -283,7 +285,8 @@ impl Keeper {
                 .with("srv_port", self.port.number())
                 .with("protocol", server.protocol.name()),
         );
-        if let Some(before) = self.published.replace(info.clone()) {
+        let published = [info.clone(), version, received];
+        if let Some([before, ..]) = self.published.replace(published) {
             before.set(0.0);
         }
         info.set(1.0);
@@ -292,7 +295,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        if let Some(published) = &self.published {
+        if let Some([published, ..]) = &self.published {
             published.set(0.0);
         }
     }
