@@ -205,8 +205,8 @@ fn read(bytes: &[u8], now: SystemTime) -> Result<Vec<Certificate>, String> {
 }
 
 fn one(der: &[u8], now: SystemTime) -> Result<Certificate, String> {
-    let (_, certificate) =
-        X509Certificate::from_der(der).map_err(|error| format!("is no certificate: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(der)
+        .map_err(|_| "holds no certificate: it is neither PEM nor DER of one".to_owned())?;
     let mut identities = Vec::new();
     if let Ok(Some(names)) = certificate.subject_alternative_name() {
         for name in &names.value.general_names {

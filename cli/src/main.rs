@@ -62,7 +62,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    run::end_with_parent();
+    let result = match command {
         // These two own their process: logs, runtime, signals, exit code.
         Command::Proxy => return linkerd_proxy::main_from_env(),
         Command::Controller(flags) => {

@@ -223,20 +223,19 @@ impl Traffic {
     }
 }
 
-/// Where the parts of a workload are: the workload's address is the mesh's; the sidecar, the application and the
-/// application's way out are beside it.
+/// Where the parts of a workload are: the sidecar has the workload's address, which others dial; the application and its
+/// way out have addresses beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
-    /// What the ExternalWorkload says, where others dial.
+    /// What the ExternalWorkload says. The sidecar listens there, and speaks from there.
     pub(crate) workload: Ipv4Addr,
-    pub(crate) sidecar: Ipv4Addr,
     pub(crate) application: Ipv4Addr,
     /// Where the sidecar takes what the application sends.
     pub(crate) outbound: Ipv4Addr,
 }
 
 impl Addresses {
-    /// Of `127.a.b.c`, where 4 divides b: the others are at b + 1 to b + 3.
+    /// Of `127.a.b.c`, where 4 divides b: the others are at b + 1 and b + 2.
     fn of(workload: IpAddr) -> Option<Self> {
         let IpAddr::V4(address) = workload else {
             return None;
@@ -251,9 +250,8 @@ impl Addresses {
         let beside = |n| Ipv4Addr::new(127, a, b + n, c);
         Some(Self {
             workload: address,
-            sidecar: beside(1),
-            application: beside(2),
-            outbound: beside(3),
+            application: beside(1),
+            outbound: beside(2),
         })
     }
 }
@@ -291,7 +289,7 @@ impl Member {
 
     /// The sidecar's admin server.
     pub(crate) fn admin(&self) -> SocketAddr {
-        (self.at.sidecar, 4191).into()
+        (self.at.workload, 4191).into()
     }
 }
 
@@ -315,6 +313,14 @@ pub(crate) fn manifests(directory: &Path, step: Option<usize>) -> Result<Vec<Pat
     }
 }
 
+/// Names and defaults of the mesh: those of a control plane that is told nothing else, so that the answers are the same.
+pub(crate) fn cluster() -> Cluster {
+    use clap::Parser as _;
+    linkerd_controller::Flags::try_parse_from(["linkerd", "--manifests", "."])
+        .map(|flags| linkerd_controller::Config::from(flags).cluster)
+        .unwrap_or_default()
+}
+
 /// The index of the good objects of some directories. What is wrong with the others is said on standard error.
 pub(crate) fn index(directories: &[PathBuf]) -> Index {
     let loaded = source::read(directories);
@@ -322,7 +328,7 @@ pub(crate) fn index(directories: &[PathBuf]) -> Index {
         eprintln!("warning: {}", plain(&problem.to_string()));
     }
     let resources = loaded.objects.into_values().map(|(_, resource)| resource);
-    Index::from_resources(Cluster::default(), resources)
+    Index::from_resources(cluster(), resources)
 }
 
 impl Mesh {
@@ -495,9 +501,15 @@ mod tests {
     }
 
     #[test]
+    fn questions_are_answered_with_the_settings_of_the_control_plane() {
+        let networks = cluster().cluster_networks;
+        assert!(networks.contains(&"127.0.0.0/8".parse().unwrap()));
+    }
+
+    #[test]
     fn the_parts_of_a_workload_have_addresses_of_their_own() {
         let at = Addresses::of("127.42.0.2".parse().unwrap()).unwrap();
-        assert_eq!(at.outbound, Ipv4Addr::new(127, 42, 3, 2));
+        assert_eq!(at.outbound, Ipv4Addr::new(127, 42, 2, 2));
         for other in ["127.0.0.1", "127.42.1.2", "10.0.0.4", "::1"] {
             assert!(Addresses::of(other.parse().unwrap()).is_none(), "{other}");
         }

@@ -1,6 +1,10 @@
 //! What a command ends with: good, not good, or a failure with a hint; and tables.
 
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -108,6 +112,13 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     text
+}
+
+/// Prints to standard output. Whoever read it may have gone away.
+pub(crate) fn show(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|error| Failure::new(format!("standard output: {error}")))
 }
 
 /// Prints a value as JSON.

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use linkerd_controller::source;
 use linkerd_policy::{
     Peer, PeerId, PeerTls, Policy, RequestView,
-    index::{Cluster, Index, WorkloadRef},
+    index::{Index, WorkloadRef},
     lint::Severity,
 };
 use serde_json::{Value, json as value};
@@ -95,7 +95,7 @@ pub(crate) async fn explain(flags: Explain) -> Result<Outcome, Failure> {
     let server = index
         .inbound(&workload, flags.port)
         .ok_or_else(|| Failure::new(format!("{name} is not a workload")))?;
-    let policy = Policy::compile(server)
+    let policy = Policy::compile(server.with_localhost())
         .map_err(|error| Failure::new(format!("port {} of {name}: {error}", flags.port)))?;
     let tls = match flags.client.as_deref() {
         None => PeerTls::None,
@@ -209,12 +209,14 @@ async fn explain_live(admin: SocketAddr, flags: &Explain) -> Result<Outcome, Fai
             "{admin} does not answer like an admin server: {error}"
         ))
     })?;
+    // A sidecar says beside it which version of its policy that is.
+    let explanation = value.get("explanation").unwrap_or(&value);
     match flags.output {
-        Output::Json => json(&value),
-        Output::Text => print!("{}", rendered(&value)),
+        Output::Json => json(explanation),
+        Output::Text => print!("{}", rendered(explanation)),
     }
     Ok(Outcome::when(
-        value.get("decision") == Some(&value!("allow")),
+        explanation.get("decision") == Some(&value!("allow")),
     ))
 }
 
@@ -289,7 +291,7 @@ pub(crate) fn lint(flags: &Lint) -> Result<Outcome, Failure> {
         .objects
         .values()
         .map(|(_, resource)| resource.clone());
-    let findings = Index::from_resources(Cluster::default(), resources).lint();
+    let findings = Index::from_resources(mesh::cluster(), resources).lint();
     let errors = loaded.problems.len()
         + findings
             .iter()

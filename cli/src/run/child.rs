@@ -15,6 +15,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lines of a log that are shown when a process ended by itself.
 const SHOWN: usize = 12;
 
+/// Tells a process of this program who started it.
+const PARENT: &str = "LINKERD_RUN_PID";
+
+/// In a process that `linkerd run` started: end when it ends, even if it was killed and could not end anything.
+pub(crate) fn end_with_parent() {
+    let Some(parent) = std::env::var_os(PARENT) else {
+        return;
+    };
+    let is_there = || {
+        let id = rustix::process::getppid().map(|id| id.as_raw_nonzero().to_string());
+        id.is_some_and(|id| parent == *id)
+    };
+    if rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).is_ok() && !is_there() {
+        // It ended before that was set.
+        std::process::exit(1);
+    }
+}
+
 /// The processes, in the order in which they were started.
 #[derive(Debug)]
 pub(super) struct Children {
@@ -54,6 +72,7 @@ impl Children {
             .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env(PARENT, std::process::id().to_string())
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(failed)?)

@@ -8,15 +8,16 @@
 //! `linkerd check` where things are.
 
 mod child;
+mod observe;
 mod traffic;
-mod wire;
 
 use crate::{
     fetch, identity,
     mesh::{self, Kind, Member, Mesh},
-    outcome::{Failure, Outcome, Output, json, plain, table},
+    outcome::{Failure, Outcome, Output, json, plain, show, table},
 };
 use child::Children;
+pub(crate) use child::end_with_parent;
 use linkerd_controller::{authority::Authority, token::Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::json as value;
@@ -29,7 +30,6 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use traffic::Row;
-use wire::Wire;
 
 /// How long the mesh may take until every sidecar is ready.
 const START: Duration = Duration::from_secs(60);
@@ -173,20 +173,17 @@ impl Run {
 
     async fn work(&mut self, flags: &Flags) -> Result<Outcome, Failure> {
         let started = Instant::now();
-        let _wire = Wire::lay(&self.members).await?;
         let controller = self.start_controller().await?;
         for member in self.members.clone() {
             self.start_member(&member, controller)?;
         }
         self.ready(started).await?;
         self.write_running(controller)?;
-        if flags.output == Output::Text {
-            self.introduce(controller, started.elapsed());
-        }
+        let introduction = self.introduction(controller);
         if flags.once {
-            self.once(flags.output).await
+            self.once(&introduction, flags.output).await
         } else {
-            self.live(flags.output).await
+            self.live(&introduction, flags.output).await
         }
     }
 
@@ -294,7 +291,7 @@ impl Run {
         let (at, tls) = (member.at, &member.manifest.spec.mesh_tls);
         let inbound: Vec<_> = member
             .ports()
-            .map(|port| format!("{}:{port}={}:{port}", at.sidecar, at.application))
+            .map(|port| format!("{}:{port}={}:{port}", at.workload, at.application))
             .collect();
         let outbound: Vec<_> = member
             .calls
@@ -309,7 +306,9 @@ impl Run {
             .collect();
         let workload = value!({ "ns": ns, "external_workload": name }).to_string();
         [
-            ("INBOUND_LISTEN_ADDR", format!("{}:4143", at.sidecar)),
+            ("INBOUND_LISTEN_ADDR", format!("{}:4143", at.workload)),
+            // Its own addresses; it speaks from the first, so that others know it from the rest of the host.
+            ("INBOUND_IPS", format!("{},{}", at.workload, at.application)),
             ("INBOUND_LISTENERS", inbound.join(",")),
             ("ADMIN_LISTEN_ADDR", member.admin().to_string()),
             ("OUTBOUND_LISTENERS", outbound.join(",")),
@@ -345,7 +344,7 @@ impl Run {
         for member in self.members.clone() {
             loop {
                 self.children.ended()?;
-                let missing = waiting_for(&member).await;
+                let missing = observe::waiting_for(&member).await;
                 let Some(missing) = missing else { break };
                 if started.elapsed() > START {
                     let log = self.children.log(&format!("{} sidecar", member.name()));
@@ -377,35 +376,23 @@ impl Run {
         fs::write(&file, text).map_err(|error| Failure::new(format!("{}: {error}", file.display())))
     }
 
-    fn introduce(&self, controller: Controller, took: Duration) {
-        let name = &self.mesh.metadata.name;
-        let title = self
-            .mesh
-            .steps
-            .get(self.step - 1)
-            .map_or("", |step| step.title.as_str());
-        println!("{name}, step {}: {title}", self.step);
-        println!(
-            "{} workloads, each with a sidecar, ready after {:.1} s\n",
+    /// Where to look, for people.
+    fn introduction(&self, controller: Controller) -> String {
+        let title = self.mesh.steps.get(self.step.saturating_sub(1));
+        let title = title.map_or("", |step| step.title.as_str());
+        let sidecar = self.members.first().map_or(controller.admin, Member::admin);
+        format!(
+            "{}, step {}: {title}\n{} workloads, each with a sidecar\n\n  \
+             why was it denied    curl http://{sidecar}/denials\n  \
+             what is enforced     curl http://{sidecar}/policy\n  \
+             what is wrong        curl http://{}/status\n  \
+             logs                 {}\n\n",
+            self.mesh.metadata.name,
+            self.step,
             self.members.len(),
-            took.as_secs_f32()
-        );
-        println!(
-            "  why was it denied    curl http://{}/denials",
-            self.members.first().map_or(controller.admin, Member::admin)
-        );
-        println!(
-            "  what is enforced     curl http://{}/policy",
-            self.members.first().map_or(controller.admin, Member::admin)
-        );
-        println!(
-            "  what is wrong        curl http://{}/status",
-            controller.admin
-        );
-        println!(
-            "  logs                 {}\n",
-            self.state.join("logs").display()
-        );
+            controller.admin,
+            self.state.join("logs").display(),
+        )
     }
 
     /// Every row of traffic, one after the other.
@@ -420,72 +407,61 @@ impl Run {
         Ok(rows)
     }
 
-    async fn once(&mut self, output: Output) -> Result<Outcome, Failure> {
+    async fn once(&mut self, introduction: &str, output: Output) -> Result<Outcome, Failure> {
         let rows = self.rows().await?;
-        let sidecars = self.sidecars().await;
-        let wrong = rows.iter().filter(|row| !row.is_as_expected()).count();
-        match output {
-            Output::Json => json(&value!({
-                "mesh": self.mesh.metadata.name,
+        let sidecars = observe::sidecars(&self.members).await;
+        let wrong: Vec<_> = rows.iter().filter(|row| !row.is_as_expected()).collect();
+        let name = &self.mesh.metadata.name;
+        if output == Output::Json {
+            json(&value!({
+                "mesh": name,
                 "step": self.step,
-                "as_expected": wrong == 0,
+                "as_expected": wrong.is_empty(),
                 "traffic": rows,
                 "sidecars": sidecars,
-            })),
-            Output::Text => {
-                let cells: Vec<_> = rows.iter().map(Row::cells).collect();
-                let head = [
-                    "", "FROM", "TO", "REQUEST", "VERDICT", "EXPECTED", "ANSWERS",
-                ];
-                println!("{}", table(&head, &cells));
-                for row in rows.iter().filter(|row| !row.is_as_expected()) {
-                    let why = row.why.as_deref().map(plain).unwrap_or_default();
-                    println!("WRONG: {} -> {} {}: {why}", row.from, row.to, row.request);
-                }
-                println!("{}", sidecar_table(&sidecars));
-                match wrong {
-                    0 => println!(
-                        "{} of {} rows as {} expects",
-                        rows.len(),
-                        rows.len(),
-                        self.mesh.metadata.name
-                    ),
-                    n => println!("{n} of {} rows are not as expected", rows.len()),
-                }
-            }
+            }));
+            return Ok(Outcome::when(wrong.is_empty()));
         }
-        Ok(Outcome::when(wrong == 0))
+        let mut page = format!("{introduction}{}", tables(&rows, &sidecars));
+        for row in &wrong {
+            let why = row.why.as_deref().map(plain).unwrap_or_default();
+            page.push_str(&format!(
+                "WRONG: {} -> {} {}: {why}\n",
+                row.from, row.to, row.request
+            ));
+        }
+        let good = rows.len() - wrong.len();
+        page.push_str(&format!(
+            "{good} of {} rows as {name} expects\n",
+            rows.len()
+        ));
+        show(&page)?;
+        Ok(Outcome::when(wrong.is_empty()))
     }
 
-    /// Traffic for ever, and a table of it. Ends with a failure, or with the future that runs it.
-    async fn live(&mut self, output: Output) -> Result<Outcome, Failure> {
-        let terminal = std::io::stdout().is_terminal();
+    /// Traffic for ever, and a table of it. Ends only with a failure, or by being dropped.
+    async fn live(&mut self, introduction: &str, output: Output) -> Result<Outcome, Failure> {
+        // Clears the screen and goes to its first line.
+        let clear = if std::io::stdout().is_terminal() {
+            "\x1b[2J\x1b[H"
+        } else {
+            ""
+        };
         let mut renewed = Instant::now();
         loop {
             let rows = self.rows().await?;
-            let sidecars = self.sidecars().await;
+            let sidecars = observe::sidecars(&self.members).await;
             if output == Output::Json {
-                println!("{}", value!({ "traffic": rows, "sidecars": sidecars }));
+                show(&format!(
+                    "{}\n",
+                    value!({ "traffic": rows, "sidecars": sidecars })
+                ))?;
             } else {
-                if terminal {
-                    // Clears the screen and goes to its first line.
-                    print!("\x1b[2J\x1b[H");
-                }
-                let cells: Vec<_> = rows.iter().map(Row::cells).collect();
-                println!(
-                    "{}",
-                    table(
-                        &[
-                            "", "FROM", "TO", "REQUEST", "VERDICT", "EXPECTED", "ANSWERS"
-                        ],
-                        &cells
-                    )
-                );
-                println!("{}", sidecar_table(&sidecars));
-                println!(
-                    "Edit a manifest in {} and watch. Ctrl-C ends it.",
-                    self.directories.last().unwrap_or(&self.state).display()
-                );
+                let edit = self.directories.last().unwrap_or(&self.state).display();
+                let tables = tables(&rows, &sidecars);
+                show(&format!(
+                    "{clear}{introduction}{tables}Edit a manifest in {edit} and watch. Ctrl-C ends it.\n"
+                ))?;
             }
             if renewed.elapsed() > RENEW {
                 renewed = Instant::now();
@@ -496,102 +472,19 @@ impl Run {
             tokio::time::sleep(REFRESH).await;
         }
     }
-
-    /// What the sidecars have counted, from their own pages.
-    async fn sidecars(&self) -> Vec<Sidecar> {
-        let pages = self.members.iter().map(|member| async move {
-            let admin = member.admin();
-            let metrics = fetch::get(admin, "/metrics", "text/plain")
-                .await
-                .map(|page| page.body)
-                .unwrap_or_default();
-            let denials = fetch::get(admin, "/denials", "application/json").await;
-            let count = |kind: &str| {
-                let of = |protocol: &str| {
-                    fetch::sum(&metrics, &format!("inbound_{protocol}_authz_{kind}_total"))
-                };
-                of("http") + of("tcp")
-            };
-            Sidecar {
-                workload: member.name().to_owned(),
-                admin,
-                allowed: count("allow"),
-                denied: count("deny"),
-                last_denial: denials.ok().and_then(|page| last_denial(&page.body)),
-            }
-        });
-        futures::future::join_all(pages).await
-    }
 }
 
-/// What a sidecar has counted.
-#[derive(Debug, Serialize)]
-struct Sidecar {
-    workload: String,
-    admin: SocketAddr,
-    allowed: f64,
-    denied: f64,
-    last_denial: Option<String>,
-}
-
-fn sidecar_table(sidecars: &[Sidecar]) -> String {
-    let cells: Vec<_> = sidecars
-        .iter()
-        .map(|sidecar| {
-            vec![
-                sidecar.workload.clone(),
-                sidecar.allowed.to_string(),
-                sidecar.denied.to_string(),
-                format!("http://{}", sidecar.admin),
-                sidecar
-                    .last_denial
-                    .as_deref()
-                    .map(plain)
-                    .unwrap_or_default(),
-            ]
-        })
-        .collect();
-    table(
-        &["WORKLOAD", "ALLOWED", "DENIED", "ADMIN", "LAST DENIAL"],
-        &cells,
+/// What came of the traffic, and what the sidecars counted.
+fn tables(rows: &[Row], sidecars: &[observe::Sidecar]) -> String {
+    let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+    let head = [
+        "", "FROM", "TO", "REQUEST", "VERDICT", "EXPECTED", "ANSWERS",
+    ];
+    format!(
+        "{}\n{}\n",
+        table(&head, &cells),
+        observe::table_of(sidecars)
     )
-}
-
-/// The latest of a `/denials` page, in a line.
-fn last_denial(page: &str) -> Option<String> {
-    let page: serde_json::Value = serde_json::from_str(page).ok()?;
-    let list = page
-        .as_array()
-        .or_else(|| page.get("denials")?.as_array())?;
-    let latest = list
-        .iter()
-        .max_by_key(|denial| denial.get("last_seen").and_then(|at| at.as_str()))?;
-    let text = |field: &str| latest.get(field).and_then(|value| value.as_str());
-    Some(text("why")?.to_owned())
-}
-
-/// What a workload still waits for.
-async fn waiting_for(member: &Member) -> Option<String> {
-    match fetch::get(member.admin(), "/ready", "*/*").await {
-        Ok(page) if page.status.is_success() => {}
-        Ok(page) => {
-            let why = page
-                .headers
-                .get("l5d-proxy-error")
-                .and_then(|why| why.to_str().ok());
-            return Some(why.map_or_else(|| page.body.trim().to_owned(), str::to_owned));
-        }
-        Err(failure) => return Some(failure.to_string()),
-    }
-    for port in member.ports() {
-        let address = SocketAddr::from((member.at.application, port));
-        if let Err(error) = tokio::net::TcpStream::connect(address).await {
-            return Some(format!(
-                "the application does not listen on {address}: {error}"
-            ));
-        }
-    }
-    None
 }
 
 /// The mesh that runs with a state directory, if one does.
