@@ -120,7 +120,7 @@ pub(crate) enum Verdict {
     Allowed,
     /// 403, gRPC status 7, or closed without a byte.
     Denied,
-    /// 404 by the proxy: no route takes it.
+    /// 404, or gRPC status 5 or 12: no route takes it, or the application knows no such thing.
     NoRoute,
     /// Some were answered with 429, or gRPC status 8.
     Limited,

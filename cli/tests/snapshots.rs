@@ -1,5 +1,12 @@
 //! What people read: help, findings, explanations, certificates. `UPDATE_SNAPSHOTS=1` writes the files anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends there"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},
