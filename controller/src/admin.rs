@@ -1,7 +1,7 @@
 //! The admin server: health, metrics, what is wrong with the manifests, and the policy of any workload with the reason
 //! of a decision. It shows names and addresses of workloads and no secret; it belongs on a loopback address.
 
-use crate::source::Snapshot;
+use crate::{grpc::streams::Streams, source::Snapshot};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -11,26 +11,40 @@ use linkerd_metrics::{Format, Registry};
 use linkerd_policy::{Peer, PeerId, PeerTls, Policy, RequestView, index::WorkloadRef};
 use serde_json::json;
 use std::{collections::HashMap, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+
+/// Most connections at once.
+const MAX_CONNECTIONS: usize = 256;
+/// Most streams that `/status` lists.
+const MAX_LISTED: usize = 1_000;
 
 /// What the admin server shows.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 type Page = Response<Full<Bytes>>;
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let state = state.clone();
         tokio::spawn(async move {
+            let _slot = slot;
             let service = service_fn(move |request: Request<Incoming>| {
                 let page = state.page(&request);
                 async move { Ok::<_, Infallible>(page) }
@@ -101,8 +115,11 @@ impl State {
                 })
             })
             .collect();
+        let (open, streams) = self.streams.list(MAX_LISTED);
         as_json(&json!({
             "version": snapshot.version,
+            "open_streams": open,
+            "streams": streams,
             "problems": snapshot.problems,
             "findings": findings,
             "workloads": workloads,

@@ -1,7 +1,8 @@
 //! What the control plane is told: flags named like the peer's, and ours for the directory.
 
+use crate::authority::{IssuerFiles, Sources};
 use ipnet::IpNet;
-use linkerd_policy::{DefaultPolicy, index::Cluster};
+use linkerd_policy::{DefaultPolicy, index::Cluster, ports::PortSet};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Configuration of the control plane.
@@ -29,8 +30,25 @@ pub struct Config {
     pub clock_skew: Duration,
     /// Certificates that one identity may ask for in a minute.
     pub certify_per_minute: u32,
-    /// How often the directory is read again, besides when it changes.
+    /// How often the directory is looked at, besides when it is said to have changed.
     pub rescan: Duration,
+    /// An issuer that the user brings, in place of the one in `state_dir`.
+    pub issuer: Option<IssuerFiles>,
+    /// Public keys of who signs workload tokens, in place of the key in `state_dir`.
+    pub token_keys: Option<PathBuf>,
+    /// Most streams that are open at once.
+    pub max_streams: usize,
+}
+
+impl Config {
+    /// Where the CA and the token key are.
+    pub fn authority(&self) -> Sources {
+        Sources {
+            directory: self.state_dir.clone(),
+            issuer: self.issuer.clone(),
+            token_keys: self.token_keys.clone(),
+        }
+    }
 }
 
 /// The flags of `linkerd-controller` and of `linkerd controller`.
@@ -46,7 +64,19 @@ pub struct Flags {
     /// Where the CA and the token key are kept; made on first use.
     #[arg(long, default_value = ".linkerd")]
     pub state_dir: PathBuf,
-    /// Address of the policy API.
+    /// Certificate of an issuer of your own, PEM, with what is between it and the anchors.
+    #[arg(long, value_name = "FILE", requires_all = ["issuer_key", "trust_anchors"])]
+    pub issuer_cert: Option<PathBuf>,
+    /// Its private key, PEM; not readable by all.
+    #[arg(long, value_name = "FILE", requires = "issuer_cert")]
+    pub issuer_key: Option<PathBuf>,
+    /// The trust anchors that it leads to, PEM.
+    #[arg(long, value_name = "FILE", requires = "issuer_cert")]
+    pub trust_anchors: Option<PathBuf>,
+    /// Public keys (ECDSA P-256, PEM) of who signs workload tokens in your place.
+    #[arg(long, value_name = "FILE")]
+    pub token_keys: Option<PathBuf>,
+    /// Address of the policy API. On other addresses than loopback ones, mutual TLS is spoken.
     #[arg(long, default_value = "127.0.0.1:8090")]
     pub policy_addr: SocketAddr,
     /// Address of the destination API.
@@ -71,6 +101,9 @@ pub struct Flags {
     /// Networks that probes come from.
     #[arg(long, value_delimiter = ',', default_value = "0.0.0.0/0,::/0")]
     pub probe_networks: Vec<IpNet>,
+    /// Ports without protocol detection where a workload says nothing else: numbers and ranges.
+    #[arg(long, default_value = "25,587,3306,4444,5432,6379,9300,11211")]
+    pub default_opaque_ports: PortSet,
     /// Trust domain of identities.
     #[arg(long, default_value = "cluster.local")]
     pub identity_trust_domain: String,
@@ -89,6 +122,12 @@ pub struct Flags {
     /// Certificates that one identity may ask for in a minute.
     #[arg(long, default_value_t = 60)]
     pub certify_per_minute: u32,
+    /// Most streams that are open at once.
+    #[arg(long, default_value_t = 20_000)]
+    pub max_streams: usize,
+    /// Seconds between looks at the manifests, besides when they are said to have changed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub rescan_seconds: u64,
 }
 
 impl From<Flags> for Config {
@@ -108,14 +147,25 @@ impl From<Flags> for Config {
                 cluster_networks: flags.cluster_networks,
                 probe_networks: flags.probe_networks,
                 default_policy: flags.default_policy,
-                ..Cluster::default()
+                default_opaque_ports: flags.default_opaque_ports,
             },
             issuance_lifetime: Duration::from_secs(
                 flags.identity_issuance_lifetime_seconds.max(10),
             ),
             clock_skew: Duration::from_secs(flags.identity_clock_skew_seconds),
             certify_per_minute: flags.certify_per_minute.max(1),
-            rescan: Duration::from_secs(5),
+            rescan: Duration::from_secs(flags.rescan_seconds.max(1)),
+            // The flags need one another.
+            issuer: match (flags.issuer_cert, flags.issuer_key, flags.trust_anchors) {
+                (Some(certificate), Some(key), Some(anchors)) => Some(IssuerFiles {
+                    certificate,
+                    key,
+                    anchors,
+                }),
+                _ => None,
+            },
+            token_keys: flags.token_keys,
+            max_streams: flags.max_streams,
         }
     }
 }

@@ -6,6 +6,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`source`] | the directory: what is good, what is wrong and where, the last good version of each object |
+//! | `watch` | follows the files: a new snapshot when they change, a new issuer when its files do |
+//! | `listen` | connections: plaintext on this host, mutual TLS elsewhere |
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
 //! | [`token`] | workload tokens: signed JWTs |
 //! | `grpc` | the three services |
@@ -18,8 +20,10 @@ pub mod token;
 mod admin;
 mod config;
 mod grpc;
+mod listen;
 mod metrics;
 mod serve;
+mod watch;
 
 pub use config::{Config, Flags};
 pub use serve::{Error, main, run};

@@ -3,27 +3,32 @@
 use crate::{
     Config, admin,
     authority::{Authority, AuthorityError},
-    grpc::{Shared, destination::Destinations, identity::Certifier, policy::Policies},
+    grpc::{
+        Shared, destination::Destinations, identity::Certifier, policy::Policies, streams::Streams,
+    },
+    listen::{self, connections},
     metrics::{ControllerMetrics, Shown},
     source::{Snapshot, Source},
+    watch::{Report, Watch},
 };
+use arc_swap::ArcSwap;
 use linkerd_metrics::{Options, Registry, process::Process};
+use linkerd_tls::LocalIdentity;
 use linkerd2_proxy_api::{
     destination::destination_server::DestinationServer, identity::identity_server::IdentityServer,
     inbound::inbound_server_policies_server::InboundServerPoliciesServer,
 };
-use notify::Watcher as _;
-use std::{future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, watch},
+    sync::watch,
 };
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
-/// How long changes are gathered: editors write a file in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 256 * 1024;
 
@@ -49,11 +54,14 @@ pub enum Error {
     /// The system refused something.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Plaintext is for this host only.
-    #[error(
-        "{0} is not a loopback address: the API is served in plaintext there; use 127.0.0.1 or [::1]"
-    )]
-    NotLoopback(SocketAddr),
+    /// The control plane cannot have an identity, which it needs where TLS is spoken.
+    #[error("the control plane's own identity {name}: {reason}")]
+    Identity {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// The whole of the binary: logs, a runtime, signals.
@@ -94,76 +102,54 @@ pub fn main(config: Config) -> ExitCode {
 /// # Errors
 /// If it cannot start, or a server fails.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    let authority = Arc::new(Authority::open(&config.state_dir)?);
+    let sources = config.authority();
+    let authority = Arc::new(ArcSwap::from_pointee(Authority::open_with(&sources)?));
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));
-    metrics.issuer_expiry.set_time(authority.ca().not_after());
+    let issuer_ends = authority.load().ca().not_after();
+    metrics.issuer_expiry.set_time(issuer_ends);
 
     let mut directories = vec![config.manifests.clone()];
     directories.extend(config.overlays.iter().cloned());
     let mut source = Source::new(directories.clone(), config.cluster.clone());
-    let mut shown = Shown::default();
+    let mut report = Report {
+        metrics: metrics.clone(),
+        shown: Shown::default(),
+        known: BTreeSet::new(),
+    };
     let first = source
         .refresh()
         .unwrap_or_else(|| Snapshot::empty(&config.cluster));
-    report(&first, &metrics, &mut shown);
+    report.snapshot(&first);
     let (publish, snapshots) = watch::channel(Arc::new(first));
     let (end, ending) = watch::channel(false);
     let shared = Shared {
         snapshots,
-        metrics: metrics.clone(),
+        metrics,
         ending,
+        streams: Streams::new(config.max_streams),
     };
-
-    let policy = bind("policy", config.policy_addr).await?;
-    let destination = bind("destination", config.destination_addr).await?;
-    let identity = bind("identity", config.identity_addr).await?;
     let admin = listen("admin", config.admin_addr).await?;
-    let certifier = Certifier {
-        shared: shared.clone(),
-        authority,
-        lifetime: config.issuance_lifetime,
-        skew: config.clock_skew,
-        per_minute: config.certify_per_minute,
-        asked: std::sync::Mutex::default(),
-    };
-    tracing::info!(
-        policy = %config.policy_addr, destination = %config.destination_addr,
-        identity = %config.identity_addr, admin = %config.admin_addr,
-        manifests = %config.manifests.display(), "Serving"
-    );
-    let policies = InboundServerPoliciesServer::new(Policies(shared.clone()))
-        .max_decoding_message_size(MAX_MESSAGE);
-    let destinations =
-        DestinationServer::new(Destinations(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
-    let certifier = IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE);
-    let ended = || {
-        let mut ending = shared.ending.clone();
-        async move { drop(ending.wait_for(|ending| *ending).await) }
-    };
+    let serve = services(&config, &shared, &authority).await?;
     let state = admin::State {
         registry,
         snapshots: shared.snapshots.clone(),
+        streams: shared.streams.clone(),
     };
-    let keep = keep(source, directories, config.rescan, publish, metrics, shown);
-    let serve = async {
-        tokio::try_join!(
-            server()
-                .add_service(policies)
-                .serve_with_incoming_shutdown(policy, ended()),
-            server()
-                .add_service(destinations)
-                .serve_with_incoming_shutdown(destination, ended()),
-            server()
-                .add_service(certifier)
-                .serve_with_incoming_shutdown(identity, ended()),
-        )
+    let keep = Watch {
+        source,
+        directories,
+        rescan: config.rescan,
+        publish,
+        report,
+        authority,
+        sources,
     };
     tokio::select! {
-        result = serve => { result?; }
+        result = serve => result?,
         () = admin::serve(admin, state) => {}
-        result = keep => result?,
+        result = keep.run() => result?,
         () = async {
             shutdown.await;
             let _ = end.send(true);
@@ -174,19 +160,99 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     Ok(())
 }
 
+/// Binds the three services, and gives what runs them.
+async fn services(
+    config: &Config,
+    shared: &Shared,
+    authority: &Arc<ArcSwap<Authority>>,
+) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
+    let own = |account, address| own_identity(config, shared, authority, account, address);
+    // The peer serves policy and destinations from one pod, so they have one identity.
+    let (destination_id, policy_id, identity_id) = (
+        own("linkerd-destination", config.destination_addr)?,
+        own("linkerd-destination", config.policy_addr)?,
+        own("linkerd-identity", config.identity_addr)?,
+    );
+    let policy = connections(listen("policy", config.policy_addr).await?, policy_id);
+    let destination = connections(
+        listen("destination", config.destination_addr).await?,
+        destination_id,
+    );
+    let identity = connections(listen("identity", config.identity_addr).await?, identity_id);
+    tracing::info!(
+        policy = %config.policy_addr, destination = %config.destination_addr,
+        identity = %config.identity_addr, admin = %config.admin_addr,
+        manifests = %config.manifests.display(), "Serving"
+    );
+    let certifier = Certifier {
+        shared: shared.clone(),
+        authority: authority.clone(),
+        lifetime: config.issuance_lifetime,
+        skew: config.clock_skew,
+        per_minute: config.certify_per_minute,
+        asked: std::sync::Mutex::default(),
+    };
+    let policies = InboundServerPoliciesServer::new(Policies(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let destinations =
+        DestinationServer::new(Destinations(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let certifier = IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE);
+    let ending = shared.ending.clone();
+    let ended = move || {
+        let mut ending = ending.clone();
+        async move { drop(ending.wait_for(|ending| *ending).await) }
+    };
+    Ok(async move {
+        tokio::try_join!(
+            server()
+                .add_service(policies)
+                .serve_with_incoming_shutdown(policy, ended()),
+            server()
+                .add_service(destinations)
+                .serve_with_incoming_shutdown(destination, ended()),
+            server()
+                .add_service(certifier)
+                .serve_with_incoming_shutdown(identity, ended()),
+        )?;
+        Ok(())
+    })
+}
+
+/// The control plane's own identity for a service that others than this host can reach; kept certified in the background.
+fn own_identity(
+    config: &Config,
+    shared: &Shared,
+    authority: &Arc<ArcSwap<Authority>>,
+    account: &str,
+    address: SocketAddr,
+) -> Result<Option<Arc<LocalIdentity>>, Error> {
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(None);
+    }
+    let namespace = &config.cluster.control_plane_namespace;
+    let name = config.cluster.service_account_identity(namespace, account);
+    let (identity, keep) = listen::identity(
+        &name,
+        authority.clone(),
+        config.issuance_lifetime,
+        config.clock_skew,
+    )
+    .map_err(|reason| Error::Identity { name, reason })?;
+    let mut ending = shared.ending.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = keep => {}
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
+    });
+    Ok(Some(identity))
+}
+
 fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
         .max_concurrent_streams(Some(10_000))
-        .tcp_nodelay(true)
-}
-
-async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListenerStream, Error> {
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback(address));
-    }
-    Ok(TcpListenerStream::new(listen(what, address).await?))
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
@@ -197,57 +263,4 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
             address,
             source,
         })
-}
-
-/// Reads the directories when something in them changes, and from time to time in case that was missed.
-async fn keep(
-    mut source: Source,
-    directories: Vec<std::path::PathBuf>,
-    rescan: Duration,
-    publish: watch::Sender<Arc<Snapshot>>,
-    metrics: Arc<ControllerMetrics>,
-    mut shown: Shown,
-) -> Result<(), Error> {
-    let touched = Arc::new(Notify::new());
-    let tell = touched.clone();
-    let watcher = notify::recommended_watcher(move |_| tell.notify_one());
-    let mut watcher = watcher.map_err(io::Error::other)?;
-    for directory in &directories {
-        if let Err(error) = watcher.watch(directory, notify::RecursiveMode::Recursive) {
-            tracing::warn!(directory = %directory.display(), %error, "Not watched; read every {rescan:?} instead");
-        }
-    }
-    loop {
-        if tokio::time::timeout(rescan, touched.notified())
-            .await
-            .is_ok()
-        {
-            tokio::time::sleep(SETTLE).await;
-        }
-        let (back, snapshot) = tokio::task::spawn_blocking(move || {
-            let snapshot = source.refresh();
-            (source, snapshot)
-        })
-        .await
-        .map_err(io::Error::other)?;
-        source = back;
-        if let Some(snapshot) = snapshot {
-            report(&snapshot, &metrics, &mut shown);
-            publish.send_replace(Arc::new(snapshot));
-        }
-    }
-}
-
-fn report(snapshot: &Snapshot, metrics: &ControllerMetrics, shown: &mut Shown) {
-    metrics.show(snapshot, shown);
-    tracing::info!(
-        version = snapshot.version,
-        workloads = snapshot.index.workloads().count(),
-        services = snapshot.index.services().count(),
-        problems = snapshot.problems.len(),
-        "Manifests read"
-    );
-    for problem in &snapshot.problems {
-        tracing::warn!("{problem}");
-    }
 }

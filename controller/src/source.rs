@@ -10,8 +10,10 @@ use linkerd_policy::{
 };
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -19,8 +21,12 @@ use std::{
 pub const MAX_FILES: usize = 10_000;
 /// Largest file, in bytes.
 pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// All files of one reading together, in bytes.
+pub const MAX_TOTAL_BYTES: u64 = 128 * 1024 * 1024;
 /// How deep directories may lie in each other.
 const MAX_DEPTH: usize = 16;
+/// Most directories that are read.
+const MAX_DIRECTORIES: usize = 10_000;
 
 /// Something that is wrong with the manifests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,11 +66,19 @@ pub fn read(directories: &[PathBuf]) -> Loaded {
 fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
     let mut loaded = Loaded::default();
     let mut about = About::new();
+    let mut left = MAX_TOTAL_BYTES;
     for directory in directories {
         let mut layer = BTreeMap::new();
         for file in files(directory, &mut loaded.problems) {
             loaded.files += 1;
-            read_file(&file, &mut layer, &mut loaded.problems, &mut about);
+            match read_text(&file, &mut left) {
+                Ok(text) => {
+                    read_documents(&file, &text, &mut layer, &mut loaded.problems, &mut about);
+                }
+                Err(error) => loaded
+                    .problems
+                    .push(Problem::of_file(&file, error.to_string())),
+            }
         }
         loaded.objects.extend(layer);
     }
@@ -74,17 +88,14 @@ fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
 /// What documents that cannot be used are about, so that their objects' last good versions can be found.
 type About = HashMap<usize, ManifestError>;
 
-fn read_file(
+fn read_documents(
     file: &Path,
+    text: &str,
     layer: &mut BTreeMap<Key, (PathBuf, Resource)>,
     problems: &mut Vec<Problem>,
     about: &mut About,
 ) {
-    let text = match read_text(file) {
-        Ok(text) => text,
-        Err(error) => return problems.push(Problem::of_file(file, error.to_string())),
-    };
-    for document in manifest::parse(&text) {
+    for document in manifest::parse(text) {
         match document {
             Ok(document) => {
                 let key = document.resource.key();
@@ -111,22 +122,51 @@ fn read_file(
     }
 }
 
-fn read_text(file: &Path) -> io::Result<String> {
-    let length = fs::metadata(file)?.len();
+/// The text of a file, if it is one and not too long; `left` is what all files together may still have.
+fn read_text(file: &Path, left: &mut u64) -> io::Result<String> {
+    let metadata = fs::metadata(file)?;
+    // A named pipe would be waited for until somebody writes to it.
+    if !metadata.is_file() {
+        return Err(io::Error::other(
+            "no regular file: only those are read; move it away",
+        ));
+    }
+    let length = metadata.len();
     if length > MAX_BYTES {
         let text = format!("{length} bytes: more than {MAX_BYTES} are not read; split the file");
         return Err(io::Error::other(text));
     }
-    fs::read_to_string(file)
+    let Some(rest) = left.checked_sub(length) else {
+        let text = format!(
+            "not read: all files together have more than {MAX_TOTAL_BYTES} bytes; take some away"
+        );
+        return Err(io::Error::other(text));
+    };
+    *left = rest;
+    let mut text = String::new();
+    // It may have grown since; a whole file is read, or none of it.
+    let bytes = fs::File::open(file)?
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if u64::try_from(bytes).unwrap_or(u64::MAX) > MAX_BYTES {
+        return Err(io::Error::other("it grew while it was read"));
+    }
+    Ok(text)
 }
 
-/// The manifest files below a directory, in order.
+/// The manifest files below a directory, in order. Each directory counts once, however many links lead to it.
 fn files(directory: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut left = vec![(directory.to_owned(), 0)];
     while let Some((folder, depth)) = left.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
+        let entries = fs::canonicalize(&folder).and_then(|real| {
+            let is_new = seen.insert(real);
+            is_new.then(|| fs::read_dir(&folder)).transpose()
+        });
+        let entries = match entries {
+            Ok(Some(entries)) => entries,
+            Ok(None) => continue,
             Err(error) => {
                 problems.push(Problem::of_file(&folder, error.to_string()));
                 continue;
@@ -139,8 +179,13 @@ fn files(directory: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
                 continue;
             }
             if path.is_dir() {
-                if depth < MAX_DEPTH {
+                if depth < MAX_DEPTH && seen.len() + left.len() < MAX_DIRECTORIES {
                     left.push((path, depth + 1));
+                } else {
+                    let text = format!(
+                        "not read: directories lie more than {MAX_DEPTH} deep, or are more than {MAX_DIRECTORIES}"
+                    );
+                    problems.push(Problem::of_file(&path, text));
                 }
             } else if matches!(
                 path.extension().and_then(|extension| extension.to_str()),
@@ -157,6 +202,40 @@ fn files(directory: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
         found.truncate(MAX_FILES);
     }
     found
+}
+
+/// What the file system says about every manifest file: whether reading them again would show something new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<(PathBuf, Option<[i64; 4]>)>);
+
+impl Stamp {
+    pub(crate) fn of(directories: &[PathBuf]) -> Self {
+        let mut problems = Vec::new();
+        let all = directories.iter().flat_map(|directory| {
+            let files = files(directory, &mut problems);
+            files.into_iter().map(|file| {
+                let metadata = fs::metadata(&file).ok();
+                let stamp = metadata.map(|m| {
+                    // Only compared, never computed with.
+                    [
+                        m.mtime(),
+                        m.mtime_nsec(),
+                        m.size().cast_signed(),
+                        m.ino().cast_signed(),
+                    ]
+                });
+                (file, stamp)
+            })
+        });
+        let mut all: Vec<_> = all.collect();
+        // A directory that cannot be read any more is news too.
+        all.extend(
+            problems
+                .into_iter()
+                .map(|problem| (problem.file.into(), None)),
+        );
+        Self(all)
+    }
 }
 
 impl Problem {

@@ -2,10 +2,11 @@
 //!
 //! A token is a JWT signed with ES256 by the authority's token key. Its audience is `identity.l5d.io`, its issuer
 //! `linkerd`; its subject is `system:serviceaccount:<namespace>:<service account>`, as Kubernetes writes it, or
-//! `system:externalworkload:<namespace>:<name>` for an ExternalWorkload, whose identity its manifest gives.
+//! `system:externalworkload:<namespace>:<name>` for an ExternalWorkload, whose identity its manifest gives
+//! (`spec.meshTLS.identity`, a DNS name).
 
 use crate::authority::Authority;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, encode, errors::ErrorKind};
 use linkerd_policy::index::{Index, Workload, WorkloadRef};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -19,6 +20,8 @@ pub const AUDIENCE: &str = "identity.l5d.io";
 pub const ISSUER: &str = "linkerd";
 /// How far clocks may differ, in seconds.
 const LEEWAY: u64 = 20;
+/// Longest token that is looked at, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
 
 /// Whom a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,16 @@ pub enum TokenError {
     /// It speaks for an ExternalWorkload that no manifest describes.
     #[error("no manifest describes the ExternalWorkload {0}")]
     UnknownWorkload(String),
+    /// It speaks for an ExternalWorkload whose identity is a SPIFFE ID: signing requests have DNS names only.
+    #[error(
+        "the identity of the ExternalWorkload {workload} is {identity}: certificates for SPIFFE IDs come from a SPIRE agent"
+    )]
+    Spiffe {
+        /// Namespace and name.
+        workload: String,
+        /// Its identity.
+        identity: String,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -137,7 +150,10 @@ fn issue_for(
         iat: now,
         exp: now.saturating_add(lifetime.as_secs()),
     };
-    let key = EncodingKey::from_ec_pem(authority.token_key().as_bytes())?;
+    let Some(key) = authority.token_key() else {
+        return Err(ErrorKind::InvalidKeyFormat.into());
+    };
+    let key = EncodingKey::from_ec_pem(key.as_bytes())?;
     encode(&Header::new(Algorithm::ES256), &claims, &key)
 }
 
@@ -151,11 +167,18 @@ pub fn verify(authority: &Authority, token: &str) -> Result<Subject, TokenError>
     validation.set_issuer(&[ISSUER]);
     validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
     validation.leeway = LEEWAY;
-    let key = DecodingKey::from_ec_pem(authority.token_public().as_bytes())
-        .map_err(TokenError::NotAuthenticated)?;
-    let token =
-        decode::<Claims>(token.trim(), &key, &validation).map_err(TokenError::NotAuthenticated)?;
-    token.claims.sub.parse()
+    let token = token.trim();
+    if token.len() > MAX_TOKEN {
+        return Err(TokenError::NotAuthenticated(ErrorKind::InvalidToken.into()));
+    }
+    let mut refused = ErrorKind::InvalidToken.into();
+    for key in authority.decoding_keys() {
+        match decode::<Claims>(token, key, &validation) {
+            Ok(token) => return token.claims.sub.parse(),
+            Err(error) => refused = error,
+        }
+    }
+    Err(TokenError::NotAuthenticated(refused))
 }
 
 /// The identity that a subject has in the mesh.
@@ -174,7 +197,14 @@ pub fn identity(subject: &Subject, index: &Index) -> Result<String, TokenError> 
             };
             match index.workload(&workload) {
                 Some(Workload::ExternalWorkload(workload)) => {
-                    Ok(workload.spec.mesh_tls.identity.clone())
+                    let identity = workload.spec.mesh_tls.identity.clone();
+                    if identity.contains("://") {
+                        return Err(TokenError::Spiffe {
+                            workload: format!("{namespace}/{name}"),
+                            identity,
+                        });
+                    }
+                    Ok(identity)
                 }
                 _ => Err(TokenError::UnknownWorkload(format!("{namespace}/{name}"))),
             }
@@ -235,7 +265,7 @@ mod tests {
     fn an_expired_token_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::open(folder.path()).unwrap();
-        let key = EncodingKey::from_ec_pem(authority.token_key().as_bytes()).unwrap();
+        let key = EncodingKey::from_ec_pem(authority.token_key().unwrap().as_bytes()).unwrap();
         let claims = Claims {
             iss: ISSUER.into(),
             aud: AUDIENCE.into(),

@@ -1,7 +1,9 @@
 //! `io.linkerd.proxy.destination.Destination`: where a Service's endpoints are, and what is known of a destination.
 
 use super::{
-    Answers, Shared, watch_snapshots,
+    Answers, Shared,
+    path::{self, Asked, InvalidPath, Place, parse},
+    watch_snapshots,
     weighted::{address, weighted},
 };
 use crate::source::Snapshot;
@@ -14,53 +16,14 @@ use linkerd2_proxy_api::{
     meta::{Metadata, Resource, metadata},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
 };
 use tonic::{Code, Request, Response, Status};
-
-/// The port of a name without one.
-const DEFAULT_PORT: u16 = 80;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct Destinations(pub(crate) Shared);
-
-/// What a path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
-    Service {
-        namespace: String,
-        name: String,
-        port: u16,
-    },
-    Address(SocketAddr),
-}
-
-/// `host[:port]`: an IP address, or the name of a Service below the cluster's domain.
-fn parse(path: &str, cluster_domain: &str) -> Option<Asked> {
-    if let Ok(address) = path.parse::<SocketAddr>() {
-        return Some(Asked::Address(address));
-    }
-    if let Ok(ip) = path.parse::<IpAddr>() {
-        return Some(Asked::Address(SocketAddr::new(ip, DEFAULT_PORT)));
-    }
-    let (host, port) = match path.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
-        None => (path, DEFAULT_PORT),
-    };
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let suffix = format!(".svc.{}", cluster_domain.trim_end_matches('.'));
-    let (name, namespace) = host.strip_suffix(&suffix)?.split_once('.')?;
-    if name.is_empty() || namespace.is_empty() || namespace.contains('.') {
-        return None;
-    }
-    Some(Asked::Service {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        port,
-    })
-}
 
 impl Destinations {
     fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
@@ -69,28 +32,49 @@ impl Destinations {
         result
     }
 
-    fn look_up(&self, path: &str) -> Result<(String, String, u16), Status> {
+    /// The Service that a `Get` is about.
+    fn look_up(&self, path: &str) -> Result<path::Service, Status> {
         let snapshot = self.0.snapshots.borrow();
-        let invalid = || Status::invalid_argument(format!("Invalid authority: {path}"));
-        match parse(path, &snapshot.index.cluster().cluster_domain).ok_or_else(invalid)? {
-            Asked::Address(address) => Err(Status::invalid_argument(format!(
+        let invalid =
+            || Status::invalid_argument(format!("Invalid authority: {}", path::shown(path)));
+        match parse(path, &snapshot.index.cluster().cluster_domain) {
+            Err(InvalidPath::Authority { .. } | InvalidPath::Service { .. }) => Err(invalid()),
+            Ok(Asked::Address(address)) => Err(Status::invalid_argument(format!(
                 "IP queries not supported by Get API: host={}",
                 address.ip()
             ))),
-            Asked::Service {
-                namespace,
-                name,
-                port,
-            } => {
-                if snapshot.index.service(&namespace, &name).is_none() {
-                    return Err(Status::not_found(format!(
-                        "Service {name}.{namespace} not found"
-                    )));
+            Ok(Asked::Service(asked)) => {
+                match snapshot.index.service(&asked.namespace, &asked.name) {
+                    None => Err(Status::not_found(format!(
+                        "Service {}.{} not found",
+                        asked.name, asked.namespace
+                    ))),
+                    Some(service) if service.is_external_name() => Err(invalid()),
+                    Some(_) => Ok(asked),
                 }
-                Ok((namespace, name, port))
             }
         }
     }
+}
+
+/// The endpoints of a Service that a client at `place` should use (control plane §4.3); `None` if there is no Service.
+fn endpoints(index: &Index, asked: &path::Service, place: &Place) -> Option<Vec<Endpoint>> {
+    let service = index.service(&asked.namespace, &asked.name)?;
+    let mut all = index.endpoints(&asked.namespace, &asked.name, asked.port)?;
+    if asked.instance.is_some() {
+        all.retain(|endpoint| endpoint.hostname == asked.instance);
+    }
+    if service.spec.internal_traffic_policy.as_deref() == Some("Local") {
+        all.retain(|endpoint| endpoint.node.is_some() && endpoint.node == place.node);
+    }
+    // Of a workload with addresses of both families, only the IPv6 ones.
+    let with_ipv6: BTreeSet<_> = all
+        .iter()
+        .filter(|endpoint| endpoint.addr.is_ipv6())
+        .map(|endpoint| endpoint.workload.clone())
+        .collect();
+    all.retain(|endpoint| endpoint.addr.is_ipv6() || !with_ipv6.contains(&endpoint.workload));
+    Some(all)
 }
 
 /// What one `Get` stream has told its client.
@@ -102,18 +86,21 @@ struct Told {
 
 /// What changed of a Service's endpoints: additions first, then removals (control plane §4.2).
 ///
-/// A Service without endpoints says so, once; otherwise its client could not tell it from a stream that is slow.
+/// Unlike the peer's, a Service that exists without endpoints says so; otherwise its client could not tell it from a
+/// stream that is slow. `None` is a Service that is gone: all its endpoints are removed and the stream remains.
 fn changes(
-    endpoints: &[Endpoint],
+    endpoints: Option<&[Endpoint]>,
+    zone: Option<&str>,
     labels: HashMap<String, String>,
     told: &mut Told,
 ) -> Vec<Update> {
     let now: BTreeMap<SocketAddr, WeightedAddr> = endpoints
+        .unwrap_or_default()
         .iter()
         .map(|endpoint| {
             (
                 SocketAddr::new(endpoint.addr, endpoint.port),
-                weighted(endpoint),
+                weighted(endpoint, zone),
             )
         })
         .collect();
@@ -130,7 +117,7 @@ fn changes(
         .collect();
     let is_first = !std::mem::replace(&mut told.begun, true);
     let mut updates = Vec::new();
-    if now.is_empty() && (is_first || !removed.is_empty()) {
+    if endpoints.is_some() && now.is_empty() && (is_first || !removed.is_empty()) {
         updates.push(update::Update::NoEndpoints(NoEndpoints { exists: true }));
     } else {
         if !added.is_empty() {
@@ -153,63 +140,88 @@ fn changes(
 }
 
 /// The profile of what was asked for, now.
-fn profile(index: &Index, asked: &Asked) -> Result<DestinationProfile, Status> {
-    match asked {
-        Asked::Service {
-            namespace,
-            name,
-            port,
-        } => Ok(service_profile(index, namespace, name, *port)),
-        Asked::Address(at) => {
-            let ambiguous =
-                |error: &dyn std::fmt::Display| Status::failed_precondition(error.to_string());
-            if let Some(service) = index
-                .service_by_ip(at.ip())
-                .map_err(|error| ambiguous(&error))?
-            {
-                let metadata = &service.metadata;
-                return Ok(service_profile(
-                    index,
-                    &metadata.namespace,
-                    &metadata.name,
-                    at.port(),
-                ));
-            }
-            let endpoint = index
-                .workload_by_ip(at.ip(), at.port())
-                .map_err(|error| ambiguous(&error))?;
-            Ok(DestinationProfile {
-                retry_budget: Some(default_budget()),
-                opaque_protocol: endpoint.as_ref().is_some_and(|endpoint| endpoint.opaque),
-                endpoint: Some(match &endpoint {
-                    Some(endpoint) => weighted(endpoint),
-                    None => WeightedAddr {
-                        addr: Some(address(at.ip(), at.port())),
-                        weight: 10_000,
-                        ..WeightedAddr::default()
-                    },
-                }),
-                ..DestinationProfile::default()
-            })
+fn profile(index: &Index, asked: &Asked, place: &Place) -> Result<DestinationProfile, Status> {
+    let at = match asked {
+        Asked::Service(asked) if asked.instance.is_some() => {
+            return instance_profile(index, asked, place);
         }
+        Asked::Service(asked) => return Ok(service_profile(index, asked)),
+        Asked::Address(at) => at,
+    };
+    let ambiguous = |error: &dyn std::fmt::Display| Status::failed_precondition(error.to_string());
+    let service = index.service_by_ip(at.ip());
+    if let Some(service) = service.map_err(|error| ambiguous(&error))? {
+        let asked = path::Service {
+            namespace: service.metadata.namespace.clone(),
+            name: service.metadata.name.clone(),
+            instance: None,
+            port: at.port(),
+        };
+        return Ok(service_profile(index, &asked));
+    }
+    let endpoint = index.workload_by_ip(at.ip(), at.port());
+    Ok(match endpoint.map_err(|error| ambiguous(&error))? {
+        Some(endpoint) => endpoint_profile(index, &endpoint, place),
+        None => DestinationProfile {
+            retry_budget: Some(default_budget()),
+            endpoint: Some(WeightedAddr {
+                addr: Some(address(at.ip(), at.port())),
+                weight: 10_000,
+                ..WeightedAddr::default()
+            }),
+            ..DestinationProfile::default()
+        },
+    })
+}
+
+fn endpoint_profile(index: &Index, endpoint: &Endpoint, place: &Place) -> DestinationProfile {
+    let mut addr = weighted(endpoint, place.zone(index));
+    let namespace = endpoint.workload.namespace().to_owned();
+    addr.metric_labels.insert("namespace".into(), namespace);
+    DestinationProfile {
+        retry_budget: Some(default_budget()),
+        opaque_protocol: endpoint.opaque,
+        endpoint: Some(addr),
+        ..DestinationProfile::default()
     }
 }
 
-fn service_profile(index: &Index, namespace: &str, name: &str, port: u16) -> DestinationProfile {
-    let Some(service) = index.service(namespace, name) else {
+/// The endpoint of a name like `web-0.web.shop.svc`.
+fn instance_profile(
+    index: &Index,
+    asked: &path::Service,
+    place: &Place,
+) -> Result<DestinationProfile, Status> {
+    let found = endpoints(index, asked, place).unwrap_or_default();
+    match found.first() {
+        Some(endpoint) => Ok(endpoint_profile(index, endpoint, place)),
+        None => Err(Status::not_found(format!("no endpoint {asked}"))),
+    }
+}
+
+/// A Service's profile; an empty one if it does not exist or does not declare the port.
+///
+/// The peer fails a stream for an unknown Service with code Unknown. Here it stays open, so that a Service which
+/// appears later is known at once and its clients need not ask again and again.
+fn service_profile(index: &Index, asked: &path::Service) -> DestinationProfile {
+    let Some(service) = index
+        .service(&asked.namespace, &asked.name)
+        .filter(|service| service.port(asked.port).is_some())
+    else {
         return DestinationProfile::default();
     };
     let resource = Resource {
         group: "core".into(),
         kind: "Service".into(),
-        namespace: namespace.into(),
-        name: name.into(),
-        port: port.into(),
+        namespace: asked.namespace.clone(),
+        name: asked.name.clone(),
+        port: asked.port.into(),
         ..Resource::default()
     };
+    let domain = &index.cluster().cluster_domain;
     DestinationProfile {
-        fully_qualified_name: format!("{name}.{namespace}.svc.{}", index.cluster().cluster_domain),
-        opaque_protocol: index.service_opaque_ports(service).contains(port),
+        fully_qualified_name: format!("{}.{}.svc.{domain}", asked.name, asked.namespace),
+        opaque_protocol: index.service_opaque_ports(service).contains(asked.port),
         retry_budget: Some(default_budget()),
         parent_ref: Some(Metadata {
             kind: Some(metadata::Kind::Resource(resource)),
@@ -237,21 +249,28 @@ impl Destination for Destinations {
         &self,
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let found = self.look_up(&request.get_ref().path);
-        let (namespace, name, port) = self.counted("Get", found)?;
+        const NAME: (&str, &str) = ("destination", "Get");
+        let found = self.look_up(&request.get_ref().path).and_then(|asked| {
+            let place = self.0.streams.begin(NAME, asked.to_string(), &request)?;
+            Ok((asked, place))
+        });
+        let (asked, stream) = self.counted(NAME.1, found)?;
+        let place = Place::of_token(&request.get_ref().context_token);
         let compute = move |snapshot: &Snapshot, told: &mut Told| {
-            // A Service that is gone has no endpoints; its stream remains.
-            let endpoints = snapshot
-                .index
-                .endpoints(&namespace, &name, port)
-                .unwrap_or_default();
+            let index = &snapshot.index;
+            let endpoints = endpoints(index, &asked, &place);
             let labels = HashMap::from([
-                ("namespace".to_owned(), namespace.clone()),
-                ("service".to_owned(), name.clone()),
+                ("namespace".to_owned(), asked.namespace.clone()),
+                ("service".to_owned(), asked.name.clone()),
             ]);
-            Some(changes(&endpoints, labels, told))
+            Some(changes(
+                endpoints.as_deref(),
+                place.zone(index),
+                labels,
+                told,
+            ))
         };
-        let stream = watch_snapshots(&self.0, ("destination", "Get"), Told::default(), compute);
+        let stream = watch_snapshots(&self.0, NAME, stream, Told::default(), compute);
         Ok(Response::new(stream))
     }
 
@@ -261,61 +280,31 @@ impl Destination for Destinations {
         &self,
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
-        let path = request.into_inner().path;
+        const NAME: (&str, &str) = ("destination", "GetProfile");
+        let place = Place::of_token(&request.get_ref().context_token);
         let found = {
             let snapshot = self.0.snapshots.borrow();
             let domain = &snapshot.index.cluster().cluster_domain;
-            let invalid = || {
-                Status::invalid_argument(format!(
-                    "invalid service {path:?}: not a name of the form <service>.<namespace>.svc.{domain}"
-                ))
-            };
-            parse(&path, domain)
-                .ok_or_else(invalid)
-                .and_then(|asked| profile(&snapshot.index, &asked).map(|_| asked))
+            parse(&request.get_ref().path, domain)
+                .map_err(|error| Status::invalid_argument(error.to_string()))
+                .and_then(|asked| profile(&snapshot.index, &asked, &place).map(|_| asked))
         };
-        let asked = self.counted("GetProfile", found)?;
+        let found = found.and_then(|asked| {
+            let stream = self.0.streams.begin(NAME, asked.to_string(), &request)?;
+            Ok((asked, stream))
+        });
+        let (asked, stream) = self.counted(NAME.1, found)?;
         let last: Option<DestinationProfile> = None;
         let compute = move |snapshot: &Snapshot, last: &mut Option<DestinationProfile>| {
-            let now = profile(&snapshot.index, &asked).ok()?;
+            // What cannot be answered any more ends the stream: asked again, the client is told why.
+            let now = profile(&snapshot.index, &asked, &place).ok()?;
             if last.as_ref() == Some(&now) {
                 return Some(Vec::new());
             }
             *last = Some(now.clone());
             Some(vec![now])
         };
-        let stream = watch_snapshots(&self.0, ("destination", "GetProfile"), last, compute);
+        let stream = watch_snapshots(&self.0, NAME, stream, last, compute);
         Ok(Response::new(stream))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_names_or_addresses() {
-        let service = |port| {
-            Some(Asked::Service {
-                namespace: "shop".into(),
-                name: "web".into(),
-                port,
-            })
-        };
-        for (path, want) in [
-            ("web.shop.svc.cluster.local:8080", service(8080)),
-            ("WEB.shop.svc.cluster.local.", service(80)),
-            (
-                "127.0.0.1:80",
-                Some(Asked::Address(([127, 0, 0, 1], 80).into())),
-            ),
-            ("web.shop", None),
-            ("web.shop.svc.cluster.local:0", None),
-            ("web.shop.svc.cluster.local:70000", None),
-            (".shop.svc.cluster.local", None),
-            ("", None),
-        ] {
-            assert_eq!(parse(path, "cluster.local"), want, "{path}");
-        }
     }
 }

@@ -1,28 +1,31 @@
 //! `io.linkerd.proxy.identity.Identity`: a certificate for whoever shows a token.
+//!
+//! The peer judges the signing request before the token. Here the token comes first, so that nobody without one is told
+//! anything else or costs us a signature; what a request with one fault is answered does not depend on the order.
 
 use super::Shared;
 use crate::{
     authority::Authority,
     token::{self, TokenError},
 };
+use arc_swap::ArcSwap;
 use linkerd_tls::ca::{IssueError, IssueFault};
 use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse, identity_server::Identity};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tonic::{Request, Response, Status};
 
-/// How many identities are counted for the rate limit; when there are more, idle ones are forgotten first.
-const MAX_IDENTITIES: usize = 10_000;
+/// How many identities are counted for the rate limit; when there are more, those below their limit are forgotten.
+const MAX_IDENTITIES: usize = 50_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The service.
-#[derive(Debug)]
 pub(crate) struct Certifier {
     pub(crate) shared: Shared,
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) authority: Arc<ArcSwap<Authority>>,
     pub(crate) lifetime: Duration,
     pub(crate) skew: Duration,
     pub(crate) per_minute: u32,
@@ -44,8 +47,13 @@ impl Certifier {
         if request.certificate_signing_request.is_empty() {
             return Err(missing("missing certificate signing request"));
         }
+        let authority = self.authority.load();
+        if authority.ca().not_after() <= SystemTime::now() {
+            let text = "cert issuer not ready yet";
+            return Err(Refused("issuer", Status::unavailable(text)));
+        }
         let token = std::str::from_utf8(&request.token).unwrap_or_default();
-        let subject = token::verify(&self.authority, token).map_err(refused_token)?;
+        let subject = token::verify(&authority, token).map_err(refused_token)?;
         let found = token::identity(&subject, &self.shared.snapshots.borrow().index)
             .map_err(refused_token)?;
         if !found.eq_ignore_ascii_case(&request.identity) {
@@ -56,8 +64,7 @@ impl Certifier {
             return Err(Refused("identity", Status::failed_precondition(text)));
         }
         self.limit(&found)?;
-        let issued = self
-            .authority
+        let issued = authority
             .ca()
             .issue(
                 &request.certificate_signing_request,
@@ -84,14 +91,20 @@ impl Certifier {
     fn limit(&self, identity: &str) -> Result<(), Refused> {
         let now = Instant::now();
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.len() >= MAX_IDENTITIES {
-            asked.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+        if asked.len() >= MAX_IDENTITIES && !asked.contains_key(identity) {
+            asked.retain(|_, (since, count)| {
+                now.duration_since(*since) < MINUTE && *count >= self.per_minute
+            });
+            if asked.len() >= MAX_IDENTITIES {
+                let text = "too many identities ask for certificates; try again in a minute";
+                return Err(Refused("rate", Status::resource_exhausted(text)));
+            }
         }
         let (since, count) = asked.entry(identity.to_owned()).or_insert((now, 0));
         if now.duration_since(*since) >= MINUTE {
             (*since, *count) = (now, 0);
         }
-        *count += 1;
+        *count = count.saturating_add(1);
         if *count <= self.per_minute {
             return Ok(());
         }
@@ -106,9 +119,9 @@ impl Certifier {
 fn refused_token(error: TokenError) -> Refused {
     let text = error.to_string();
     match error {
-        TokenError::NotAuthenticated(_) | TokenError::UnknownWorkload(_) => {
-            Refused("token", Status::failed_precondition(text))
-        }
+        TokenError::NotAuthenticated(_)
+        | TokenError::UnknownWorkload(_)
+        | TokenError::Spiffe { .. } => Refused("token", Status::failed_precondition(text)),
         TokenError::Subject(_) | TokenError::Label(_) => {
             Refused("token", Status::invalid_argument(text))
         }

@@ -1,15 +1,19 @@
 //! The three services. They stream what the current snapshot says and know nothing of files.
 //!
 //! A stream holds one value: when a client is slow, it gets the newest one next, so no client grows the controller.
+//! Outbound policies will be a fourth service beside these, over the same [`watch_snapshots`].
 
 pub(crate) mod destination;
 pub(crate) mod identity;
+mod path;
 pub(crate) mod policy;
+pub(crate) mod streams;
 mod weighted;
 
 use crate::{metrics::ControllerMetrics, source::Snapshot};
 use futures::Stream;
 use std::{pin::Pin, sync::Arc};
+use streams::{Place, Streams};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
@@ -20,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ControllerMetrics>,
     /// True when the process is to end.
     pub(crate) ending: watch::Receiver<bool>,
+    /// Every open stream.
+    pub(crate) streams: Arc<Streams>,
 }
 
 /// A stream of answers.
@@ -29,6 +35,7 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 pub(crate) fn watch_snapshots<S, T>(
     shared: &Shared,
     name: (&'static str, &'static str),
+    place: Place,
     mut state: S,
     compute: impl Fn(&Snapshot, &mut S) -> Option<Vec<T>> + Send + 'static,
 ) -> Answers<T>
@@ -41,6 +48,7 @@ where
         mut snapshots,
         metrics,
         mut ending,
+        ..
     } = shared.clone();
     tokio::spawn(async move {
         let _stream = metrics.stream(name.0, name.1);
@@ -49,11 +57,14 @@ where
             let Some(messages) = compute(&snapshot, &mut state) else {
                 return;
             };
+            let mut sent = 0;
             for message in messages {
                 if send.send(Ok(message)).await.is_err() {
                     return;
                 }
+                sent += 1;
             }
+            place.told(snapshot.version, sent);
             tokio::select! {
                 changed = snapshots.changed() => if changed.is_err() { return },
                 _ = ending.wait_for(|ending| *ending) => return,

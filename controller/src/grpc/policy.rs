@@ -51,24 +51,23 @@ impl InboundServerPolicies for Policies {
         &self,
         request: Request<PortSpec>,
     ) -> Result<Response<Self::WatchPortStream>, Status> {
-        let found = self.look_up(request.get_ref());
-        let (workload, port, _) = self.counted("WatchPort", found)?;
+        const NAME: (&str, &str) = ("policy", "WatchPort");
+        let found = self.look_up(request.get_ref()).and_then(|found| {
+            let about = format!("{} port {}", found.0, found.1);
+            Ok((found, self.0.streams.begin(NAME, about, &request)?))
+        });
+        let ((workload, port, _), place) = self.counted(NAME.1, found)?;
         let last: Option<ServerPolicy> = None;
-        let stream = watch_snapshots(
-            &self.0,
-            ("policy", "WatchPort"),
-            last,
-            move |snapshot, last| {
-                // A workload that is gone ends the stream.
-                let policy = snapshot.index.inbound(&workload, port)?;
-                if last.as_ref() == Some(&policy) {
-                    return Some(Vec::new());
-                }
-                let message = server_to_api(&policy);
-                *last = Some(policy);
-                Some(vec![message])
-            },
-        );
+        let stream = watch_snapshots(&self.0, NAME, place, last, move |snapshot, last| {
+            // A workload that is gone ends the stream.
+            let policy = snapshot.index.inbound(&workload, port)?;
+            if last.as_ref() == Some(&policy) {
+                return Some(Vec::new());
+            }
+            let message = server_to_api(&policy);
+            *last = Some(policy);
+            Some(vec![message])
+        });
         Ok(Response::new(stream))
     }
 }

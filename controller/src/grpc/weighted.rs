@@ -29,16 +29,19 @@ pub(super) fn address(ip: IpAddr, port: u16) -> TcpAddress {
     }
 }
 
-/// An endpoint with everything that a client needs to reach it (control plane §4.4).
-pub(super) fn weighted(endpoint: &Endpoint) -> WeightedAddr {
+/// An endpoint with everything that a client in `zone` needs to reach it (control plane §4.4).
+pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr {
+    let locality = match (zone, endpoint.zone.as_deref()) {
+        (Some(ours), Some(theirs)) if ours == theirs => "local",
+        (Some(_), Some(theirs)) if !theirs.is_empty() => "remote",
+        _ => "unknown",
+    };
     let mut metric_labels: std::collections::HashMap<String, String> = endpoint
         .labels
         .iter()
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect();
-    metric_labels
-        .entry("zone_locality".into())
-        .or_insert_with(|| "unknown".into());
+    metric_labels.insert("zone_locality".into(), locality.into());
     WeightedAddr {
         addr: Some(address(endpoint.addr, endpoint.port)),
         weight: endpoint.weight,

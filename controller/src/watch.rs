@@ -1,0 +1,190 @@
+//! Keeps the snapshot in step with the directories, and the authority with its files. Run by [`crate::run`].
+
+use crate::{
+    authority::{Authority, Sources},
+    metrics::{ControllerMetrics, Shown},
+    source::{Problem, Snapshot, Source, Stamp},
+};
+use arc_swap::ArcSwap;
+use notify::{
+    Event, EventKind, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{Notify, watch};
+
+/// How long changes are gathered: editors write a file in several steps.
+const SETTLE: Duration = Duration::from_millis(50);
+/// After so many pauses everything is read, even if the file system says that nothing changed.
+const FULL_EVERY: u32 = 12;
+/// Most problems that one reading puts into the log; `/status` has all of them.
+const MAX_LOGGED: usize = 100;
+
+/// What follows the files.
+pub(crate) struct Watch {
+    pub(crate) source: Source,
+    pub(crate) directories: Vec<PathBuf>,
+    /// How often to look, besides when told.
+    pub(crate) rescan: Duration,
+    pub(crate) publish: watch::Sender<Arc<Snapshot>>,
+    pub(crate) report: Report,
+    pub(crate) authority: Arc<ArcSwap<Authority>>,
+    pub(crate) sources: Sources,
+}
+
+impl Watch {
+    /// Reads the directories when something in them changes, and from time to time in case that was missed.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let touched = Arc::new(Notify::new());
+        let tell = touched.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if is_change(&event) {
+                tell.notify_one();
+            }
+        });
+        let mut watcher = watcher.map_err(io::Error::other)?;
+        for directory in &self.directories {
+            if let Err(error) = watcher.watch(directory, notify::RecursiveMode::Recursive) {
+                tracing::warn!(directory = %directory.display(), %error, "Not watched; read every {:?} instead", self.rescan);
+            }
+        }
+        let mut stamp = None;
+        let mut pauses = 0_u32;
+        let mut issuer = IssuerWatch::default();
+        loop {
+            let is_told = tokio::time::timeout(self.rescan, touched.notified())
+                .await
+                .is_ok();
+            if is_told {
+                tokio::time::sleep(SETTLE).await;
+            } else {
+                pauses = pauses.wrapping_add(1);
+            }
+            let is_full = is_told || pauses.is_multiple_of(FULL_EVERY);
+            let directories = self.directories.clone();
+            let (source, now, snapshot) = tokio::task::spawn_blocking(move || {
+                let now = Some(Stamp::of(&directories));
+                let snapshot = (is_full || now != stamp).then(|| self.source.refresh());
+                (self.source, now, snapshot.flatten())
+            })
+            .await
+            .map_err(io::Error::other)?;
+            (self.source, stamp) = (source, now);
+            if let Some(snapshot) = snapshot {
+                self.report.snapshot(&snapshot);
+                self.publish.send_replace(Arc::new(snapshot));
+            }
+            issuer.follow(&self.authority, &self.sources, &self.report.metrics);
+        }
+    }
+}
+
+/// Whether an event can mean another content. Reading the directory causes events too, which must not lead to the next
+/// reading.
+fn is_change(event: &notify::Result<Event>) -> bool {
+    match event.as_ref().map(|event| event.kind) {
+        Ok(EventKind::Access(kind)) => kind == AccessKind::Close(AccessMode::Write),
+        // A queue that ran over is an error, or an event that asks for a rescan.
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// What is said of each reading: metrics, and a line for each problem that is new.
+pub(crate) struct Report {
+    pub(crate) metrics: Arc<ControllerMetrics>,
+    pub(crate) shown: Shown,
+    pub(crate) known: BTreeSet<Problem>,
+}
+
+impl Report {
+    pub(crate) fn snapshot(&mut self, snapshot: &Snapshot) {
+        self.metrics.show(snapshot, &mut self.shown);
+        tracing::info!(
+            version = snapshot.version,
+            workloads = snapshot.index.workloads().count(),
+            services = snapshot.index.services().count(),
+            problems = snapshot.problems.len(),
+            "Manifests read"
+        );
+        let now: BTreeSet<_> = snapshot.problems.iter().cloned().collect();
+        for problem in now.difference(&self.known).take(MAX_LOGGED) {
+            tracing::warn!("{problem}");
+        }
+        for problem in self.known.difference(&now).take(MAX_LOGGED) {
+            tracing::info!(
+                file = problem.file,
+                document = problem.document,
+                field = problem.field,
+                "No longer wrong"
+            );
+        }
+        self.known = now;
+    }
+}
+
+/// Takes a new issuer into use when its files change; one that is of no use is reported once and the old one stays.
+#[derive(Debug, Default)]
+struct IssuerWatch {
+    failure: String,
+}
+
+impl IssuerWatch {
+    fn follow(
+        &mut self,
+        authority: &ArcSwap<Authority>,
+        sources: &Sources,
+        metrics: &ControllerMetrics,
+    ) {
+        let old = authority.load();
+        match Authority::reopen(sources) {
+            Ok(new) if new.is_same(&old) => self.failure.clear(),
+            Ok(new) if new.trust_anchors() != old.trust_anchors() => {
+                self.failed("the trust anchors changed: restart the control plane, and the proxies with them");
+            }
+            Ok(new) => {
+                metrics.issuer_expiry.set_time(new.ca().not_after());
+                authority.store(Arc::new(new));
+                self.failure.clear();
+                tracing::info!("IssuerUpdated: a new issuer or token key is in use");
+            }
+            Err(error) => self.failed(&error.to_string()),
+        }
+    }
+
+    fn failed(&mut self, failure: &str) {
+        if self.failure != failure {
+            failure.clone_into(&mut self.failure);
+            tracing::warn!(
+                error = failure,
+                "IssuerUpdateSkipped: the issuer in use stays"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, DataChange, ModifyKind};
+
+    #[test]
+    fn reading_the_directory_does_not_lead_to_reading_it_again() {
+        let event = |kind| Ok(Event::new(kind));
+        for read in [
+            AccessKind::Open(AccessMode::Any),
+            AccessKind::Read,
+            AccessKind::Close(AccessMode::Read),
+        ] {
+            assert!(!is_change(&event(EventKind::Access(read))), "{read:?}");
+        }
+        for change in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Other,
+        ] {
+            assert!(is_change(&event(change)), "{change:?}");
+        }
+        assert!(is_change(&Err(notify::Error::generic("overflow"))));
+    }
+}
