@@ -178,7 +178,7 @@ impl Inbound {
         let listen = reader.optional("INBOUND_LISTEN_ADDR");
         let inbound = Self {
             // After an error any address, since it is not used: every other variable is still read.
-            listen: listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))),
+            listen: listen.unwrap_or_else(|| ([0, 0, 0, 0], 0).into()),
             ports: watched(reader, &listeners),
             listeners,
             ips: reader.value::<Ips>("INBOUND_IPS").0,

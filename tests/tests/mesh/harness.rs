@@ -16,6 +16,7 @@ use linkerd_tls::{Id, KeyMaterial, LocalIdentity, TrustAnchors};
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -209,6 +210,35 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// Starts the sidecar of `web`.
     pub(crate) fn spawn_proxy(&mut self, variables: &[(&str, &str)]) {
+        let command = Command::new(binary());
+        self.spawn(command, variables);
+    }
+
+    /// Starts it in a network namespace, as the user that redirection leaves alone. Without explicit listeners.
+    pub(crate) fn spawn_proxy_in(&mut self, namespace: &str, variables: &[(&str, &str)]) {
+        let mut command = Command::new("ip");
+        command.args([
+            "netns",
+            "exec",
+            namespace,
+            "setpriv",
+            "--reuid=2102",
+            "--regid=2102",
+            "--clear-groups",
+        ]);
+        command.arg(binary());
+        let variables = [variables, &[("INBOUND_LISTENERS", "")]].concat();
+        self.spawn(command, &variables);
+    }
+
+    pub(crate) fn kill_proxy(&mut self) {
+        if let Some(mut proxy) = self.proxy.take() {
+            let _ = proxy.kill();
+            let _ = proxy.wait();
+        }
+    }
+
+    fn spawn(&mut self, mut command: Command, variables: &[(&str, &str)]) {
         // The controller makes the state directory; whoever comes first does.
         let authority = loop {
             if let Ok(authority) = Authority::open(&self.config.state_dir) {
@@ -225,8 +255,13 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         fs::write(&token_file, token).unwrap();
         let keys = self.folder.path().join("keys");
         fs::create_dir_all(&keys).unwrap();
-        let mut command = Command::new(binary());
-        command.env_clear();
+        for path in [self.folder.path(), &keys, &token_file] {
+            // A sidecar of another user reads the token and writes its key.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let text = |address: SocketAddr| address.to_string();
         for (name, value) in [
             ("LOG", "info".to_owned()),

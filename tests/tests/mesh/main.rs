@@ -3,7 +3,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "what fails here is the test"
 )]
 
@@ -11,5 +10,6 @@ mod authorization;
 mod harness;
 mod http;
 mod life;
+mod namespaces;
 mod opaque;
 mod origin;

@@ -270,7 +270,6 @@ impl Keeper {
         let metrics = &self.store.0.metrics;
         let current = self.port.current();
         let labels = self.labels();
-        #[expect(clippy::cast_precision_loss, reason = "2^52 versions do not happen")]
         let version = metrics.version.get(&labels);
         version.set(current.version as f64);
         let received = metrics.received.get(&labels);
