@@ -52,7 +52,7 @@ enum Command {
     },
     /// The control plane.
     #[command(hide = true)]
-    Controller(linkerd_controller::Flags),
+    Controller(Box<linkerd_controller::Flags>),
     /// A sidecar; the environment says everything.
     #[command(hide = true)]
     Proxy,
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         // These two own their process: logs, runtime, signals, exit code.
         Command::Proxy => return linkerd_proxy::main_from_env(),
         Command::Controller(flags) => {
-            return linkerd_controller::main(linkerd_controller::Config::from(flags));
+            return linkerd_controller::main(linkerd_controller::Config::from(*flags));
         }
         Command::Run(flags) => block_on(run::run(flags)),
         Command::Policy(policy::Command::Explain(flags)) => block_on(policy::explain(flags)),
