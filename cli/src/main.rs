@@ -24,6 +24,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use outcome::{Failure, Outcome};
 use std::{io, process::ExitCode};
 
+/// As in `linkerd-proxy`, whose part this binary plays in `linkerd run`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs, explains and checks a service mesh: sidecars that authenticate and authorize every connection.
 #[derive(Debug, Parser)]
 #[command(name = "linkerd", version, max_term_width = 100)]

@@ -1,159 +1,24 @@
 //! The control plane over real sockets, with the published API's clients, while files change.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "what fails here is the test"
 )]
 
-use linkerd_controller::{Config, Flags, authority::Authority, token};
+mod support;
+
+use linkerd_controller::authority::Authority;
 use linkerd2_proxy_api::{
     destination::{GetDestination, destination_client::DestinationClient, update::Update},
-    identity::{CertifyRequest, identity_client::IdentityClient},
     inbound::{
         PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient,
         proxy_protocol::Kind,
     },
 };
-use std::{fs, net::SocketAddr, time::Duration};
-use tokio::sync::oneshot;
-use tonic::{Code, Streaming, transport::Channel};
-
-const WEB: &str = "web.shop.serviceaccount.identity.linkerd.cluster.local";
-const WORKLOAD: &str = r#"{"ns":"shop","external_workload":"web"}"#;
-const MANIFEST: &str = "apiVersion: workload.linkerd.io/v1beta1
-kind: ExternalWorkload
-metadata: {name: web, namespace: shop, labels: {app: web}}
-spec:
-  meshTLS: {identity: web.shop.serviceaccount.identity.linkerd.cluster.local, serverName: web.shop.serviceaccount.identity.linkerd.cluster.local}
-  ports: [{port: 8080, name: http}]
-  workloadIPs: [{ip: 127.0.0.2}]
-status: {conditions: [{type: Ready, status: 'True'}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
-";
-const SERVER: &str = "apiVersion: policy.linkerd.io/v1beta3
-kind: Server
-metadata: {name: web-http, namespace: shop}
-spec: {port: http, proxyProtocol: HTTP/1, externalWorkloadSelector: {matchLabels: {app: web}}}
-";
-
-struct Plane {
-    folder: tempfile::TempDir,
-    config: Config,
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Plane {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("manifests")).unwrap();
-        fs::write(folder.path().join("manifests/web.yaml"), MANIFEST).unwrap();
-        Self::start_in(folder).await
-    }
-
-    async fn start_in(folder: tempfile::TempDir) -> Self {
-        let port = || {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            socket.local_addr().unwrap()
-        };
-        let flags: Flags = clap::Parser::parse_from([
-            "linkerd-controller",
-            "--manifests",
-            folder.path().join("manifests").to_str().unwrap(),
-            "--state-dir",
-            folder.path().join("state").to_str().unwrap(),
-        ]);
-        let config = Config {
-            policy_addr: port(),
-            destination_addr: port(),
-            identity_addr: port(),
-            admin_addr: port(),
-            ..flags.into()
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = config.clone();
-        let task = tokio::spawn(async move {
-            linkerd_controller::run(running, async { drop(stopped.await) })
-                .await
-                .unwrap();
-        });
-        Self {
-            folder,
-            config,
-            stop: Some(stop),
-            task,
-        }
-    }
-
-    async fn stop(mut self) -> tempfile::TempDir {
-        drop(self.stop.take());
-        self.task.await.unwrap();
-        self.folder
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.folder.path().join("manifests").join(name), text).unwrap();
-    }
-
-    async fn watch(&self) -> Streaming<Server> {
-        let mut client = InboundServerPoliciesClient::new(connect(self.config.policy_addr).await);
-        let spec = PortSpec {
-            workload: WORKLOAD.into(),
-            port: 8080,
-        };
-        client.watch_port(spec).await.unwrap().into_inner()
-    }
-
-    fn token(&self, subject: &str) -> Vec<u8> {
-        let authority = Authority::open(&self.config.state_dir).unwrap();
-        let subject = subject.parse().unwrap();
-        token::issue(&authority, &subject, Duration::from_secs(60))
-            .unwrap()
-            .into_bytes()
-    }
-
-    async fn certify(&self, identity: &str, token: Vec<u8>) -> Result<Vec<u8>, tonic::Status> {
-        let key = linkerd_tls::KeyMaterial::create(identity).unwrap();
-        let mut client = IdentityClient::new(connect(self.config.identity_addr).await);
-        let request = CertifyRequest {
-            identity: identity.into(),
-            token,
-            certificate_signing_request: key.csr().to_vec(),
-        };
-        client
-            .certify(request)
-            .await
-            .map(|answer| answer.into_inner().leaf_certificate)
-    }
-}
-
-/// Connects, once somebody listens; bounded.
-async fn connect(address: SocketAddr) -> Channel {
-    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-    let mut every = tokio::time::interval(Duration::from_millis(10));
-    for _ in 0..1000 {
-        if let Ok(channel) = endpoint.connect().await {
-            return channel;
-        }
-        every.tick().await;
-    }
-    panic!("nobody listens on {address}");
-}
-
-async fn next<T>(stream: &mut Streaming<T>) -> T {
-    let message = tokio::time::timeout(Duration::from_secs(20), stream.message());
-    message
-        .await
-        .expect("a message in time")
-        .unwrap()
-        .expect("a message")
-}
+use std::{fs, time::Duration};
+use support::{MANIFEST, Plane, SERVER, WEB, WORKLOAD, connect, next};
+use tonic::Code;
 
 fn name(server: &Server) -> &str {
     &server.labels["name"]
@@ -297,61 +162,6 @@ async fn endpoints_follow_the_files() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_for_whom_the_token_speaks() {
-    let plane = Plane::start().await;
-    connect(plane.config.identity_addr).await;
-    let account = plane.token("system:serviceaccount:shop:web");
-    plane.certify(WEB, account.clone()).await.unwrap();
-    let workload = plane.token("system:externalworkload:shop:web");
-    plane.certify(WEB, workload).await.unwrap();
-
-    let other = "api.shop.serviceaccount.identity.linkerd.cluster.local";
-    let status = plane.certify(other, account).await.unwrap_err();
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert_eq!(
-        status.message(),
-        format!("requested identity did not match provided token: requested={other}; found={WEB}")
-    );
-    let status = plane.certify(WEB, b"forged".to_vec()).await.unwrap_err();
-    assert_eq!(
-        status.message(),
-        "authentication token could not be authenticated"
-    );
-    let status = plane.certify(WEB, Vec::new()).await.unwrap_err();
-    assert_eq!(
-        (status.code(), status.message()),
-        (Code::InvalidArgument, "missing token")
-    );
-    let stranger = plane.token("system:externalworkload:shop:nobody");
-    assert_eq!(
-        plane.certify(WEB, stranger).await.unwrap_err().code(),
-        Code::FailedPrecondition
-    );
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn one_identity_cannot_flood_the_issuer() {
-    let plane = Plane::start().await;
-    connect(plane.config.identity_addr).await;
-    let token = plane.token("system:serviceaccount:shop:web");
-    let mut refused = 0;
-    for _ in 0..plane.config.certify_per_minute + 5 {
-        if let Err(status) = plane.certify(WEB, token.clone()).await {
-            assert_eq!(status.code(), Code::ResourceExhausted);
-            refused += 1;
-        }
-    }
-    assert!(refused >= 5, "{refused}");
-    let api = "api.shop.serviceaccount.identity.linkerd.cluster.local";
-    plane
-        .certify(api, plane.token("system:serviceaccount:shop:api"))
-        .await
-        .unwrap();
-    plane.stop().await;
-}
-
-#[tokio::test]
 async fn a_restart_keeps_the_authority() {
     let plane = Plane::start().await;
     connect(plane.config.identity_addr).await;
@@ -360,9 +170,211 @@ async fn a_restart_keeps_the_authority() {
         .unwrap()
         .trust_anchors()
         .to_owned();
-    let plane = Plane::start_in(plane.stop().await).await;
+    let plane = Plane::start_in(plane.stop().await, |_| {}).await;
     plane.certify(WEB, token).await.unwrap();
     let after = Authority::open(&plane.config.state_dir).unwrap();
     assert_eq!(after.trust_anchors(), anchors);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn of_overlapping_servers_the_oldest_keeps_the_port_and_the_next_takes_over() {
+    let plane = Plane::start().await;
+    let aged = |name: &str, year: u16| {
+        let created = format!("{{name: {name}, creationTimestamp: '{year}-01-01T00:00:00Z',");
+        SERVER.replace("{name: web-http,", &created)
+    };
+    let mut stream = plane.watch().await;
+    assert_eq!(name(&next(&mut stream).await), "all-unauthenticated");
+    plane.write("a.yaml", &aged("younger", 2025));
+    assert_eq!(name(&next(&mut stream).await), "younger");
+    plane.write("b.yaml", &aged("older", 2024));
+    assert_eq!(name(&next(&mut stream).await), "older");
+    fs::remove_file(plane.folder.path().join("manifests/b.yaml")).unwrap();
+    assert_eq!(name(&next(&mut stream).await), "younger");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn status_names_what_is_wrong_and_the_version_that_each_proxy_was_sent() {
+    let plane = Plane::start().await;
+    let mut stream = plane.watch().await;
+    next(&mut stream).await;
+    plane.write("server.yaml", SERVER);
+    next(&mut stream).await;
+    // Broken: the version grows, what was sent stays right.
+    plane.write("server.yaml", &SERVER.replace("HTTP/1", "HTTP/7"));
+    let is_known = |status: &serde_json::Value| {
+        let stream = &status["streams"][0];
+        status["problems"][0]["kept"] == true
+            && stream["current_version"] == status["version"]
+            && stream["messages"] == 2
+    };
+    let status = plane.status(is_known).await;
+    assert_eq!(status["problems"][0]["field"], "spec.proxyProtocol");
+    let stream_of = &status["streams"][0];
+    assert_eq!(
+        stream_of["about"],
+        format!("{WORKLOAD} port 8080").replace(
+            "\"ns\":\"shop\",\"external_workload\":\"web\"",
+            "\"external_workload\":\"web\",\"ns\":\"shop\""
+        )
+    );
+    assert!(stream_of["sent_version"].as_u64() < status["version"].as_u64());
+    drop(stream);
+    plane.status(|status| status["open_streams"] == 0).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_and_a_place_is_free_again_when_one_ends() {
+    let plane = Plane::start_with(|config| config.max_streams = 1).await;
+    let stream = plane.watch().await;
+    let mut client = DestinationClient::new(connect(plane.config.destination_addr).await);
+    let get = GetDestination {
+        path: "web.shop.svc.cluster.local:80".into(),
+        ..Default::default()
+    };
+    let refused = client.get(get.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    drop(stream);
+    plane.status(|status| status["open_streams"] == 0).await;
+    client.get(get).await.unwrap();
+    plane.stop().await;
+}
+
+const HEADLESS: &str = "apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {name: db-0, namespace: shop, labels: {app: db, topology.kubernetes.io/zone: west}}
+spec:
+  meshTLS: {identity: db.shop.serviceaccount.identity.linkerd.cluster.local, serverName: db.shop.serviceaccount.identity.linkerd.cluster.local}
+  ports: [{port: 5432}]
+  workloadIPs: [{ip: 127.0.0.8}]
+status: {conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {name: db-1, namespace: shop, labels: {app: db, topology.kubernetes.io/zone: east}}
+spec:
+  meshTLS: {identity: db.shop.serviceaccount.identity.linkerd.cluster.local, serverName: db.shop.serviceaccount.identity.linkerd.cluster.local}
+  ports: [{port: 5432}]
+  workloadIPs: [{ip: 127.0.0.9}]
+status: {conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, clusterIP: None, ports: [{port: 5432}]}
+";
+
+#[tokio::test]
+async fn an_instance_is_one_endpoint_and_its_profile_follows_it() {
+    let plane = Plane::start().await;
+    plane.write("db.yaml", HEADLESS);
+    let mut client = DestinationClient::new(connect(plane.config.destination_addr).await);
+    let get = |path: &str| GetDestination {
+        path: path.into(),
+        context_token: r#"{"ns":"shop","external_workload":"db-1"}"#.into(),
+        ..Default::default()
+    };
+    // The file may not have been read yet: the profile of a Service says when it is.
+    let service = "db.shop.svc.cluster.local:5432";
+    let mut profile = client.get_profile(get(service)).await.unwrap().into_inner();
+    while next(&mut profile).await.fully_qualified_name.is_empty() {}
+
+    let instance = "db-1.db.shop.svc.cluster.local:5432";
+    let mut one = client.get(get(instance)).await.unwrap().into_inner();
+    let Some(Update::Add(added)) = next(&mut one).await.update else {
+        panic!("not an Add")
+    };
+    assert_eq!(added.addrs.len(), 1);
+    assert_eq!(added.addrs[0].metric_labels["external_workload"], "db-1");
+    assert_eq!(added.addrs[0].metric_labels["zone_locality"], "local");
+    let mut all = client.get(get(service)).await.unwrap().into_inner();
+    let Some(Update::Add(added)) = next(&mut all).await.update else {
+        panic!("not an Add")
+    };
+    let mut zones: Vec<_> = added
+        .addrs
+        .iter()
+        .map(|addr| addr.metric_labels["zone_locality"].as_str())
+        .collect();
+    zones.sort_unstable();
+    assert_eq!(zones, ["local", "remote"]);
+
+    let mut of_instance = client
+        .get_profile(get(instance))
+        .await
+        .unwrap()
+        .into_inner();
+    let found = next(&mut of_instance).await;
+    assert!(found.opaque_protocol, "5432 is opaque by default");
+    assert_eq!(found.endpoint.unwrap().metric_labels["namespace"], "shop");
+    let absent = client
+        .get_profile(get("db-7.db.shop.svc.cluster.local:5432"))
+        .await
+        .unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound);
+
+    // Gone: everything is removed, and the stream of endpoints goes on.
+    fs::remove_file(plane.folder.path().join("manifests/db.yaml")).unwrap();
+    let Some(Update::Remove(removed)) = next(&mut all).await.update else {
+        panic!("not a Remove")
+    };
+    assert_eq!(removed.addrs.len(), 2);
+    plane.write("db.yaml", HEADLESS);
+    assert!(matches!(
+        next(&mut all).await.update,
+        Some(Update::Add(added)) if added.addrs.len() == 2
+    ));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn profiles_of_addresses_are_those_of_who_has_them() {
+    let plane = Plane::start().await;
+    let mut client = DestinationClient::new(connect(plane.config.destination_addr).await);
+    let get = |path: &str| GetDestination {
+        path: path.into(),
+        ..Default::default()
+    };
+    let mut workload = client
+        .get_profile(get("127.0.0.2:8080"))
+        .await
+        .unwrap()
+        .into_inner();
+    let endpoint = next(&mut workload).await.endpoint.unwrap();
+    assert_eq!(endpoint.metric_labels["external_workload"], "web");
+    assert!(endpoint.tls_identity.is_some());
+    let mut nobody = client
+        .get_profile(get("127.0.0.2:9"))
+        .await
+        .unwrap()
+        .into_inner();
+    let endpoint = next(&mut nobody).await.endpoint.unwrap();
+    assert!(endpoint.tls_identity.is_none() && endpoint.metric_labels.is_empty());
+    let undeclared = get("web.shop.svc.cluster.local:81");
+    let mut undeclared = client.get_profile(undeclared).await.unwrap().into_inner();
+    assert_eq!(next(&mut undeclared).await, Default::default());
+    for (path, text) in [
+        (
+            "web:x",
+            r#"invalid authority: "web:x": "port: a number from 1 to 65535 is needed""#,
+        ),
+        (
+            "example.com",
+            r#"invalid service "example.com": "not of the form <service>.<namespace>.svc.cluster.local""#,
+        ),
+    ] {
+        let status = client.get_profile(get(path)).await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, text)
+        );
+    }
+    // The address goes to another workload: the same stream says so.
+    plane.write("web.yaml", &MANIFEST.replace("127.0.0.2", "127.0.0.3"));
+    let endpoint = next(&mut workload).await.endpoint.unwrap();
+    assert!(endpoint.tls_identity.is_none());
     plane.stop().await;
 }
