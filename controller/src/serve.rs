@@ -19,8 +19,8 @@ use linkerd2_proxy_api::{
     inbound::inbound_server_policies_server::InboundServerPoliciesServer,
 };
 use std::{
-    collections::BTreeSet, future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc,
-    time::Duration,
+    collections::BTreeSet, future::Future, io, io::IsTerminal as _, net::SocketAddr,
+    process::ExitCode, sync::Arc, time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -71,6 +71,7 @@ pub fn main(config: Config) -> ExitCode {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

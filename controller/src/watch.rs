@@ -165,6 +165,7 @@ impl IssuerWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use linkerd_metrics::{Options, Registry};
     use notify::event::{CreateKind, DataChange, ModifyKind};
 
     #[test]
@@ -186,5 +187,48 @@ mod tests {
             assert!(is_change(&event(change)), "{change:?}");
         }
         assert!(is_change(&Err(notify::Error::generic("overflow"))));
+    }
+
+    #[test]
+    fn an_issuer_that_is_of_no_use_never_replaces_the_one_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources = Sources {
+            directory: folder.path().to_owned(),
+            ..Sources::default()
+        };
+        let metrics = ControllerMetrics::register(&Registry::new(Options::default()));
+        let authority = ArcSwap::from_pointee(Authority::open(folder.path()).unwrap());
+        let first = authority.load_full();
+        let mut watch = IssuerWatch::default();
+        let path = |name: &str| folder.path().join(name);
+        let certificate = std::fs::read(path("issuer.crt")).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        Authority::open(other.path()).unwrap();
+
+        for (name, with) in [
+            ("issuer.crt", Vec::new()),
+            // It does not fit the key.
+            (
+                "issuer.crt",
+                std::fs::read(other.path().join("issuer.crt")).unwrap(),
+            ),
+            (
+                "ca.crt",
+                std::fs::read(other.path().join("ca.crt")).unwrap(),
+            ),
+        ] {
+            let before = std::fs::read(path(name)).unwrap();
+            std::fs::write(path(name), with).unwrap();
+            watch.follow(&authority, &sources, &metrics);
+            assert!(Arc::ptr_eq(&first, &authority.load_full()), "{name}");
+            assert!(!watch.failure.is_empty(), "{name}");
+            std::fs::write(path(name), before).unwrap();
+        }
+        std::fs::remove_file(path("issuer.crt")).unwrap();
+        watch.follow(&authority, &sources, &metrics);
+        assert!(Arc::ptr_eq(&first, &authority.load_full()));
+        std::fs::write(path("issuer.crt"), certificate).unwrap();
+        watch.follow(&authority, &sources, &metrics);
+        assert!(watch.failure.is_empty() && Arc::ptr_eq(&first, &authority.load_full()));
     }
 }

@@ -1,10 +1,5 @@
 //! The control plane over real sockets, with the published API's clients, while files change.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "what fails here is the test"
-)]
+#![expect(clippy::indexing_slicing, reason = "what fails here is the test")]
 
 mod support;
 

@@ -116,3 +116,36 @@ fn an_overlay_replaces_what_it_names() {
     );
     assert!(snapshot.problems.is_empty());
 }
+
+#[test]
+fn links_in_a_circle_and_files_that_are_none_hold_nothing_up() {
+    let folder = Folder::new();
+    folder.write("server.yaml", SERVER);
+    for name in ["again", "and-again"] {
+        std::os::unix::fs::symlink(folder.0.path(), folder.0.path().join(name)).unwrap();
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("x.yaml")).unwrap();
+    let loaded = read(&[folder.0.path().to_owned()]);
+    assert_eq!(loaded.objects.len(), 1);
+    let reasons: Vec<_> = loaded.problems.iter().map(|p| p.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        ["no regular file: only those are read; move it away"]
+    );
+}
+
+#[test]
+fn the_file_system_tells_when_there_is_nothing_new() {
+    let folder = Folder::new();
+    folder.write("server.yaml", SERVER);
+    let directories = [folder.0.path().to_owned()];
+    let first = Stamp::of(&directories);
+    assert_eq!(Stamp::of(&directories), first);
+    folder.write("server.yaml", "");
+    let changed = Stamp::of(&directories);
+    assert_ne!(changed, first);
+    folder.write("b.yaml", SERVER);
+    assert_ne!(Stamp::of(&directories), changed);
+    let gone = [folder.0.path().join("nowhere")];
+    assert_ne!(Stamp::of(&gone), Stamp::of(&[]));
+}
