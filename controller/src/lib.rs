@@ -26,4 +26,4 @@ mod serve;
 mod watch;
 
 pub use config::{Config, Flags};
-pub use serve::{Error, main, run};
+pub use serve::{Error, Listeners, main, run, run_on};

@@ -98,11 +98,51 @@ pub fn main(config: Config) -> ExitCode {
     }
 }
 
+/// The sockets of a control plane, bound; port 0 in the configuration gives free ones.
+#[derive(Debug)]
+pub struct Listeners {
+    policy: TcpListener,
+    destination: TcpListener,
+    identity: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of `config`, and writes into it which they are.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub async fn bind(config: &mut Config) -> Result<Self, Error> {
+        Ok(Self {
+            policy: listen("policy", &mut config.policy_addr).await?,
+            destination: listen("destination", &mut config.destination_addr).await?,
+            identity: listen("identity", &mut config.identity_addr).await?,
+            admin: listen("admin", &mut config.admin_addr).await?,
+        })
+    }
+}
+
 /// Runs the control plane until `shutdown`.
 ///
 /// # Errors
 /// If it cannot start, or a server fails.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+pub async fn run(
+    mut config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let listeners = Listeners::bind(&mut config).await?;
+    run_on(config, listeners, shutdown).await
+}
+
+/// As [`run`], on sockets that are bound already.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    config: Config,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
     let sources = config.authority();
     let authority = Arc::new(ArcSwap::from_pointee(Authority::open_with(&sources)?));
     let registry = Registry::new(Options::default());
@@ -131,8 +171,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         ending,
         streams: Streams::new(config.max_streams),
     };
-    let admin = listen("admin", config.admin_addr).await?;
-    let serve = services(&config, &shared, &authority).await?;
+    let Listeners {
+        policy,
+        destination,
+        identity,
+        admin,
+    } = listeners;
+    let apis = [policy, destination, identity];
+    let serve = services(&config, &shared, &authority, apis)?;
     let state = admin::State {
         registry,
         snapshots: shared.snapshots.clone(),
@@ -161,11 +207,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     Ok(())
 }
 
-/// Binds the three services, and gives what runs them.
-async fn services(
+/// What runs the three services.
+fn services(
     config: &Config,
     shared: &Shared,
     authority: &Arc<ArcSwap<Authority>>,
+    [policy, destination, identity]: [TcpListener; 3],
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
     let own = |account, address| own_identity(config, shared, authority, account, address);
     // The peer serves policy and destinations from one pod, so they have one identity.
@@ -174,12 +221,9 @@ async fn services(
         own("linkerd-destination", config.policy_addr)?,
         own("linkerd-identity", config.identity_addr)?,
     );
-    let policy = connections(listen("policy", config.policy_addr).await?, policy_id);
-    let destination = connections(
-        listen("destination", config.destination_addr).await?,
-        destination_id,
-    );
-    let identity = connections(listen("identity", config.identity_addr).await?, identity_id);
+    let policy = connections(policy, policy_id);
+    let destination = connections(destination, destination_id);
+    let identity = connections(identity, identity_id);
     tracing::info!(
         policy = %config.policy_addr, destination = %config.destination_addr,
         identity = %config.identity_addr, admin = %config.admin_addr,
@@ -256,12 +300,13 @@ fn server() -> Server {
         .max_concurrent_streams(Some(10_000))
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen {
-            what,
-            address,
-            source,
-        })
+async fn listen(what: &'static str, address: &mut SocketAddr) -> Result<TcpListener, Error> {
+    let refused = |source| Error::Listen {
+        what,
+        address: *address,
+        source,
+    };
+    let listener = TcpListener::bind(*address).await.map_err(refused)?;
+    *address = listener.local_addr().map_err(refused)?;
+    Ok(listener)
 }

@@ -369,11 +369,8 @@ async fn beyond_this_host_the_services_speak_tls_with_the_peers_names_only() {
     let Some(ip) = own_address() else {
         return eprintln!("not tested: this machine has a loopback address only");
     };
-    let free = std::net::TcpListener::bind((ip, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let plane = Plane::start_with(|config| config.policy_addr = free).await;
+    let plane = Plane::start_with(|config| config.policy_addr = (ip, 0).into()).await;
+    let free = plane.config.policy_addr;
     connect(plane.config.identity_addr).await;
 
     let token = plane.token("system:serviceaccount:shop:web");

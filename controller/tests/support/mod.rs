@@ -7,7 +7,7 @@
 )]
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
-use linkerd_controller::{Config, Flags, authority::Authority, token};
+use linkerd_controller::{Config, Flags, Listeners, authority::Authority, token};
 use linkerd2_proxy_api::{
     identity::{CertifyRequest, identity_client::IdentityClient},
     inbound::{PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient},
@@ -62,10 +62,7 @@ impl Plane {
     }
 
     pub async fn start_in(folder: tempfile::TempDir, edit: impl FnOnce(&mut Config)) -> Self {
-        let port = || {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            socket.local_addr().unwrap()
-        };
+        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
         let flags: Flags = clap::Parser::parse_from([
             "linkerd-controller",
             "--manifests",
@@ -74,17 +71,18 @@ impl Plane {
             folder.path().join("state").to_str().unwrap(),
         ]);
         let mut config = Config {
-            policy_addr: port(),
-            destination_addr: port(),
-            identity_addr: port(),
-            admin_addr: port(),
+            policy_addr: free,
+            destination_addr: free,
+            identity_addr: free,
+            admin_addr: free,
             ..flags.into()
         };
         edit(&mut config);
+        let listeners = Listeners::bind(&mut config).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = config.clone();
         let task = tokio::spawn(async move {
-            linkerd_controller::run(running, async { drop(stopped.await) })
+            linkerd_controller::run_on(running, listeners, async { drop(stopped.await) })
                 .await
                 .unwrap();
         });
@@ -173,17 +171,10 @@ impl Plane {
     }
 }
 
-/// Connects, once somebody listens; bounded.
+/// Connects; the sockets are bound before anything runs.
 pub async fn connect(address: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-    let mut every = tokio::time::interval(Duration::from_millis(10));
-    for _ in 0..1000 {
-        if let Ok(channel) = endpoint.connect().await {
-            return channel;
-        }
-        every.tick().await;
-    }
-    panic!("nobody listens on {address}");
+    endpoint.connect().await.unwrap()
 }
 
 pub async fn next<T>(stream: &mut Streaming<T>) -> T {
