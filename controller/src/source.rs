@@ -63,7 +63,9 @@ pub fn read(directories: &[PathBuf]) -> Loaded {
     read_all(directories).0
 }
 
-fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
+/// What was read, what the documents that cannot be used are about, and which files are empty.
+fn read_all(directories: &[PathBuf]) -> (Loaded, About, Vec<PathBuf>) {
+    let mut empty = Vec::new();
     let mut loaded = Loaded::default();
     let mut about = About::new();
     let mut left = MAX_TOTAL_BYTES;
@@ -73,6 +75,9 @@ fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
             loaded.files += 1;
             match read_text(&file, &mut left) {
                 Ok(text) => {
+                    if text.trim().is_empty() {
+                        empty.push(file.clone());
+                    }
                     read_documents(&file, &text, &mut layer, &mut loaded.problems, &mut about);
                 }
                 Err(error) => loaded
@@ -82,7 +87,7 @@ fn read_all(directories: &[PathBuf]) -> (Loaded, About) {
         }
         loaded.objects.extend(layer);
     }
-    (loaded, about)
+    (loaded, about, empty)
 }
 
 /// What documents that cannot be used are about, so that their objects' last good versions can be found.
@@ -333,7 +338,16 @@ impl Source {
 
     /// Reads the directories. Gives a snapshot if anything changed since the last reading.
     pub fn refresh(&mut self) -> Option<Snapshot> {
-        let (mut loaded, about) = read_all(&self.directories);
+        let (mut loaded, about, empty) = read_all(&self.directories);
+        // Whoever writes a file empties it first. To take it for a deletion would open, for a moment, what it closes.
+        for file in empty {
+            if self.good.values().any(|(from, _)| *from == file) {
+                let text = "is empty: write it, or remove the file if its objects are to go";
+                loaded
+                    .problems
+                    .push(Problem::of_file(&file, text.to_owned()));
+            }
+        }
         for (number, problem) in loaded.problems.iter_mut().enumerate() {
             for (key, good) in &self.good {
                 let is_about = match about.get(&number) {

@@ -15,6 +15,8 @@ use tokio::sync::{Notify, watch};
 
 /// How long changes are gathered: editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Files that never stand still are read as they are after so many times [`SETTLE`].
+const MAX_SETTLES: u32 = 40;
 /// After so many pauses everything is read, even if the file system says that nothing changed.
 const FULL_EVERY: u32 = 12;
 /// Most problems that one reading puts into the log; `/status` has all of them.
@@ -55,17 +57,17 @@ impl Watch {
             let is_told = tokio::time::timeout(self.rescan, touched.notified())
                 .await
                 .is_ok();
-            if is_told {
-                tokio::time::sleep(SETTLE).await;
-            } else {
+            if !is_told {
                 pauses = pauses.wrapping_add(1);
             }
             let is_full = is_told || pauses.is_multiple_of(FULL_EVERY);
-            let directories = self.directories.clone();
-            let (source, now, snapshot) = tokio::task::spawn_blocking(move || {
-                let now = Some(Stamp::of(&directories));
-                let snapshot = (is_full || now != stamp).then(|| self.source.refresh());
-                (self.source, now, snapshot.flatten())
+            let now = Some(self.settled().await?);
+            let (source, snapshot) = tokio::task::spawn_blocking({
+                let has_changed = now != stamp;
+                move || {
+                    let snapshot = (is_full || has_changed).then(|| self.source.refresh());
+                    (self.source, snapshot.flatten())
+                }
             })
             .await
             .map_err(io::Error::other)?;
@@ -76,6 +78,29 @@ impl Watch {
             }
             issuer.follow(&self.authority, &self.sources, &self.report.metrics);
         }
+    }
+}
+
+impl Watch {
+    /// What the file system says, once it has said the same for [`SETTLE`]: a file that is being written is not read.
+    async fn settled(&self) -> io::Result<Stamp> {
+        let mut last = self.stamp().await?;
+        for _ in 0..MAX_SETTLES {
+            tokio::time::sleep(SETTLE).await;
+            let now = self.stamp().await?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+
+    async fn stamp(&self) -> io::Result<Stamp> {
+        let directories = self.directories.clone();
+        tokio::task::spawn_blocking(move || Stamp::of(&directories))
+            .await
+            .map_err(io::Error::other)
     }
 }
 

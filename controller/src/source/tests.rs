@@ -75,6 +75,12 @@ fn a_broken_file_keeps_the_last_good_version_and_takes_nothing_else_down() {
     assert_eq!(server_of(&unreadable), "web");
     assert!(unreadable.problems[0].kept);
 
+    // Emptied, as editors do before they write: nothing is deleted.
+    folder.write("server.yaml", "");
+    let emptied = source.refresh().unwrap();
+    assert_eq!(server_of(&emptied), "web");
+    assert!(emptied.problems[0].kept, "{}", emptied.problems[0]);
+
     // Repaired, and then deleted: that takes effect.
     folder.write("server.yaml", SERVER);
     assert!(source.refresh().unwrap().problems.is_empty());
