@@ -127,6 +127,7 @@ impl Authority {
                 .create(directory)
                 .map_err(at(directory))?;
         }
+        let _one_at_a_time = makes.then(|| locked(directory)).transpose()?;
         if sources.issuer.is_none() {
             make_ca(directory)?;
         }
@@ -238,6 +239,22 @@ fn load_ca(files: &IssuerFiles, readers: Readers) -> Result<Ca, AuthorityError> 
             source,
         }
     })
+}
+
+/// Two processes may open a directory for the first time at once: one makes what is missing, the other waits for it.
+/// Held until the value is dropped.
+fn locked(directory: &Path) -> Result<fs::File, AuthorityError> {
+    let path = directory.join("lock");
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = file.map_err(at(&path))?;
+    file.lock().map_err(at(&path))?;
+    Ok(file)
 }
 
 /// Makes the root and the issuer, as far as they are missing.

@@ -5,11 +5,9 @@
 //! looked at first: what is HTTP goes through the routes like any other request.
 
 use super::{
-    Worker,
+    Admitted, Worker,
     connection::{Connection, ConnectionError, Destination},
-    http,
     labels::ClientTls,
-    opaque,
 };
 use crate::transport::{
     Io, detect,
@@ -21,13 +19,13 @@ use linkerd_tls::{Accept, Sniffed};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::net::TcpStream;
 
-/// Serves a connection to the proxy's own port.
-pub(super) async fn serve(
+/// A connection to the proxy's own port, until its requests or bytes begin.
+pub(super) async fn admit(
     worker: &Arc<Worker>,
     mut stream: TcpStream,
     client: SocketAddr,
     dialled: Destination,
-) -> Result<(), ConnectionError> {
+) -> Result<Admitted, ConnectionError> {
     let inbound = &worker.inbound;
     let deadline = Instant::now() + inbound.settings.detect_timeout;
     let mut read = BytesMut::new();
@@ -78,8 +76,5 @@ pub(super) async fn serve(
         }
         _ => None,
     };
-    match version {
-        Some(version) => http::serve(connection, io, version).await,
-        None => opaque::serve(connection, io).await,
-    }
+    Ok(Admitted(connection, io, version))
 }

@@ -273,7 +273,9 @@ async fn forward(
         form.grpc,
         response.headers(),
     );
-    let in_proxy = arrived.elapsed().saturating_sub(waited);
+    let in_proxy = answered
+        .saturating_duration_since(arrived)
+        .saturating_sub(waited);
     handles.proxy_duration.observe(in_proxy.as_secs_f64());
     Ok(response.map(|body| body.recorded(record)))
 }

@@ -1,6 +1,6 @@
 //! A connection's life on the inbound side, from accept to origin, top to bottom.
 //!
-//! [`Worker::serve`] is that life, one step a line:
+//! [`Worker::admit`] is that life, one step a line, until HTTP or opaque bytes are served:
 //!
 //! ```text
 //! accept -> where to (original destination, or our own port: direct) -> policy of that port, a live handle
@@ -113,6 +113,11 @@ pub(crate) struct Worker {
 /// How many kinds of client keep their resolved metrics between connections, on each worker.
 const MAX_VIEWS: usize = 1024;
 
+/// A connection of which everything is known that there is to know before its bytes flow: HTTP in this version, or not
+/// HTTP.
+#[derive(Debug)]
+struct Admitted(Arc<Connection>, Io, Option<detect::Http>);
+
 /// A connection whose mesh TLS, if it had any, is off.
 #[derive(Debug)]
 struct Terminated {
@@ -160,20 +165,28 @@ impl Worker {
             Ok(destination) => destination,
             Err(error) => return self.failed(client, None, &error),
         };
-        if let Err(error) = Box::pin(self.serve(stream, client, destination)).await {
+        // In two steps, each in memory of its own: what TLS and detection needed is gone when bytes begin to flow.
+        let result = match Box::pin(self.admit(stream, client, destination)).await {
+            Ok(Admitted(connection, io, Some(version))) => {
+                Box::pin(http::serve(connection, io, version)).await
+            }
+            Ok(Admitted(connection, io, None)) => Box::pin(opaque::serve(connection, io)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
             self.failed(client, Some(destination), &error);
         }
     }
 
-    /// A connection's life.
-    async fn serve(
+    /// A connection's life, until its requests or bytes begin.
+    async fn admit(
         self: &Arc<Self>,
         stream: TcpStream,
         client: SocketAddr,
         destination: Destination,
-    ) -> Result<(), ConnectionError> {
+    ) -> Result<Admitted, ConnectionError> {
         if destination.is_direct {
-            return direct::serve(self, stream, client, destination).await;
+            return direct::admit(self, stream, client, destination).await;
         }
         let policy = self.inbound.policies.port(destination.port());
         policy.ready(self.inbound.settings.policy_wait).await;
@@ -183,7 +196,7 @@ impl Worker {
             let tls = ClientTls::None(NoTls::PortSkipped);
             let connection =
                 Connection::new(self.clone(), client, tls, destination, policy).until(None);
-            return opaque::serve(connection, io).await;
+            return Ok(Admitted(connection, io, None));
         }
         let deadline = Instant::now() + self.detect_timeout(&snapshot);
         let Terminated {
@@ -211,10 +224,7 @@ impl Worker {
                 connection.detect(&mut io, &snapshot, deadline).await?
             }
         };
-        match version {
-            Some(version) => http::serve(connection, io, version).await,
-            None => opaque::serve(connection, io).await,
-        }
+        Ok(Admitted(connection, io, version))
     }
 
     /// Where a connection was going.
