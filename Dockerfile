@@ -1,0 +1,10 @@
+# Builds the three binaries and ships nothing else.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --locked --release --bin linkerd-proxy --bin linkerd-controller --bin linkerd
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /src/target/release/linkerd-proxy /src/target/release/linkerd-controller /src/target/release/linkerd /usr/lib/linkerd/
+USER 2102
+ENTRYPOINT ["/usr/lib/linkerd/linkerd-proxy"]
