@@ -45,7 +45,10 @@ pub(crate) fn check(_: &[String]) -> Result<(), String> {
         "--no-deps",
         "--document-private-items",
     ];
-    tools::run(cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
+    tools::run(cargo(&doc).env(
+        "RUSTDOCFLAGS",
+        "-D warnings -A rustdoc::private_intra_doc_links",
+    ))?;
     checks::structure()?;
     checks::sleeps()?;
     deny()
