@@ -214,12 +214,16 @@ impl Client {
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
     ) -> Result<Answer, ClientError> {
+        let is_connect = request.method() == http::Method::CONNECT;
         loop {
             let (mut connection, reused) = match self.checkout() {
                 Some(connection) => (connection, true),
                 None => (self.connect_http1().await?, false),
             };
             match connection.exchange(request).await {
+                Ok(response) if switches(is_connect, response.status()) => {
+                    return Ok(Answer::Upgrade(response.map(|_| Body::empty()), connection));
+                }
                 Ok(response) => return Ok(self.answer(response, connection).await),
                 Err(Broken::Silent) => return Err(ClientError::Closed),
                 Err(Broken::Hyper(mut broken)) => match broken.take_message() {
@@ -237,9 +241,6 @@ impl Client {
         response: Response<Incoming>,
         connection: Box<Connection>,
     ) -> Answer {
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            return Answer::Upgrade(response.map(|_| Body::empty()), connection);
-        }
         let (head, body) = response.into_parts();
         let mut exchange = Box::new(Exchange {
             body,
@@ -443,6 +444,12 @@ pub(crate) struct Exchange {
     origin: Arc<Client>,
     /// Read while looking for a whole body.
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
+}
+
+/// Whether what follows the answer's head is no HTTP: a switched protocol, or the tunnel that `CONNECT` asked for
+/// (RFC 9110 §9.3.6: any 2xx).
+fn switches(is_connect: bool, status: http::StatusCode) -> bool {
+    status == http::StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success())
 }
 
 impl Exchange {

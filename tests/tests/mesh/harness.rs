@@ -204,7 +204,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         }
     }
 
-    fn authority(&self) -> Authority {
+    pub(crate) fn authority(&self) -> Authority {
         Authority::open(&self.config.state_dir).unwrap()
     }
 

@@ -6,10 +6,14 @@
     reason = "what fails here is the test"
 )]
 
+mod answers;
 mod authorization;
+mod certificates;
 mod harness;
 mod http;
 mod life;
+mod metrics;
 mod namespaces;
 mod opaque;
 mod origin;
+mod smuggling;

@@ -1,0 +1,122 @@
+//! Metrics as Prometheus sees them: the numbers are those of the requests that were sent.
+
+use crate::{
+    authorization::server,
+    harness::{Mesh, eventually, get, one_http1},
+    origin,
+};
+use std::process::Stdio;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, process::Command};
+
+/// How many requests are sent.
+const SENT: u32 = 25;
+
+async fn used() -> (Mesh, origin::Origin) {
+    let mesh = Mesh::start(&server("accessPolicy: all-unauthenticated")).await;
+    let origin = origin::echo(mesh.origin()).await;
+    for _ in 0..SENT {
+        let response = mesh.send_plain(5, get("/")).await;
+        assert_eq!(response.status(), 200);
+        drop(http_body_util::BodyExt::collect(response.into_body()).await);
+    }
+    (mesh, origin)
+}
+
+/// Whether a tool that does not start may be left out: loudly, and never where tools are required.
+fn skip(tool: &str, error: &std::io::Error) {
+    let required = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
+    assert!(!required, "{tool}: {error}");
+    eprintln!("SKIPPED: {tool} does not run: {error}");
+}
+
+#[tokio::test]
+async fn as_many_requests_are_counted_as_were_sent() {
+    let (mesh, _origin) = used().await;
+    let labels = [r#"direction="inbound""#, r#"srv_name="web-http""#];
+    let requests = mesh.metric("request_total", &labels).await;
+    assert!(
+        (requests - f64::from(SENT)).abs() < f64::EPSILON,
+        "{requests}"
+    );
+    // An answer is counted when its last byte has gone.
+    let classified = [
+        &labels[..],
+        &[r#"classification="success""#, r#"status_code="200""#],
+    ]
+    .concat();
+    eventually("as many answers", async || {
+        let answers = mesh.metric("response_total", &classified).await;
+        ((answers - f64::from(SENT)).abs() < f64::EPSILON).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn promtool_can_read_the_metrics() {
+    let (mesh, _origin) = used().await;
+    let (_, page) = mesh.get_admin("/metrics").await.unwrap();
+    let mut command = Command::new("promtool");
+    command
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return skip("promtool", &error),
+    };
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(page.as_bytes()).await.unwrap();
+    drop(input);
+    let output = child.wait_with_output().await.unwrap();
+    // 1: cannot be read. 3: a style that it would not choose, which the contract's names have.
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{text}");
+    assert!(!text.contains("error while linting"), "{text}");
+}
+
+#[tokio::test]
+async fn prometheus_scrapes_the_sidecar_and_counts_the_requests_that_were_sent() {
+    let (mesh, _origin) = used().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "global: {{scrape_interval: 500ms, scrape_timeout: 400ms}}
+scrape_configs: [{{job_name: sidecar, static_configs: [{{targets: ['{}']}}]}}]
+",
+        mesh.admin()
+    );
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, config).unwrap();
+    let address = std::net::SocketAddr::new(mesh.ip(9), 9090);
+    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let spawned = Command::new("prometheus")
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            folder.path().join("data").display()
+        ))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn();
+    let mut prometheus = match spawned {
+        Ok(child) => child,
+        Err(error) => return skip("prometheus", &error),
+    };
+    // sum(request_total{direction="inbound"})
+    let query = "/api/v1/query?query=sum(request_total%7Bdirection%3D%22inbound%22%2Csrv_name%3D%22web-http%22%7D)";
+    let value = eventually("an answer of Prometheus", async || {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let response = one_http1(stream, get(query)).await.ok()?;
+        let body = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&body.to_bytes()).ok()?;
+        let value = json.pointer("/data/result/0/value/1")?.as_str()?.to_owned();
+        Some(value)
+    })
+    .await;
+    prometheus.kill().await.unwrap();
+    assert_eq!(value, SENT.to_string());
+}
