@@ -101,23 +101,21 @@ impl Mesh {
             Path::new("--state-dir"),
             &folder.path().join("state"),
         ]);
-        let free = || {
-            std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-        };
+        // Ports on an address of this test's own: free ones that are asked for and let go could be given out twice.
+        let network = network();
+        let [a, b, c] = network;
+        let own = |port| SocketAddr::new(Ipv4Addr::new(a, b, c, 1).into(), port);
         let config = Config {
-            policy_addr: free(),
-            destination_addr: free(),
-            identity_addr: free(),
-            admin_addr: free(),
+            policy_addr: own(8090),
+            destination_addr: own(8086),
+            identity_addr: own(8080),
+            admin_addr: own(9990),
             certify_per_minute: 1000,
             ..flags.into()
         };
         let mesh = Self {
             folder,
-            network: network(),
+            network,
             config,
             controller: None,
             proxy: None,

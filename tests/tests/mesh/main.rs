@@ -12,6 +12,7 @@ mod certificates;
 mod harness;
 mod http;
 mod life;
+mod messages;
 mod metrics;
 mod namespaces;
 mod opaque;
