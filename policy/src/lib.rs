@@ -11,6 +11,7 @@ pub mod index;
 pub mod lint;
 pub mod manifest;
 pub mod matchers;
+pub mod outbound;
 pub mod ports;
 #[cfg(feature = "proto")]
 pub mod proto;

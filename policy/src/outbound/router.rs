@@ -1,0 +1,1 @@
+//! Which route takes a request or a connection on the outbound side.
