@@ -12,6 +12,7 @@ pub(crate) mod labels;
 mod outbound;
 mod process;
 mod proxy;
+mod routes;
 mod traffic;
 
 pub use control::*;
@@ -22,6 +23,7 @@ pub use labels::{LABELS, Label, Source, label};
 pub use outbound::*;
 pub use process::*;
 pub use proxy::*;
+pub use routes::*;
 pub use traffic::*;
 
 /// One metric family.
@@ -226,13 +228,14 @@ macro_rules! families {
 use families;
 
 /// The parts of the table, in the order of a page: the peer's legacy families, its newer ones, and ours.
-static PARTS: [(&str, &[Entry]); 7] = [
+static PARTS: [(&str, &[Entry]); 8] = [
     (
         "Inbound: authorization, errors, detection, HTTP and gRPC",
         INBOUND_TABLE,
     ),
     ("Traffic, both directions", TRAFFIC_TABLE),
     ("Outbound", OUTBOUND_TABLE),
+    ("Outbound: routes, backends, connections", ROUTES_TABLE),
     ("Identity and control plane clients", CONTROL_TABLE),
     (
         "Proxy: policy in force, limits, TLS, life cycle",

@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod client;
+pub(crate) mod outcome;
 pub(crate) mod request;
 
 use crate::activity::Activity;

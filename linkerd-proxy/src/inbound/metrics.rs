@@ -1,26 +1,19 @@
 //! The inbound families, and the handles that connections and routes resolve from them, once.
 
-use super::{
-    labels::{self, ClientTls},
-    record::{Ending, GrpcStatus, Outcome},
-};
+use super::labels::{self, ClientTls};
+use crate::http::outcome::{ByOutcome, Ending, GrpcStatus, Outcome};
 use crate::limit::Limit;
 use crate::transport::{
     header::{SessionProtocol, TransportHeader},
     io::Meter,
 };
-use arc_swap::ArcSwap;
 use http::StatusCode;
 use linkerd_metrics::{
     Collect, Counter, Family, Gauge, Handle, Histogram, Labels, Registry, Samples, describe,
 };
 use linkerd_policy::server::Meta;
 use linkerd_tls::Id;
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// The families of the inbound side.
 #[derive(Clone, Debug)]
@@ -366,10 +359,7 @@ pub(crate) struct RouteHandles {
     pub(super) response_duration: Handle<Histogram>,
     pub(super) proxy_duration: Handle<Histogram>,
     pub(super) origin_duration: Handle<Histogram>,
-    /// The statuses that are common enough to have a slot.
-    common: [OnceLock<StatusHandles>; COMMON.len()],
-    /// Outcomes seen beside those, in the order they came; at most [`RARE`].
-    rare: ArcSwap<Vec<(Outcome, StatusHandles)>>,
+    statuses: ByOutcome<StatusHandles>,
     families: InboundMetrics,
     legacy: Labels,
     parent: Labels,
@@ -383,11 +373,6 @@ struct StatusHandles {
     latency: Handle<Histogram>,
     statuses: Handle<Counter>,
 }
-
-/// Statuses with a slot of their own.
-const COMMON: [u16; 12] = [200, 201, 202, 204, 206, 302, 304, 400, 401, 404, 500, 503];
-/// How many other outcomes are remembered; the ones beyond are looked up each time.
-const RARE: usize = 64;
 
 /// What the labels of a route's requests are made of.
 #[derive(Clone, Copy, Debug)]
@@ -436,8 +421,7 @@ impl RouteHandles {
             response_duration: families.response_duration.get(&parent),
             proxy_duration: metrics.proxy_duration.get(&parent),
             origin_duration: metrics.origin_duration.get(&parent),
-            common: Default::default(),
-            rare: ArcSwap::default(),
+            statuses: ByOutcome::default(),
             families: metrics.clone(),
             legacy,
             parent,
@@ -453,7 +437,7 @@ impl RouteHandles {
             grpc,
             ending: Ending::Whole,
         };
-        self.observe_latency(by_status(status), elapsed.as_secs_f64() * 1000.0);
+        self.observe_latency(Outcome::by_status(status), elapsed.as_secs_f64() * 1000.0);
         self.request_duration.observe(elapsed.as_secs_f64());
         self.ended(outcome);
     }
@@ -472,26 +456,8 @@ impl RouteHandles {
     }
 
     fn with(&self, outcome: Outcome, count: impl FnOnce(&StatusHandles)) {
-        if outcome.grpc.is_none() && outcome.ending == Ending::Whole {
-            let status = outcome.status.as_u16();
-            let slot = COMMON.iter().position(|common| *common == status);
-            if let Some(slot) = slot.and_then(|slot| self.common.get(slot)) {
-                return count(slot.get_or_init(|| self.resolve_status(outcome)));
-            }
-        }
-        let rare = self.rare.load();
-        if let Some((_, handles)) = rare.iter().find(|(known, _)| *known == outcome) {
-            return count(handles);
-        }
-        let handles = self.resolve_status(outcome);
-        count(&handles);
-        if rare.len() < RARE {
-            self.rare.rcu(|rare| {
-                let mut rare = Vec::clone(rare);
-                rare.push((outcome, handles.clone()));
-                rare
-            });
-        }
+        self.statuses
+            .with(outcome, |outcome| self.resolve_status(outcome), count);
     }
 
     fn resolve_status(&self, outcome: Outcome) -> StatusHandles {
@@ -510,11 +476,7 @@ impl RouteHandles {
         if let Some(grpc) = outcome.grpc {
             response = response.with("grpc_status", grpc.code());
         }
-        response = match outcome.ending {
-            Ending::Whole => response,
-            Ending::Broken(None) => response.with("error", "unclassified"),
-            Ending::Broken(Some(reason)) => response.with("error", reset(reason)),
-        };
+        response = response.with_some("error", outcome.legacy_error());
         let (families, value) = if self.is_grpc_policy {
             let code = outcome
                 .grpc
@@ -536,22 +498,5 @@ impl RouteHandles {
                 .statuses
                 .get(&self.parent.clone().with("status", value)),
         }
-    }
-}
-
-/// The name of an HTTP/2 reason: a closed set, whatever a client sends (RFC 9113 §7).
-fn reset(reason: h2::Reason) -> String {
-    if u32::from(reason) > u32::from(h2::Reason::HTTP_1_1_REQUIRED) {
-        return "h2(UNKNOWN)".to_owned();
-    }
-    format!("h2({reason:?})")
-}
-
-/// The outcome of a whole HTTP response, as far as its head tells.
-pub(super) fn by_status(status: StatusCode) -> Outcome {
-    Outcome {
-        status,
-        grpc: None,
-        ending: Ending::Whole,
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! Handles are resolved once for a route and a kind of client and only incremented here.
 
-use super::metrics::{RouteHandles, by_status};
-use crate::http::body::Ended;
+use super::metrics::RouteHandles;
+use crate::http::{
+    body::Ended,
+    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status, h2_error},
+};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -20,54 +23,6 @@ pub(crate) struct Record {
     grpc_status: Option<u16>,
     begun: bool,
     ended: bool,
-}
-
-/// How a response ended, as `response_total` and `…_statuses_total` tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) status: StatusCode,
-    /// The gRPC status, for requests that are gRPC.
-    pub(crate) grpc: Option<GrpcStatus>,
-    pub(crate) ending: Ending,
-}
-
-/// The status of a gRPC response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GrpcStatus {
-    Code(u16),
-    /// The response had none: labelled 2 (unknown), and no failure, as the peer counts it.
-    Missing,
-}
-
-impl GrpcStatus {
-    pub(crate) fn code(self) -> u16 {
-        match self {
-            Self::Code(code) => code,
-            Self::Missing => 2,
-        }
-    }
-}
-
-/// Whether a response came whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Whole,
-    /// It broke off, or the client went away; with the HTTP/2 reason if there was one.
-    Broken(Option<h2::Reason>),
-}
-
-impl Outcome {
-    /// `classification`: HTTP 5xx and some gRPC statuses are failures, as dashboards expect.
-    pub(crate) fn is_success(self) -> bool {
-        if self.ending != Ending::Whole {
-            return false;
-        }
-        match self.grpc {
-            Some(GrpcStatus::Code(code)) => !matches!(code, 2 | 4 | 7 | 13 | 14 | 15),
-            Some(GrpcStatus::Missing) => true,
-            None => !self.status.is_server_error(),
-        }
-    }
 }
 
 impl Record {
@@ -107,8 +62,10 @@ impl Record {
     fn first_byte(&mut self) {
         if !std::mem::replace(&mut self.begun, true) {
             let elapsed = self.arrived.elapsed();
-            self.handles
-                .observe_latency(by_status(self.status), elapsed.as_secs_f64() * 1000.0);
+            self.handles.observe_latency(
+                Outcome::by_status(self.status),
+                elapsed.as_secs_f64() * 1000.0,
+            );
         }
     }
 
@@ -116,7 +73,10 @@ impl Record {
     pub(crate) fn end(mut self, error: Option<&hyper::Error>) {
         self.finish(match error {
             None => Ending::Whole,
-            Some(error) => Ending::Broken(reason(error)),
+            Some(error) => {
+                let reason = h2_error(error).and_then(h2::Error::reason);
+                Ending::Broken(reason.map_or(Break::Unknown, Break::Reset))
+            }
         });
     }
 
@@ -149,23 +109,7 @@ impl Drop for Record {
     /// The client went away before the end.
     fn drop(&mut self) {
         if !self.ended {
-            self.finish(Ending::Broken(None));
+            self.finish(Ending::Broken(Break::Unknown));
         }
     }
-}
-
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-/// The HTTP/2 reason behind an error.
-fn reason(error: &hyper::Error) -> Option<h2::Reason> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return h2.reason();
-        }
-        source = cause.source();
-    }
-    None
 }

@@ -81,7 +81,27 @@ pub static LABELS: &[Label] = &[
     mesh("srv_port", "port the Server is for"),
     mesh("route_group", "API group of the route, empty for a default"),
     mesh("route_kind", "`HTTPRoute`, `GRPCRoute` or `default`"),
+    mesh("route_namespace", "its namespace; outbound only"),
     mesh("route_name", "name of the route, `default` or `probe`"),
+    mesh(
+        "backend_group",
+        "API group of the backend, empty for a default",
+    ),
+    mesh(
+        "backend_kind",
+        "its kind: `Service`, `EgressNetwork`, `default`",
+    ),
+    mesh("backend_namespace", "its namespace"),
+    mesh("backend_name", "its name"),
+    mesh("backend_port", "its port"),
+    mesh("backend_section_name", "its section"),
+    client(
+        "hostname",
+        "host that the request or connection was for; empty unless asked for",
+    ),
+    fixed("http_status", "HTTP status; empty on error"),
+    fixed("op", "`Send` or `Recv`"),
+    fixed("zone_locality", "`Local`, `Remote` or `Unknown`"),
     mesh(
         "authz_group",
         "API group of the authorization, empty for a default",
@@ -217,6 +237,17 @@ pub(super) const PARENT: &[&str] = &[
     "parent_name",
     "parent_port",
     "parent_section_name",
+];
+/// Outbound route.
+pub(super) const ROUTE: &[&str] = &["route_group", "route_kind", "route_namespace", "route_name"];
+/// Outbound backend.
+pub(super) const BACKEND: &[&str] = &[
+    "backend_group",
+    "backend_kind",
+    "backend_namespace",
+    "backend_name",
+    "backend_port",
+    "backend_section_name",
 ];
 /// Outbound endpoint, after direction and authority.
 pub(super) const ENDPOINT: &[&str] = &["server_id", "dst_*"];

@@ -1,0 +1,179 @@
+//! How a response ended, as metrics tell it, and series resolved once for each way.
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, StatusCode};
+use std::{fmt, sync::OnceLock};
+
+/// How a response ended, as `response_total` and `…_statuses_total` tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) status: StatusCode,
+    /// The gRPC status, for requests that are gRPC.
+    pub(crate) grpc: Option<GrpcStatus>,
+    pub(crate) ending: Ending,
+}
+
+/// The status of a gRPC response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcStatus {
+    Code(u16),
+    /// The response had none: labelled 2 (unknown), and no failure, as the peer counts it.
+    Missing,
+}
+
+impl GrpcStatus {
+    pub(crate) fn code(self) -> u16 {
+        match self {
+            Self::Code(code) => code,
+            Self::Missing => 2,
+        }
+    }
+}
+
+/// Whether a response came whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Whole,
+    /// It broke off, or the client went away.
+    Broken(Break),
+}
+
+/// Why a response broke off: a closed set, whatever a peer sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// The client went away, or nothing is known.
+    Unknown,
+    /// With this HTTP/2 reason.
+    Reset(h2::Reason),
+    /// A limit of ours; the text is that of `error` in route families.
+    Timeout(&'static str),
+}
+
+impl Outcome {
+    /// A whole HTTP response, as far as its head tells.
+    pub(crate) fn by_status(status: StatusCode) -> Self {
+        Self {
+            status,
+            grpc: None,
+            ending: Ending::Whole,
+        }
+    }
+
+    /// `classification`: HTTP 5xx and some gRPC statuses are failures, as dashboards expect.
+    pub(crate) fn is_success(self) -> bool {
+        if self.ending != Ending::Whole {
+            return false;
+        }
+        match self.grpc {
+            Some(GrpcStatus::Code(code)) => !matches!(code, 2 | 4 | 7 | 13 | 14 | 15),
+            Some(GrpcStatus::Missing) => true,
+            None => !self.status.is_server_error(),
+        }
+    }
+
+    /// The value of the legacy label `error`; absent for a whole response.
+    pub(crate) fn legacy_error(self) -> Option<String> {
+        match self.ending {
+            Ending::Whole => None,
+            Ending::Broken(Break::Reset(reason)) => Some(reset(reason)),
+            Ending::Broken(Break::Timeout(_)) => Some("timeout".to_owned()),
+            Ending::Broken(Break::Unknown) => Some("unclassified".to_owned()),
+        }
+    }
+}
+
+/// The name of an HTTP/2 reason: a closed set, whatever a client sends (RFC 9113 §7).
+fn reset(reason: h2::Reason) -> String {
+    if u32::from(reason) > u32::from(h2::Reason::HTTP_1_1_REQUIRED) {
+        return "h2(UNKNOWN)".to_owned();
+    }
+    format!("h2({reason:?})")
+}
+
+/// The `grpc-status` in a head or in trailers.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// The HTTP/2 error behind an error.
+pub(crate) fn h2_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e h2::Error> {
+    let mut source = Some(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return Some(h2);
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// Statuses with a slot of their own.
+const COMMON: [u16; 12] = [200, 201, 202, 204, 206, 302, 304, 400, 401, 404, 500, 503];
+/// How many other outcomes are remembered; the ones beyond are resolved each time.
+const RARE: usize = 64;
+
+/// Metric handles by outcome, resolved when an outcome is first seen.
+pub(crate) struct ByOutcome<T> {
+    common: [OnceLock<T>; COMMON.len()],
+    /// A gRPC response that ended well: nearly all of them.
+    ok: OnceLock<T>,
+    /// Outcomes seen beside those, in the order they came; at most [`RARE`].
+    rare: ArcSwap<Vec<(Outcome, T)>>,
+}
+
+impl<T> Default for ByOutcome<T> {
+    fn default() -> Self {
+        Self {
+            common: std::array::from_fn(|_| OnceLock::new()),
+            ok: OnceLock::new(),
+            rare: ArcSwap::default(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for ByOutcome<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByOutcome").finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone> ByOutcome<T> {
+    /// Counts with the handles of an outcome; `resolve` makes them.
+    pub(crate) fn with(
+        &self,
+        outcome: Outcome,
+        resolve: impl FnOnce(Outcome) -> T,
+        count: impl FnOnce(&T),
+    ) {
+        if let Some(slot) = self.slot(outcome) {
+            return count(slot.get_or_init(|| resolve(outcome)));
+        }
+        let rare = self.rare.load();
+        if let Some((_, handles)) = rare.iter().find(|(known, _)| *known == outcome) {
+            return count(handles);
+        }
+        let handles = resolve(outcome);
+        count(&handles);
+        if rare.len() < RARE {
+            self.rare.rcu(|rare| {
+                let mut rare = Vec::clone(rare);
+                rare.push((outcome, handles.clone()));
+                rare
+            });
+        }
+    }
+
+    fn slot(&self, outcome: Outcome) -> Option<&OnceLock<T>> {
+        match (outcome.ending, outcome.grpc) {
+            (Ending::Whole, None) => {
+                let status = outcome.status.as_u16();
+                let at = COMMON.iter().position(|common| *common == status)?;
+                self.common.get(at)
+            }
+            (Ending::Whole, Some(GrpcStatus::Code(0))) if outcome.status == StatusCode::OK => {
+                Some(&self.ok)
+            }
+            _ => None,
+        }
+    }
+}
