@@ -25,6 +25,7 @@ use crate::{
     },
 };
 use linkerd_metrics::{Gauge, Handle, Labels, Registry, describe, process::Process};
+use linkerd_policy::outbound::Http2Params;
 use linkerd_tls::LocalIdentity;
 use std::{
     io,
@@ -577,8 +578,10 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
             max_idle: inbound.pool_max_idle,
             idle_timeout: inbound.pool_idle_timeout,
             max_head: inbound.http1_max_header_bytes,
-            stream_window: inbound.client_stream_window,
-            connection_window: inbound.client_connection_window,
+            http2: windows(
+                inbound.client_stream_window,
+                inbound.client_connection_window,
+            ),
         }),
         own,
         targets: inbound
@@ -586,6 +589,15 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
             .iter()
             .map(|(_, target)| (target.port(), *target))
             .collect(),
+    }
+}
+
+/// HTTP/2 connections to others, as configured.
+fn windows(stream: u32, connection: u32) -> Http2Params {
+    Http2Params {
+        stream_window: Some(stream),
+        connection_window: Some(connection),
+        ..Http2Params::default()
     }
 }
 
@@ -636,8 +648,10 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
             max_idle: outbound.pool_max_idle,
             idle_timeout: outbound.pool_idle_timeout,
             max_head: inbound.http1_max_header_bytes,
-            stream_window: outbound.client_stream_window,
-            connection_window: outbound.client_connection_window,
+            http2: windows(
+                outbound.client_stream_window,
+                outbound.client_connection_window,
+            ),
         }),
     }
 }

@@ -4,7 +4,10 @@
 //! no task of its own: whoever uses it drives it, first here until the head of the response is there, then from the
 //! response's body. HTTP/2 multiplexes, so its one connection has a task.
 
-use super::body::{Body, RequestBody};
+use super::{
+    body::{Body, RequestBody},
+    outcome::h2_error,
+};
 use crate::{
     inbound::metrics::{OpenConnection, Transport},
     transport::{
@@ -20,6 +23,7 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use linkerd_policy::outbound::Http2Params;
 use linkerd_tls::{Id, LocalIdentity};
 use std::{
     future::poll_fn,
@@ -55,6 +59,59 @@ pub(crate) enum ClientError {
     Closed,
 }
 
+impl ClientError {
+    /// The server said that it did not begin to work on the request: another connection may take it, whatever it is
+    /// (RFC 9113 §8.7).
+    pub(crate) fn is_unprocessed(&self) -> bool {
+        let Self::Broken(error) = self else {
+            return matches!(
+                self,
+                Self::Connect(..) | Self::ConnectTimeout(_) | Self::Tls(..)
+            );
+        };
+        h2_error(error).is_some_and(|error| {
+            error.is_remote()
+                && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        })
+    }
+
+    /// The HTTP/2 reason with which the server ended the stream.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        let Self::Broken(error) = self else {
+            return None;
+        };
+        h2_error(error).and_then(h2::Error::reason)
+    }
+}
+
+/// A connection that takes a request.
+#[derive(Debug)]
+pub(crate) enum Ready {
+    /// And whether it was used before.
+    Http1(Box<Connection>, bool),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct NoAnswer {
+    pub(crate) error: ClientError,
+    /// The request, if nothing of it was sent.
+    pub(crate) request: Option<Box<Request<RequestBody>>>,
+    /// The connection was used before, so that it may have been gone already.
+    pub(crate) was_reused: bool,
+}
+
+impl NoAnswer {
+    fn from_hyper(mut broken: TrySendError<Request<RequestBody>>, was_reused: bool) -> Self {
+        Self {
+            request: broken.take_message().map(Box::new),
+            error: ClientError::Broken(broken.into_error()),
+            was_reused,
+        }
+    }
+}
+
 /// Where connections lead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Dial {
@@ -68,8 +125,8 @@ pub(crate) struct Dial {
 pub(crate) struct Mesh {
     pub(crate) server_name: Arc<str>,
     pub(crate) identity: Id,
-    /// The port that opaque bytes are for, on a direct connection to the proxy's own port.
-    pub(crate) direct_to: Option<u16>,
+    /// What a direct connection to the proxy's own port is for.
+    pub(crate) direct_to: Option<TransportHeader>,
 }
 
 /// How connections are made.
@@ -86,9 +143,8 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Duration,
     /// Largest head of an HTTP/1 response, in bytes.
     pub(crate) max_head: usize,
-    /// Flow-control windows of HTTP/2 connections, in bytes.
-    pub(crate) stream_window: u32,
-    pub(crate) connection_window: u32,
+    /// HTTP/2 connections, where the endpoint asks for nothing else.
+    pub(crate) http2: Http2Params,
 }
 
 /// One destination and the connections a worker has to it.
@@ -98,6 +154,7 @@ pub(crate) struct Settings {
 pub(crate) struct Client {
     pub(crate) dial: Dial,
     settings: Arc<Settings>,
+    http2_params: Http2Params,
     identity: Arc<LocalIdentity>,
     transport: Arc<Transport>,
     idle: Mutex<Vec<Idle>>,
@@ -144,6 +201,7 @@ impl Client {
     ) -> Self {
         Self {
             dial,
+            http2_params: settings.http2,
             settings,
             identity,
             transport,
@@ -151,6 +209,12 @@ impl Client {
             http2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// With parameters of HTTP/2 that this endpoint asks for.
+    pub(crate) fn with_http2(mut self, params: Option<Http2Params>) -> Self {
+        self.http2_params = params.unwrap_or(self.http2_params);
+        self
     }
 
     /// Opens a connection: TCP, and mTLS with the transport header where the destination needs them, all within the
@@ -173,20 +237,15 @@ impl Client {
         let Some(mesh) = &self.dial.mesh else {
             return Ok(Io::tcp(stream, BytesMut::new()));
         };
-        let alpn = mesh.direct_to.map(|_| linkerd_tls::TRANSPORT_ALPN);
+        let alpn = mesh.direct_to.as_ref().map(|_| linkerd_tls::TRANSPORT_ALPN);
         let config = self.identity.client_config();
         let tls = linkerd_tls::connect(&config, stream, &mesh.server_name, &mesh.identity, alpn)
             .await
             .map_err(|error| ClientError::Tls(address, error))?;
         let mut io = Io::originated(tls);
-        if let Some(port) = mesh.direct_to {
-            let header = TransportHeader {
-                port,
-                name: None,
-                protocol: None,
-            };
+        if let Some(header) = &mesh.direct_to {
             let mut bytes = BytesMut::new();
-            header::encode(&header, &mut bytes);
+            header::encode(header, &mut bytes);
             let written = async {
                 io.write_all(&bytes).await?;
                 io.flush().await
@@ -201,37 +260,61 @@ impl Client {
     /// Sends a request in its own version and returns when the head of the response is there.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
-    ) -> Result<Answer, ClientError> {
-        if request.version() == Version::HTTP_2 {
-            let response = self.send_http2(request).await?;
-            return Ok(Answer::Response(response.map(Body::http2)));
-        }
-        self.send_http1(request).await
-    }
-
-    async fn send_http1(
-        self: &Arc<Self>,
         mut request: Request<RequestBody>,
     ) -> Result<Answer, ClientError> {
-        let is_connect = request.method() == http::Method::CONNECT;
         loop {
-            let (mut connection, reused) = match self.checkout() {
-                Some(connection) => (connection, true),
-                None => (self.connect_http1().await?, false),
-            };
-            match connection.exchange(request).await {
-                Ok(response) if switches(is_connect, response.status()) => {
-                    return Ok(Answer::Upgrade(response.map(|_| Body::empty()), connection));
-                }
-                Ok(response) => return Ok(self.answer(response, connection).await),
-                Err(Broken::Silent) => return Err(ClientError::Closed),
-                Err(Broken::Hyper(mut broken)) => match broken.take_message() {
-                    // The connection had gone while it was idle and nothing was sent: any other will do.
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(ClientError::Broken((*broken).into_error())),
-                },
+            let ready = self.ready(request.version()).await?;
+            match self.send_on(ready, request).await {
+                Ok(answer) => return Ok(answer),
+                // The connection had gone while it was idle and nothing was sent: any other will do.
+                Err(NoAnswer {
+                    request: Some(unsent),
+                    was_reused: true,
+                    ..
+                }) => request = *unsent,
+                Err(NoAnswer { error, .. }) => return Err(error),
             }
+        }
+    }
+
+    /// A connection that takes a request of this version: an idle one, or a new one.
+    pub(crate) async fn ready(&self, version: Version) -> Result<Ready, ClientError> {
+        if version == Version::HTTP_2 {
+            return self.http2().await.map(Ready::Http2);
+        }
+        match self.checkout() {
+            Some(connection) => Ok(Ready::Http1(connection, true)),
+            None => Ok(Ready::Http1(self.connect_http1().await?, false)),
+        }
+    }
+
+    /// Sends a request on a connection and returns when the head of the response is there.
+    pub(crate) async fn send_on(
+        self: &Arc<Self>,
+        ready: Ready,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, NoAnswer> {
+        let (mut connection, was_reused) = match ready {
+            Ready::Http2(mut sender) => {
+                return match sender.try_send_request(request).await {
+                    Ok(response) => Ok(Answer::Response(response.map(Body::http2))),
+                    Err(broken) => Err(NoAnswer::from_hyper(broken, true)),
+                };
+            }
+            Ready::Http1(connection, was_reused) => (connection, was_reused),
+        };
+        let is_connect = request.method() == http::Method::CONNECT;
+        match connection.exchange(request).await {
+            Ok(response) if switches(is_connect, response.status()) => {
+                Ok(Answer::Upgrade(response.map(|_| Body::empty()), connection))
+            }
+            Ok(response) => Ok(self.answer(response, connection).await),
+            Err(Broken::Silent) => Err(NoAnswer {
+                error: ClientError::Closed,
+                request: None,
+                was_reused,
+            }),
+            Err(Broken::Hyper(broken)) => Err(NoAnswer::from_hyper(*broken, was_reused)),
         }
     }
 
@@ -314,17 +397,6 @@ impl Client {
         }))
     }
 
-    async fn send_http2(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut sender = self.http2().await?;
-        sender
-            .send_request(request)
-            .await
-            .map_err(ClientError::Broken)
-    }
-
     async fn http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
         if let Some(sender) = self.open_http2() {
             return Ok(sender);
@@ -334,10 +406,7 @@ impl Client {
             return Ok(sender);
         }
         let (io, open) = self.connect().await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(self.settings.stream_window)
-            .initial_connection_window_size(self.settings.connection_window)
+        let (sender, connection) = http2_builder(&self.http2_params)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ClientError::Broken)?;
@@ -357,6 +426,32 @@ impl Client {
             .filter(|sender| !sender.is_closed())
             .cloned()
     }
+}
+
+/// An HTTP/2 client with these parameters; what is absent is the library's.
+fn http2_builder(params: &Http2Params) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(params.stream_window)
+        .initial_connection_window_size(params.connection_window)
+        .max_frame_size(params.max_frame_size);
+    if params.adaptive {
+        builder.adaptive_window(true);
+    }
+    if let Some((interval, timeout)) = params.keep_alive {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(params.keep_alive_while_idle);
+    }
+    if let Some(resets) = params.max_concurrent_reset_streams {
+        builder.max_concurrent_reset_streams(resets as usize);
+    }
+    if let Some(bytes) = params.max_send_buf_size {
+        builder.max_send_buf_size(bytes as usize);
+    }
+    builder
 }
 
 /// Connects from the address of the same family, if there is one.

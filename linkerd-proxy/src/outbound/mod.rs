@@ -19,7 +19,7 @@ use crate::{
         client::{self, Client, ClientError, Dial, Mesh},
     },
     inbound::metrics::Transport,
-    transport::{Io, detect, relay::relay},
+    transport::{Io, detect, header::TransportHeader, relay::relay},
 };
 use bytes::BytesMut;
 use linkerd_metrics::{Counter, Family, Labels, Registry, describe};
@@ -219,7 +219,11 @@ impl Worker {
         let mesh = endpoint.tls.as_ref().map(|(identity, server_name)| Mesh {
             server_name: server_name.clone(),
             identity: identity.clone(),
-            direct_to: direct.map(|_| endpoint.address.port()),
+            direct_to: direct.map(|_| TransportHeader {
+                port: endpoint.address.port(),
+                name: None,
+                protocol: None,
+            }),
         });
         let dial = Dial { address, mesh };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

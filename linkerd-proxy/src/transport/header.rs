@@ -14,7 +14,7 @@ const PREFACE: &[u8] = b"transport.l5d.io/v1\r\n\r\n";
 const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The decoded header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TransportHeader {
     /// Port the bytes are for.
     pub(crate) port: u16,
@@ -25,7 +25,7 @@ pub(crate) struct TransportHeader {
 }
 
 /// What is spoken behind the header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SessionProtocol {
     Http1,
     Http2,
