@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod outcome;
 pub(crate) mod request;
+pub(crate) mod serve;
 
 use crate::activity::Activity;
 use hyper::server::conn::http2;

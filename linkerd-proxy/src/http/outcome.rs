@@ -47,6 +47,8 @@ pub(crate) enum Break {
     Reset(h2::Reason),
     /// A limit of ours; the text is that of `error` in route families.
     Timeout(&'static str),
+    /// Nothing was sent; the text is that of `error` in route families.
+    Refused(&'static str),
 }
 
 impl Outcome {
@@ -59,13 +61,13 @@ impl Outcome {
         }
     }
 
-    /// `classification`: HTTP 5xx and some gRPC statuses are failures, as dashboards expect.
-    pub(crate) fn is_success(self) -> bool {
+    /// `classification`: HTTP 5xx and some gRPC statuses are failures.
+    pub(crate) fn is_success(self, failures: GrpcFailures) -> bool {
         if self.ending != Ending::Whole {
             return false;
         }
         match self.grpc {
-            Some(GrpcStatus::Code(code)) => !matches!(code, 2 | 4 | 7 | 13 | 14 | 15),
+            Some(GrpcStatus::Code(code)) => !failures.contains(code),
             Some(GrpcStatus::Missing) => true,
             None => !self.status.is_server_error(),
         }
@@ -77,8 +79,29 @@ impl Outcome {
             Ending::Whole => None,
             Ending::Broken(Break::Reset(reason)) => Some(reset(reason)),
             Ending::Broken(Break::Timeout(_)) => Some("timeout".to_owned()),
-            Ending::Broken(Break::Unknown) => Some("unclassified".to_owned()),
+            Ending::Broken(Break::Unknown | Break::Refused(_)) => Some("unclassified".to_owned()),
         }
+    }
+}
+
+/// The gRPC codes that count as failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GrpcFailures(u32);
+
+impl GrpcFailures {
+    /// UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS: what inbound dashboards expect.
+    pub(crate) const INBOUND: Self = Self(1 << 2 | 1 << 4 | 1 << 7 | 1 << 13 | 1 << 14 | 1 << 15);
+
+    pub(crate) fn new(codes: impl IntoIterator<Item = u8>) -> Self {
+        Self(
+            codes
+                .into_iter()
+                .fold(0, |bits, code| bits | 1 << (code & 31)),
+        )
+    }
+
+    fn contains(self, code: u16) -> bool {
+        code < 32 && self.0 & (1 << code) != 0
     }
 }
 

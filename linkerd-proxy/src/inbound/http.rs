@@ -27,22 +27,17 @@ use crate::{
         body::{Body, Ended, RequestBody},
         client::{self, Answer},
         request::{self as shape, Form},
+        serve::{Limits, drive},
     },
     transport::{Io, detect, relay::relay},
 };
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-    upgrade::OnUpgrade,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
-    future::Future,
-    pin::{Pin, pin},
+    future::pending,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -67,6 +62,12 @@ pub(super) async fn serve(
         async move { Ok::<_, Infallible>(Box::pin(answer(connection, request, in_flight)).await) }
     });
     let settings = &connection.worker.inbound.settings;
+    let limits = Limits {
+        settings: settings.limits,
+        activity: &activity,
+        reached: &|limit| connection.worker.inbound.metrics.connection_refused(limit),
+    };
+    let drain = connection.worker.drain.clone();
     match version {
         detect::Http::Http1 => {
             let served = http1::Builder::new()
@@ -74,85 +75,17 @@ pub(super) async fn serve(
                 .max_header_size(settings.http1_max_head)
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
-            drive(&connection, &activity, served, Phase::Closing).await
+            drive(served, limits, drain, Phase::Closing, pending()).await
         }
         detect::Http::Http2 => {
             let served = settings
                 .http2
                 .server()
                 .serve_connection(TokioIo::new(io), service);
-            drive(&connection, &activity, served, Phase::Draining).await
+            drive(served, limits, drain, Phase::Draining, pending()).await
         }
     }
-}
-
-/// A connection that can be asked to end after what is in flight.
-trait Served: Future<Output = hyper::Result<()>> {
-    fn finish(self: Pin<&mut Self>);
-}
-
-impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<S> Served for http2::Connection<TokioIo<Io>, S, TokioExecutor>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Send + 'static,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-/// Drives a connection until it ends, is idle or slow beyond its limits, or the proxy is in `phase`.
-///
-/// HTTP/2 can be told to go at once, since GOAWAY loses nothing; HTTP/1 clients learn it from `Connection: close` on
-/// their next answer, and only when the drain window is over are idle connections shut.
-async fn drive(
-    connection: &Connection,
-    activity: &Activity,
-    served: impl Served,
-    phase: Phase,
-) -> Result<(), ConnectionError> {
-    let settings = &connection.worker.inbound.settings;
-    let mut served = pin!(served);
-    let mut drain = connection.worker.drain.clone();
-    let mut ending = false;
-    let left = || settings.limits.left(activity);
-    let mut limit = pin!(tokio::time::sleep(left()));
-    loop {
-        tokio::select! {
-            result = &mut served => return result.map_err(ConnectionError::Http),
-            () = drain.reached(phase), if !ending => {
-                ending = true;
-                served.as_mut().finish();
-            }
-            () = &mut limit => {
-                let left = left();
-                if left.is_zero() {
-                    let slow = activity.owes_head();
-                    let reached = if slow { "header_timeout" } else { "idle_timeout" };
-                    connection.worker.inbound.metrics.connection_refused(reached);
-                    if slow || ending {
-                        return Ok(());
-                    }
-                    ending = true;
-                    served.as_mut().finish();
-                }
-                // After a polite end, give what is left the time of one head.
-                let next = if left.is_zero() { settings.limits.head } else { left };
-                limit.as_mut().reset(tokio::time::Instant::now() + next);
-            }
-        }
-    }
+    .map_err(ConnectionError::Http)
 }
 
 /// A request's life, with failures turned into answers.

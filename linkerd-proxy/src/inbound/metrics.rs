@@ -1,7 +1,7 @@
 //! The inbound families, and the handles that connections and routes resolve from them, once.
 
 use super::labels::{self, ClientTls};
-use crate::http::outcome::{ByOutcome, Ending, GrpcStatus, Outcome};
+use crate::http::outcome::{ByOutcome, Ending, GrpcFailures, GrpcStatus, Outcome};
 use crate::limit::Limit;
 use crate::transport::{
     header::{SessionProtocol, TransportHeader},
@@ -467,7 +467,7 @@ impl RouteHandles {
             Ending::Whole => latency.clone(),
             Ending::Broken(_) => self.legacy.clone(),
         };
-        let class = if outcome.is_success() {
+        let class = if outcome.is_success(GrpcFailures::INBOUND) {
             "success"
         } else {
             "failure"

@@ -112,4 +112,8 @@ families! {
     /// The number of requests and connections that were refused because of a limit.
     /// `limit`: `in_flight`, `connections`, `destinations`.
     OUTBOUND_REFUSED_TOTAL = Desc::counter("outbound_refused_total").fixed(&[&["limit"]]);
+    /// The number of requests that wait for the head of a response.
+    OUTBOUND_HTTP_REQUESTS_IN_FLIGHT = Desc::gauge("outbound_http_requests_in_flight");
+    /// The most there may be.
+    OUTBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT = Desc::gauge("outbound_http_requests_in_flight_limit");
 }

@@ -1,0 +1,99 @@
+//! One HTTP connection of a client, on either side: driven until it ends, is idle or slow beyond its limits, or the
+//! proxy drains.
+
+use super::{ConnectionLimits, body::Body};
+use crate::{
+    activity::Activity,
+    drain::{Drain, Phase},
+    transport::Io,
+};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+};
+
+/// A connection that can be asked to end after what is in flight.
+pub(crate) trait Served: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S> Served for http2::Connection<TokioIo<Io>, S, TokioExecutor>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// The limits of a connection, and who is told when one is reached.
+pub(crate) struct Limits<'l> {
+    pub(crate) settings: ConnectionLimits,
+    pub(crate) activity: &'l Activity,
+    /// Takes `header_timeout` or `idle_timeout`.
+    pub(crate) reached: &'l (dyn Fn(&'static str) + Send + Sync),
+}
+
+/// Drives a connection until it ends, is idle or slow beyond its limits, the proxy is in `phase`, or `closing`
+/// completes.
+///
+/// HTTP/2 can be told to go at once, since GOAWAY loses nothing; HTTP/1 clients learn it from `Connection: close` on
+/// their next answer, and only when the drain window is over are idle connections shut.
+pub(crate) async fn drive(
+    served: impl Served,
+    limits: Limits<'_>,
+    mut drain: Drain,
+    phase: Phase,
+    closing: impl Future<Output = ()>,
+) -> hyper::Result<()> {
+    let mut served = pin!(served);
+    let mut closing = pin!(closing);
+    let mut ending = false;
+    let left = || limits.settings.left(limits.activity);
+    let mut limit = pin!(tokio::time::sleep(left()));
+    loop {
+        tokio::select! {
+            result = &mut served => return result,
+            () = drain.reached(phase), if !ending => {
+                ending = true;
+                served.as_mut().finish();
+            }
+            () = &mut closing, if !ending => {
+                ending = true;
+                served.as_mut().finish();
+            }
+            () = &mut limit => {
+                let left = left();
+                if left.is_zero() {
+                    let slow = limits.activity.owes_head();
+                    (limits.reached)(if slow { "header_timeout" } else { "idle_timeout" });
+                    if slow || ending {
+                        return Ok(());
+                    }
+                    ending = true;
+                    served.as_mut().finish();
+                }
+                // After a polite end, give what is left the time of one head.
+                let next = if left.is_zero() { limits.settings.head } else { left };
+                limit.as_mut().reset(tokio::time::Instant::now() + next);
+            }
+        }
+    }
+}
