@@ -3,7 +3,7 @@
 use super::{
     control::Backoff,
     reader::Reader,
-    value::{Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes},
+    value::{GrpcCodes, Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes},
 };
 use ipnet::IpNet;
 use std::{
@@ -15,12 +15,27 @@ use std::{
 /// Traffic from the application. Field = variable `OUTBOUND_<FIELD>` unless stated.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// Where redirected traffic arrives. `OUTBOUND_LISTEN_ADDRS`, else `OUTBOUND_LISTEN_ADDR`.
+    /// Where redirected traffic arrives; empty if nothing is redirected. `OUTBOUND_LISTEN_ADDRS`, else
+    /// `OUTBOUND_LISTEN_ADDR`.
     pub listen: Vec<SocketAddr>,
     /// Explicit listeners.
     pub listeners: Vec<Listener>,
     /// Length of accept queues. `OUTBOUND_TCP_LISTEN_BACKLOG`.
     pub backlog: u32,
+    /// Requests may not leave in plaintext where policy does not say. `OUTBOUND_MTLS`.
+    pub mtls_required: bool,
+    /// gRPC codes that count as failures. `OUTBOUND_FAILURE_GRPC_CODES`.
+    pub failure_grpc_codes: Vec<u8>,
+    /// Queues and detection are limited as policy says. `OUTBOUND_POLICY_LIMITS`.
+    pub policy_limits: bool,
+    /// Failures of our own end the application's connection.
+    pub close_on_error: bool,
+    /// Connections served at one time.
+    pub max_connections: usize,
+    /// Limit of reading a request's head.
+    pub http_header_read_timeout: Duration,
+    /// How long a connection is kept without a request.
+    pub http_idle_timeout: Option<Duration>,
     /// Idle time before keep-alive probes on accepted sockets.
     pub accept_keepalive: Option<Duration>,
     /// `TCP_USER_TIMEOUT` on accepted sockets.
@@ -71,6 +86,9 @@ pub struct Outbound {
     pub profile_suffixes: Suffixes,
 }
 
+/// Where redirected traffic arrives unless configured.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4140);
+
 /// Limits of the HTTP/2 server; `None` = the library's. `OUTBOUND_SERVER_HTTP2_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboundHttp2Server {
@@ -116,13 +134,24 @@ impl Outbound {
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         let limit = |name| reader.value::<Limit>(name).0;
         let one: Option<SocketAddr> = reader.optional("OUTBOUND_LISTEN_ADDR");
-        let listen = match reader.optional::<Sockets>("OUTBOUND_LISTEN_ADDRS") {
-            Some(Sockets(several)) => several,
-            None => one.into_iter().collect(),
+        let Listeners(listeners) = reader.value("OUTBOUND_LISTENERS");
+        let is_explicit = !listeners.is_empty() || reader.text("INBOUND_LISTENERS").is_some();
+        let listen = match (reader.optional::<Sockets>("OUTBOUND_LISTEN_ADDRS"), one) {
+            (Some(Sockets(several)), _) => several,
+            (None, Some(one)) => vec![one],
+            (None, None) if is_explicit => Vec::new(),
+            (None, None) => vec![DEFAULT_LISTEN],
         };
         let ingress_mode = reader.value("INGRESS_MODE");
-        let Listeners(listeners) = reader.value("OUTBOUND_LISTENERS");
+        let GrpcCodes(failure_grpc_codes) = reader.value("OUTBOUND_FAILURE_GRPC_CODES");
         Some(Self {
+            mtls_required: reader.word("OUTBOUND_MTLS") == Some("required"),
+            failure_grpc_codes,
+            policy_limits: reader.value("OUTBOUND_POLICY_LIMITS"),
+            close_on_error: reader.value("OUTBOUND_CLOSE_ON_ERROR"),
+            max_connections: reader.value("OUTBOUND_MAX_CONNECTIONS"),
+            http_header_read_timeout: reader.value("OUTBOUND_HTTP_HEADER_READ_TIMEOUT"),
+            http_idle_timeout: limit("OUTBOUND_HTTP_IDLE_TIMEOUT"),
             listen,
             listeners,
             backlog: reader.value("OUTBOUND_TCP_LISTEN_BACKLOG"),

@@ -49,6 +49,8 @@ pub enum Syntax {
     Listeners,
     /// Ascending numbers.
     Buckets,
+    /// gRPC status codes.
+    GrpcCodes,
     /// One of a few words.
     Word(&'static [&'static str]),
 }
@@ -94,6 +96,7 @@ impl Syntax {
                 "listen=destination pairs between commas, like 127.0.0.1:18080=127.0.0.1:8080".into()
             }
             Self::Buckets => "ascending numbers between commas, like 1,5,10,50,100".into(),
+            Self::GrpcCodes => "gRPC status codes between commas, like 2,4,13,14 (0 to 16)".into(),
             Self::Word(words) => format!("one of: {}", words.join(", ")),
         }
     }
@@ -119,6 +122,7 @@ impl Syntax {
             Self::DefaultPolicy => "default policy".into(),
             Self::Listeners => "listeners".into(),
             Self::Buckets => "buckets".into(),
+            Self::GrpcCodes => "codes".into(),
             Self::Word(words) => words
                 .iter()
                 .map(|word| format!("`{word}`"))
@@ -450,6 +454,23 @@ impl Value for Suffixes {
                     dns_name(item).map_err(|e| format!("holds {item:?}, which {e}"))?;
                 }
                 Ok(item.to_ascii_lowercase())
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// gRPC status codes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct GrpcCodes(pub(super) Vec<u8>);
+
+impl Value for GrpcCodes {
+    accepts!(Syntax::GrpcCodes);
+    fn parse(text: &str) -> Result<Self, String> {
+        items(text)
+            .map(|item| match item.parse() {
+                Ok(code @ 0..=16) => Ok(code),
+                _ => Err(format!("holds {item:?}, which is no gRPC status code")),
             })
             .collect::<Result<_, _>>()
             .map(Self)

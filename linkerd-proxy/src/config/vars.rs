@@ -45,27 +45,11 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "ACCESS_LOG",
     "CONTROL_LISTEN_ADDR",
     "DESTINATION_PROFILE_INITIAL_TIMEOUT",
-    "DESTINATION_PROFILE_NETWORKS",
-    "DESTINATION_PROFILE_SUFFIXES",
     "INBOUND_GATEWAY_SUFFIXES",
     "INBOUND_HTTP_FAILFAST_TIMEOUT",
     "INBOUND_HTTP_QUEUE_CAPACITY",
     "INBOUND_METRICS_AUTHORITY_LABELS",
-    "INGRESS_MODE",
-    "OUTBOUND_DISABLE_INFORMATIONAL_HEADERS",
-    "OUTBOUND_DISCOVERY_IDLE_TIMEOUT",
-    "OUTBOUND_HTTP_QUEUE_CAPACITY",
-    "OUTBOUND_LISTEN_ADDR",
-    "OUTBOUND_LISTEN_ADDRS",
-    "OUTBOUND_MAX_IN_FLIGHT",
     "OUTBOUND_METRICS_HOSTNAME_LABELS",
-    "OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS",
-    "OUTBOUND_SERVER_HTTP2_MAX_FRAME_SIZE",
-    "OUTBOUND_SERVER_HTTP2_MAX_HEADER_LIST_SIZE",
-    "OUTBOUND_SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS",
-    "OUTBOUND_SERVER_HTTP2_MAX_SEND_BUF_SIZE",
-    "OUTBOUND_TCP_FAILFAST_TIMEOUT",
-    "OUTBOUND_TCP_QUEUE_CAPACITY",
     "TAP_SVC_NAME",
     "TRACE_ATTRIBUTES_PATH",
     "TRACE_COLLECTOR_SVC_ADDR",
@@ -316,10 +300,24 @@ vars! {
 "Outbound" {
     "OUTBOUND_LISTEN_ADDRS", Syntax::Sockets, None, Injected,
         "Where redirected traffic arrives, for one or two IP families.";
-    "OUTBOUND_LISTEN_ADDR", Syntax::Socket, Some("127.0.0.1:4140"), Injected,
-        "The same, where `OUTBOUND_LISTEN_ADDRS` is unset.";
+    "OUTBOUND_LISTEN_ADDR", Syntax::Socket, None, Injected,
+        "The same, where `OUTBOUND_LISTEN_ADDRS` is unset. Unset: 127.0.0.1:4140, unless there are explicit listeners of either side: then nothing is redirected.";
     "OUTBOUND_LISTENERS", Syntax::Listeners, Some(""), Ours,
         "Explicit listeners, for places where traffic cannot be redirected: what is accepted on `listen` goes to `destination`, for example `127.0.0.1:19000=catalog.shop.svc.cluster.local:8080`.";
+    "OUTBOUND_MTLS", Syntax::Word(&["preferred", "required"]), Some("preferred"), Ours,
+        "Whether requests may leave in plaintext where policy does not say. `required`: they are refused unless the endpoint proves an identity of the mesh.";
+    "OUTBOUND_FAILURE_GRPC_CODES", Syntax::GrpcCodes, Some("2,4,13,14,15"), Ours,
+        "gRPC codes that count as failures of an endpoint, in `classification` and in circuit breakers. `2,4,7,13,14,15` counts PERMISSION_DENIED too.";
+    "OUTBOUND_POLICY_LIMITS", Syntax::Bool, Some("true"), Ours,
+        "Takes queue capacity, failfast timeout and detection timeout from policy. `false`: from `OUTBOUND_*_QUEUE_CAPACITY`, `OUTBOUND_*_FAILFAST_TIMEOUT`, `OUTBOUND_DETECT_TIMEOUT`, whatever policy says.";
+    "OUTBOUND_CLOSE_ON_ERROR", Syntax::Bool, Some("false"), Ours,
+        "Ends the application's connection after 502, 503 and 504 of this proxy's own, with GOAWAY on HTTP/2.";
+    "OUTBOUND_MAX_CONNECTIONS", Syntax::Number, Some("100000"), Ours,
+        "Connections of the application that are served at one time; more are closed and counted in `outbound_refused_total`.";
+    "OUTBOUND_HTTP_HEADER_READ_TIMEOUT", Syntax::Duration, Some("60s"), Ours,
+        "Limit of reading a request's head.";
+    "OUTBOUND_HTTP_IDLE_TIMEOUT", Syntax::Limit, Some(""), Ours,
+        "How long a connection of the application is kept without a request. Unset: for ever.";
     "OUTBOUND_TCP_LISTEN_BACKLOG", Syntax::Number, Some("1024"), Known,
         "Length of the accept queue.";
     "OUTBOUND_ACCEPT_KEEPALIVE", Syntax::Limit, Some(""), Injected,
