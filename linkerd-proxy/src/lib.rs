@@ -10,6 +10,7 @@
 //! | `http` | the HTTP client, bodies, the shape of requests |
 //! | `transport` | sockets and bytes |
 //! | `discovery` | what controllers say, as live snapshots |
+//! | `telemetry` | spans and the access log |
 //! | `admin` | metrics, readiness, what is enforced and why |
 //! | `drain`, `limit`, `activity` | what every connection shares |
 
@@ -25,6 +26,7 @@ mod limit;
 mod logging;
 mod outbound;
 mod run;
+mod telemetry;
 mod transport;
 
 pub use inbound::failure::markdown as failures;

@@ -19,6 +19,7 @@ use crate::{
     inbound::{self, Inbound, InboundMetrics, metrics::Occupancy},
     limit::Limit,
     logging, outbound,
+    telemetry::{self, access_log::AccessLog, trace::Tracer},
     transport::{
         SocketOptions,
         listen::{self, Acceptor},
@@ -108,6 +109,7 @@ struct Control {
     policies: PolicyStore,
     destinations: ControlClient,
     certifier: ControlClient,
+    tracer: Option<Tracer>,
 }
 
 impl Control {
@@ -135,7 +137,12 @@ impl Control {
         );
         let destinations = client("destination", &config.control.destination);
         let certifier = client("identity", &config.identity.addr);
+        let tracer = config.control.tracing.as_ref().map(|tracing| {
+            let collector = client("opentelemetry", &tracing.collector);
+            telemetry::export::start(config, tracing, collector, registry)
+        });
         Self {
+            tracer,
             policies,
             destinations,
             certifier,
@@ -229,6 +236,8 @@ async fn live(
         denials: denials.clone(),
         connections: Limit::new(config.inbound.max_connections),
         requests: Limit::new(config.inbound.max_in_flight),
+        access_log: access_log(config, registry)?,
+        tracer: control.tracer.as_ref().map(|tracer| tracer.of("inbound")),
     });
     let outbound = Arc::new(outbound::Outbound {
         settings: outbound_settings(config),
@@ -532,6 +541,15 @@ fn build_info(registry: &Registry) -> [Handle<Gauge>; 2] {
         gauge.set(1.0);
     }
     info
+}
+
+/// The access log, if one is asked for.
+fn access_log(config: &Config, registry: &Registry) -> Result<Option<AccessLog>, Error> {
+    let start = |format| {
+        let dropped = registry.counters(&describe::ACCESS_LOG_LINES_DROPPED_TOTAL);
+        AccessLog::start(format, dropped.get(&Labels::new()))
+    };
+    Ok(config.logging.access_log.map(start).transpose()?)
 }
 
 /// How many workers there are.

@@ -42,7 +42,6 @@ pub fn find(name: &str) -> Option<&'static Var> {
 
 /// Names whose values are checked and kept, but which nothing acts on yet; the documentation says so.
 pub const WITHOUT_EFFECT: &[&str] = &[
-    "ACCESS_LOG",
     "CONTROL_LISTEN_ADDR",
     "DESTINATION_PROFILE_INITIAL_TIMEOUT",
     "INBOUND_GATEWAY_SUFFIXES",
@@ -51,11 +50,6 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "INBOUND_METRICS_AUTHORITY_LABELS",
     "OUTBOUND_METRICS_HOSTNAME_LABELS",
     "TAP_SVC_NAME",
-    "TRACE_ATTRIBUTES_PATH",
-    "TRACE_COLLECTOR_SVC_ADDR",
-    "TRACE_COLLECTOR_SVC_NAME",
-    "TRACE_EXTRA_ATTRIBUTES",
-    "TRACE_SERVICE_NAME",
 ];
 
 macro_rules! vars {

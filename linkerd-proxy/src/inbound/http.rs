@@ -29,9 +29,10 @@ use crate::{
         request::{self as shape, Form},
         serve::{Limits, drive},
     },
+    telemetry::trace::{Described, Traced},
     transport::{Io, detect, relay::relay},
 };
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -39,7 +40,7 @@ use std::{
     convert::Infallible,
     future::pending,
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Serves HTTP in one version until the connection ends.
@@ -96,6 +97,16 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let arrived = Instant::now();
     let wire = request.version();
+    let inbound = &connection.worker.inbound;
+    let identity = connection.tls.identity();
+    let line = inbound.access_log.as_ref().map(|log| {
+        log.line(
+            &request,
+            connection.client,
+            identity.map(|id| id.as_str()),
+            arrived,
+        )
+    });
     let form = shape::unwrap(&mut request);
     let asked = Asked {
         client: connection.client,
@@ -105,10 +116,17 @@ pub(super) async fn answer(
         version: wire,
     };
     let carried = form.carried;
-    let mut response = match self::request(&connection, request, form, arrived).await {
+    let mut timing = Timing {
+        arrived,
+        waited: Duration::ZERO,
+    };
+    let mut response = match self::request(&connection, request, form, &mut timing).await {
         Ok(response) => response,
         Err(failure) => connection.failed(&failure, &asked),
     };
+    if let Some(line) = line {
+        line.end(&response, timing.waited);
+    }
     if let Some(version) = carried {
         unwrap_response(&mut response, version);
     }
@@ -121,12 +139,18 @@ pub(super) async fn answer(
     response.map(|body| body.holding(in_flight))
 }
 
+/// When a request came, and how long the application took with it.
+struct Timing {
+    arrived: Instant,
+    waited: Duration,
+}
+
 /// A request's life.
 async fn request(
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
     form: Form,
-    arrived: Instant,
+    timing: &mut Timing,
 ) -> Result<Response<Body>, Failure> {
     let _waiting = connection.worker.inbound.requests.enter().ok_or_else(|| {
         connection
@@ -138,24 +162,60 @@ async fn request(
     })?;
     shape::protect(request.headers_mut(), connection.tls.identity());
     let authority = shape::name(&mut request)?;
+    let tracer = connection.worker.inbound.tracer.as_ref();
+    let traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
+    let span = traced.zip(tracer).map(|(mut traced, tracer)| {
+        let described = described(&request, authority.as_ref());
+        let server = Some(connection.destination.original);
+        (tracer.server(&mut traced, &described, server), traced)
+    });
     let mut permitted = connection.authorize(request, form, authority)?;
     if permitted.filter()? {
         shape::identify(permitted.headers_mut(), connection.tls.identity());
     }
     permitted.limit(connection)?;
-    forward(connection, permitted, arrived).await
+    let (span, traced) = span.unzip();
+    let response = forward(connection, permitted, traced, timing).await?;
+    if let Some(span) = span.flatten() {
+        span.end(response.status());
+    }
+    Ok(response)
+}
+
+/// What spans say of a request.
+fn described<'r, B>(request: &'r Request<B>, authority: Option<&'r Authority>) -> Described<'r> {
+    Described {
+        method: request.method(),
+        uri: request.uri(),
+        authority: authority.map(Authority::as_str),
+        headers: request.headers(),
+    }
 }
 
 /// Sends a permitted request to the origin and records what comes of it.
 async fn forward(
     connection: &Arc<Connection>,
     permitted: Permitted<Incoming>,
-    arrived: Instant,
+    traced: Option<Traced>,
+    timing: &mut Timing,
 ) -> Result<Response<Body>, Failure> {
+    let arrived = timing.arrived;
     let handles = permitted.handles.clone();
     let form = permitted.form.clone();
     let authority = permitted.authority.clone();
     let mut request = permitted.into_request();
+    let tracer = connection.worker.inbound.tracer.as_ref();
+    let span = traced.zip(tracer).and_then(|(traced, tracer)| {
+        let mut headers = std::mem::take(request.headers_mut());
+        let described = Described {
+            headers: &headers.clone(),
+            ..described(&request, authority.as_ref())
+        };
+        let server = Some(connection.destination.origin);
+        let span = tracer.client(&traced, &mut headers, &described, server);
+        *request.headers_mut() = headers;
+        span
+    });
     let upgrade = shape::upgrades(&request).then(|| hyper::upgrade::on(&mut request));
     shape::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
     shape::retarget(&mut request, &form, authority.as_ref());
@@ -173,6 +233,7 @@ async fn forward(
     let answer = origin.send(request).await;
     let answered = Instant::now();
     let waited = answered.saturating_duration_since(sent);
+    timing.waited = waited;
     handles.origin_duration.observe(waited.as_secs_f64());
     let answer = match answer {
         Ok(answer) => answer,
@@ -197,6 +258,9 @@ async fn forward(
     } else {
         shape::strip_hop_by_hop(response.headers_mut(), false);
         shape::distrust(response.headers_mut());
+    }
+    if let Some(span) = span {
+        span.end(response.status());
     }
     let record = Record::new(
         handles.clone(),

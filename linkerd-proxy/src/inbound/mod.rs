@@ -45,6 +45,7 @@ use crate::{
         client::{self, Client, Dial},
     },
     limit::Limit,
+    telemetry::{access_log::AccessLog, trace::Tracer},
     transport::{Io, detect, listen},
 };
 use bytes::BytesMut;
@@ -98,6 +99,8 @@ pub(crate) struct Inbound {
     pub(crate) denials: Arc<Denials>,
     pub(crate) connections: Limit,
     pub(crate) requests: Limit,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracer: Option<Tracer>,
 }
 
 /// The inbound side on one thread: origins, and what was resolved for the clients it has seen.

@@ -10,6 +10,12 @@ families! {
     OPENTELEMETRY_SPAN_EXPORT_REQUESTS = Desc::counter("opentelemetry_span_export_requests").legacy();
     /// Total count of spans exported.
     OPENTELEMETRY_SPAN_EXPORTS = Desc::counter("opentelemetry_span_exports").legacy();
+    /// The number of batches of spans that the collector did not take; their spans are lost.
+    OPENTELEMETRY_SPAN_EXPORT_FAILURES_TOTAL = Desc::counter("opentelemetry_span_export_failures_total");
+    /// The number of spans that found the buffer full.
+    OPENTELEMETRY_SPANS_DROPPED_TOTAL = Desc::counter("opentelemetry_spans_dropped_total");
+    /// The number of lines of the access log that were not written because whoever reads it is too slow.
+    ACCESS_LOG_LINES_DROPPED_TOTAL = Desc::counter("access_log_lines_dropped_total");
     /// What the proxy was built from.
     /// Always 1.
     PROXY_BUILD_INFO =
