@@ -47,17 +47,41 @@ pub fn apply(
     _method: &Method,
     uri: &mut Uri,
     headers: &mut HeaderMap,
+    roll: impl FnMut(u32) -> u32,
+) -> Result<(), Stop> {
+    apply_request(policy.filters(matched), matched, uri, headers, roll)
+}
+
+/// Applies filters to a request, in order; see [`apply`]. Those of responses are left out.
+///
+/// # Errors
+/// [`Stop`], if a filter answers the request; filters after it are not applied.
+pub fn apply_request(
+    filters: &[Filter],
+    matched: &Matched,
+    uri: &mut Uri,
+    headers: &mut HeaderMap,
     mut roll: impl FnMut(u32) -> u32,
 ) -> Result<(), Stop> {
-    for filter in policy.filters(matched) {
+    for filter in filters {
         match filter {
             Filter::RequestHeaders(modifier) => modify(modifier, headers),
+            Filter::ResponseHeaders(_) => {}
             Filter::Redirect(redirect) => redirected(redirect, matched, uri, headers)?,
             Filter::Failure(injector) => inject(injector, &mut roll)?,
             Filter::Unknown => return Err(Stop::UnknownFilter),
         }
     }
     Ok(())
+}
+
+/// Applies filters to a response, in order; those of requests are left out.
+pub fn apply_response(filters: &[Filter], headers: &mut HeaderMap) {
+    for filter in filters {
+        if let Filter::ResponseHeaders(modifier) = filter {
+            modify(modifier, headers);
+        }
+    }
 }
 
 /// Additions first, then replacements, then removals. Source: `io.linkerd.proxy.http_route.RequestHeaderModifier`.

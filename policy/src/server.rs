@@ -253,6 +253,8 @@ pub struct GrpcMatch {
 pub enum Filter {
     /// Changes request headers.
     RequestHeaders(HeaderModifier),
+    /// Changes response headers. Outbound routes only.
+    ResponseHeaders(HeaderModifier),
     /// Answers with a redirect.
     Redirect(Redirect),
     /// Answers with a failure.

@@ -26,11 +26,12 @@ use crate::{
         path::{PrefixTable, normal_path, normal_prefix},
         value::{HeaderTest, QueryTest, RegexBudget},
     },
-    server::{GrpcMatch, HostMatch, HttpMatch, Meta, PathMatch, Protocol, ServerPolicy},
+    outbound,
+    server::{GrpcMatch, HostMatch, HttpMatch, PathMatch, Protocol, ServerPolicy},
 };
 use http::Method;
 use regex::Regex;
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, fmt};
 
 /// Most matches of a port, counting each once for every host of its route.
 pub const MAX_MATCHES: usize = 1 << 20;
@@ -76,12 +77,7 @@ enum Place {
 
 impl RouteTable {
     pub(crate) fn new(server: &ServerPolicy) -> Result<Self, CompileError> {
-        let mut build = Build {
-            table: Self::default(),
-            root: routes_field(&server.protocol),
-            placed: 0,
-            regexes: RegexBudget::default(),
-        };
+        let mut build = Build::new(routes_field(&server.protocol));
         match &server.protocol {
             Protocol::Grpc { routes } => {
                 for (at, route) in routes.iter().enumerate() {
@@ -108,6 +104,30 @@ impl RouteTable {
         if no_routes {
             // The one default route: every request.
             build.everything(0, 0, &[])?;
+        }
+        Ok(build.finish())
+    }
+
+    /// The routes of an outbound destination. Without routes it takes nothing.
+    pub(crate) fn outbound_http(routes: &[outbound::HttpRoute]) -> Result<Self, CompileError> {
+        let mut build = Build::new("routes");
+        for (at, route) in routes.iter().enumerate() {
+            for (rule, matches) in route.rules.iter().enumerate() {
+                let context = build.context(at, rule, &route.meta);
+                build.http_rule(&context, &route.hosts, &matches.matches)?;
+            }
+        }
+        Ok(build.finish())
+    }
+
+    /// The same, of a destination that speaks gRPC.
+    pub(crate) fn outbound_grpc(routes: &[outbound::GrpcRoute]) -> Result<Self, CompileError> {
+        let mut build = Build::new("routes");
+        for (at, route) in routes.iter().enumerate() {
+            for (rule, matches) in route.rules.iter().enumerate() {
+                let context = build.context(at, rule, &route.meta);
+                build.grpc_rule(&context, &route.hosts, &matches.matches)?;
+            }
         }
         Ok(build.finish())
     }
@@ -233,7 +253,16 @@ impl Context {
 }
 
 impl Build {
-    fn context(&self, route: usize, rule: usize, meta: &Meta) -> Context {
+    fn new(root: &'static str) -> Self {
+        Self {
+            table: RouteTable::default(),
+            root,
+            placed: 0,
+            regexes: RegexBudget::default(),
+        }
+    }
+
+    fn context(&self, route: usize, rule: usize, meta: &dyn fmt::Display) -> Context {
         Context {
             route: index(route),
             rule: index(rule),

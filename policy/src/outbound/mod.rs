@@ -231,6 +231,20 @@ pub enum Distribution {
     RandomAvailable(Vec<(RouteBackend, u32)>),
 }
 
+impl Distribution {
+    /// Every backend, in order.
+    pub fn backends(&self) -> impl Iterator<Item = &RouteBackend> {
+        let (first, random) = match self {
+            Self::Empty => (&[][..], &[][..]),
+            Self::FirstAvailable(backends) => (backends.as_slice(), &[][..]),
+            Self::RandomAvailable(backends) => (&[][..], backends.as_slice()),
+        };
+        first
+            .iter()
+            .chain(random.iter().map(|(backend, _)| backend))
+    }
+}
+
 /// A backend as one rule uses it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteBackend {

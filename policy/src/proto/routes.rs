@@ -57,7 +57,7 @@ pub(super) fn grpc(
 }
 
 /// Converts a repeated field.
-fn each<A, B>(
+pub(super) fn each<A, B>(
     parent: &Field<'_>,
     name: &'static str,
     items: Vec<A>,
@@ -70,7 +70,10 @@ fn each<A, B>(
         .collect()
 }
 
-fn host(field: &Field<'_>, host: http_route::HostMatch) -> Result<HostMatch, InvalidServer> {
+pub(super) fn host(
+    field: &Field<'_>,
+    host: http_route::HostMatch,
+) -> Result<HostMatch, InvalidServer> {
     use http_route::host_match::Match;
     Ok(match field.name("match").needed(host.r#match)? {
         Match::Exact(host) => HostMatch::Exact(host),
@@ -78,7 +81,7 @@ fn host(field: &Field<'_>, host: http_route::HostMatch) -> Result<HostMatch, Inv
     })
 }
 
-fn http_match(
+pub(super) fn http_match(
     field: &Field<'_>,
     matching: http_route::HttpRouteMatch,
 ) -> Result<HttpMatch, InvalidServer> {
@@ -101,7 +104,7 @@ fn http_match(
     })
 }
 
-fn grpc_match(
+pub(super) fn grpc_match(
     field: &Field<'_>,
     matching: grpc_route::GrpcRouteMatch,
 ) -> Result<GrpcMatch, InvalidServer> {
@@ -212,7 +215,7 @@ fn grpc_filter(
     })
 }
 
-fn failure(
+pub(super) fn failure(
     field: &Field<'_>,
     status: u16,
     message: String,
@@ -231,7 +234,7 @@ fn failure(
     }))
 }
 
-fn header_modifier(
+pub(super) fn header_modifier(
     field: &Field<'_>,
     modifier: http_route::RequestHeaderModifier,
 ) -> Result<Filter, InvalidServer> {
@@ -263,7 +266,7 @@ fn headers(
     })
 }
 
-fn redirect(
+pub(super) fn redirect(
     field: &Field<'_>,
     redirect: http_route::RequestRedirect,
 ) -> Result<Filter, InvalidServer> {

@@ -51,7 +51,7 @@ pub fn server_to_api(server: &ServerPolicy) -> inbound::Server {
 }
 
 /// The longest a message can say is far beyond any use.
-fn duration(duration: Duration) -> prost_types::Duration {
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
@@ -181,7 +181,7 @@ fn grpc_route(route: &GrpcRoute) -> inbound::GrpcRoute {
     }
 }
 
-fn host(host: &HostMatch) -> http_route::HostMatch {
+pub(super) fn host(host: &HostMatch) -> http_route::HostMatch {
     use http_route::host_match::{Match, Suffix};
     let matching = match host {
         HostMatch::Exact(host) => Match::Exact(host.clone()),
@@ -194,7 +194,7 @@ fn host(host: &HostMatch) -> http_route::HostMatch {
     }
 }
 
-fn http_match(matching: &HttpMatch) -> http_route::HttpRouteMatch {
+pub(super) fn http_match(matching: &HttpMatch) -> http_route::HttpRouteMatch {
     use http_route::path_match::Kind;
     let path = matching.path.as_ref().map(|path| http_route::PathMatch {
         kind: Some(match path {
@@ -211,7 +211,7 @@ fn http_match(matching: &HttpMatch) -> http_route::HttpRouteMatch {
     }
 }
 
-fn grpc_match(matching: &GrpcMatch) -> grpc_route::GrpcRouteMatch {
+pub(super) fn grpc_match(matching: &GrpcMatch) -> grpc_route::GrpcRouteMatch {
     grpc_route::GrpcRouteMatch {
         rpc: Some(grpc_route::GrpcRpcMatch {
             service: matching.service.clone(),
@@ -265,7 +265,7 @@ fn http_filter(filter: &Filter) -> inbound::http_route::Filter {
             message: injector.message.clone(),
             ratio: ratio(injector),
         })),
-        Filter::Unknown => None,
+        Filter::ResponseHeaders(_) | Filter::Unknown => None,
     };
     inbound::http_route::Filter { kind }
 }
@@ -281,12 +281,12 @@ fn grpc_filter(filter: &Filter) -> inbound::grpc_route::Filter {
             message: injector.message.clone(),
             ratio: ratio(injector),
         })),
-        Filter::Redirect(_) | Filter::Unknown => None,
+        Filter::Redirect(_) | Filter::ResponseHeaders(_) | Filter::Unknown => None,
     };
     inbound::grpc_route::Filter { kind }
 }
 
-fn ratio(injector: &FailureInjector) -> Option<http_route::Ratio> {
+pub(super) fn ratio(injector: &FailureInjector) -> Option<http_route::Ratio> {
     injector
         .ratio
         .map(|(numerator, denominator)| http_route::Ratio {
@@ -295,7 +295,7 @@ fn ratio(injector: &FailureInjector) -> Option<http_route::Ratio> {
         })
 }
 
-fn header_modifier(modifier: &HeaderModifier) -> http_route::RequestHeaderModifier {
+pub(super) fn header_modifier(modifier: &HeaderModifier) -> http_route::RequestHeaderModifier {
     let names = modifier.remove.iter().map(|name| name.as_str().to_owned());
     http_route::RequestHeaderModifier {
         add: headers(&modifier.add),
@@ -304,7 +304,7 @@ fn header_modifier(modifier: &HeaderModifier) -> http_route::RequestHeaderModifi
     }
 }
 
-fn headers(list: &[(HeaderName, HeaderValue)]) -> Option<http_types::Headers> {
+pub(super) fn headers(list: &[(HeaderName, HeaderValue)]) -> Option<http_types::Headers> {
     let header = |(name, value): &(HeaderName, HeaderValue)| http_types::headers::Header {
         name: name.as_str().to_owned(),
         value: value.as_bytes().to_vec(),
@@ -314,7 +314,7 @@ fn headers(list: &[(HeaderName, HeaderValue)]) -> Option<http_types::Headers> {
     })
 }
 
-fn redirect(redirect: &Redirect) -> http_route::RequestRedirect {
+pub(super) fn redirect(redirect: &Redirect) -> http_route::RequestRedirect {
     use http_route::path_modifier::Replace;
     use http_types::scheme::{Registered, Type};
     let scheme = redirect.scheme.as_deref().map(|scheme| {
