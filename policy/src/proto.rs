@@ -1,9 +1,13 @@
-//! To and from `io.linkerd.proxy.inbound.Server`, the API's form of a port's policy.
+//! To and from the API's messages: `inbound.Server`, `outbound.OutboundPolicy`, `destination`'s endpoints and profiles.
 //!
 //! The proxy converts what a controller sends, ours converts what it serves. A message is taken as a whole or not at
 //! all: one value that cannot be enforced as it is written makes it an [`InvalidServer`], which names the field.
 
 mod authorizations;
+mod endpoints;
+mod outbound;
+mod outbound_to_api;
+mod profiles;
 mod routes;
 mod to_api;
 
@@ -17,7 +21,14 @@ use linkerd2_proxy_api::{
 };
 use std::{collections::HashMap, fmt, time::Duration};
 
+pub use endpoints::{endpoint_from_api, endpoint_to_api, socket_address, tcp_address};
+pub use outbound::outbound_from_api;
+pub use outbound_to_api::outbound_to_api;
+pub use profiles::{profile_from_api, profile_to_api};
 pub use to_api::server_to_api;
+
+/// A message of any kind that cannot be used.
+pub type InvalidMessage = InvalidServer;
 
 /// A message that cannot be enforced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

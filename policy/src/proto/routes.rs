@@ -149,7 +149,10 @@ fn header_name(field: &Field<'_>, name: &str) -> Result<HeaderName, InvalidServe
         .map_err(|_| field.invalid(format!("{} is not a header name", quoted(name))))
 }
 
-fn method(field: &Field<'_>, method: http_types::HttpMethod) -> Result<Method, InvalidServer> {
+pub(super) fn method(
+    field: &Field<'_>,
+    method: http_types::HttpMethod,
+) -> Result<Method, InvalidServer> {
     use http_types::http_method::{Registered, Type};
     let name = match field.name("type").needed(method.r#type)? {
         Type::Registered(number) => match Registered::try_from(number) {
@@ -170,19 +173,7 @@ fn http_filter(
 ) -> Result<Filter, InvalidServer> {
     use inbound::http_route::filter::Kind;
     Ok(match filter.kind {
-        Some(Kind::FailureInjector(injector)) => {
-            let field = field.name("failure_injector");
-            // The answer's status: an informational one would leave the client waiting.
-            let status = u16::try_from(injector.status).ok();
-            let status = status.filter(|status| (200..=999).contains(status));
-            let status = status.ok_or_else(|| {
-                field.name("status").invalid(format!(
-                    "{} is not the status of an answer; send 200 to 999",
-                    injector.status
-                ))
-            })?;
-            failure(&field, status, injector.message, injector.ratio)?
-        }
+        Some(Kind::FailureInjector(injector)) => http_failure(field, injector)?,
         Some(Kind::RequestHeaderModifier(modifier)) => {
             header_modifier(&field.name("request_header_modifier"), modifier)?
         }
@@ -197,17 +188,7 @@ fn grpc_filter(
 ) -> Result<Filter, InvalidServer> {
     use inbound::grpc_route::filter::Kind;
     Ok(match filter.kind {
-        Some(Kind::FailureInjector(injector)) => {
-            let field = field.name("failure_injector");
-            let code = u16::try_from(injector.code).ok();
-            let code = code.filter(|code| *code <= 16).ok_or_else(|| {
-                field.name("code").invalid(format!(
-                    "{} is not a gRPC status code; send 0 to 16",
-                    injector.code
-                ))
-            })?;
-            failure(&field, code, injector.message, injector.ratio)?
-        }
+        Some(Kind::FailureInjector(injector)) => grpc_failure(field, injector)?,
         Some(Kind::RequestHeaderModifier(modifier)) => {
             header_modifier(&field.name("request_header_modifier"), modifier)?
         }
@@ -215,7 +196,39 @@ fn grpc_filter(
     })
 }
 
-pub(super) fn failure(
+pub(super) fn http_failure(
+    field: &Field<'_>,
+    injector: http_route::HttpFailureInjector,
+) -> Result<Filter, InvalidServer> {
+    let field = field.name("failure_injector");
+    // The answer's status: an informational one would leave the client waiting.
+    let status = u16::try_from(injector.status).ok();
+    let status = status.filter(|status| (200..=999).contains(status));
+    let status = status.ok_or_else(|| {
+        field.name("status").invalid(format!(
+            "{} is not the status of an answer; send 200 to 999",
+            injector.status
+        ))
+    })?;
+    failure(&field, status, injector.message, injector.ratio)
+}
+
+pub(super) fn grpc_failure(
+    field: &Field<'_>,
+    injector: grpc_route::GrpcFailureInjector,
+) -> Result<Filter, InvalidServer> {
+    let field = field.name("failure_injector");
+    let code = u16::try_from(injector.code).ok();
+    let code = code.filter(|code| *code <= 16).ok_or_else(|| {
+        field.name("code").invalid(format!(
+            "{} is not a gRPC status code; send 0 to 16",
+            injector.code
+        ))
+    })?;
+    failure(&field, code, injector.message, injector.ratio)
+}
+
+fn failure(
     field: &Field<'_>,
     status: u16,
     message: String,
@@ -234,17 +247,24 @@ pub(super) fn failure(
     }))
 }
 
-pub(super) fn header_modifier(
+fn header_modifier(
     field: &Field<'_>,
     modifier: http_route::RequestHeaderModifier,
 ) -> Result<Filter, InvalidServer> {
-    Ok(Filter::RequestHeaders(HeaderModifier {
+    Ok(Filter::RequestHeaders(request_headers(field, modifier)?))
+}
+
+pub(super) fn request_headers(
+    field: &Field<'_>,
+    modifier: http_route::RequestHeaderModifier,
+) -> Result<HeaderModifier, InvalidServer> {
+    Ok(HeaderModifier {
         add: headers(&field.name("add"), modifier.add)?,
         set: headers(&field.name("set"), modifier.set)?,
         remove: each(field, "remove", modifier.remove, |field, name| {
             header_name(field, &name)
         })?,
-    }))
+    })
 }
 
 fn headers(

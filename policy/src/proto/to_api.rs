@@ -244,7 +244,7 @@ fn query_match(query: &QueryMatch) -> http_route::QueryParamMatch {
     }
 }
 
-fn method(method: &Method) -> http_types::HttpMethod {
+pub(super) fn method(method: &Method) -> http_types::HttpMethod {
     use http_types::http_method::{Registered, Type};
     let kind = match Registered::from_str_name(method.as_str()) {
         Some(registered) => Type::Registered(registered.into()),
