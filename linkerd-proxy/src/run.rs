@@ -6,16 +6,16 @@
 
 use crate::{
     admin,
-    config::{Config, PathNormalization},
+    config::{Address, Config, PathNormalization},
     discovery::{
         self,
         client::{ControlClient, Endpoint},
-        destination::Destination,
         metrics::ClientMetrics,
+        outbound::{Mtls, OutboundStore, Target},
         policy::PolicyStore,
     },
     drain::{self, Drain, Phase, Shutdown},
-    http::{ConnectionLimits, Http2Settings, client},
+    http::{ConnectionLimits, Http2Settings, client, outcome::GrpcFailures},
     inbound::{self, Inbound, InboundMetrics, metrics::Occupancy},
     limit::Limit,
     logging, outbound,
@@ -107,7 +107,7 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// The controllers, and what they keep up to date.
 struct Control {
     policies: PolicyStore,
-    destinations: ControlClient,
+    store: OutboundStore,
     certifier: ControlClient,
     tracer: Option<Tracer>,
 }
@@ -129,13 +129,20 @@ impl Control {
             let metrics = Arc::new(ClientMetrics::new(registry, &endpoint));
             ControlClient::new(endpoint, identity.clone(), metrics)
         };
+        let policy = client("policy", &config.policy.addr);
         let policies = PolicyStore::new(
             discovery::policy::Settings::new(config),
-            client("policy", &config.policy.addr),
+            policy.clone(),
             registry,
             runtime::Handle::current(),
         );
-        let destinations = client("destination", &config.control.destination);
+        let store = OutboundStore::new(
+            discovery::outbound::Settings::new(config),
+            policy,
+            client("destination", &config.control.destination),
+            registry,
+            runtime::Handle::current(),
+        );
         let certifier = client("identity", &config.identity.addr);
         let tracer = config.control.tracing.as_ref().map(|tracing| {
             let collector = client("opentelemetry", &tracing.collector);
@@ -144,7 +151,7 @@ impl Control {
         Self {
             tracer,
             policies,
-            destinations,
+            store,
             certifier,
         }
     }
@@ -154,7 +161,7 @@ impl Control {
 #[derive(Debug)]
 struct Sockets {
     inbound: Arc<Vec<(TcpListener, inbound::Via)>>,
-    outbound: Vec<(TcpListener, String)>,
+    outbound: Arc<Vec<(TcpListener, outbound::Via)>>,
     admin: TcpListener,
 }
 
@@ -176,23 +183,24 @@ impl Sockets {
             let listener = bind("inbound listener", *address, backlog)?;
             inbound.push((listener, inbound::Via::Explicit(*target)));
         }
-        let outbound = config
-            .outbound
-            .listeners
-            .iter()
-            .map(|listener| {
-                let socket = bind(
-                    "outbound listener",
-                    listener.listen,
-                    config.outbound.backlog,
-                )?;
-                Ok((socket, listener.destination.to_string()))
-            })
-            .collect::<Result<_, Error>>()?;
+        let backlog_out = config.outbound.backlog;
+        let mut outbound = Vec::new();
+        for address in &config.outbound.listen {
+            let listener = bind("outbound", *address, backlog_out)?;
+            outbound.push((listener, outbound::Via::Redirected));
+        }
+        for listener in &config.outbound.listeners {
+            let socket = bind("outbound listener", listener.listen, backlog_out)?;
+            let target = match &listener.destination {
+                Address::Socket(address) => Target::Addr(*address),
+                Address::Name(..) => Target::Name(listener.destination.to_string()),
+            };
+            outbound.push((socket, outbound::Via::Explicit(target)));
+        }
         let admin = bind("admin", config.admin.listen, backlog)?;
         Ok(Self {
             inbound: Arc::new(inbound),
-            outbound,
+            outbound: Arc::new(outbound),
             admin,
         })
     }
@@ -239,19 +247,9 @@ async fn live(
         access_log: access_log(config, registry)?,
         tracer: control.tracer.as_ref().map(|tracer| tracer.of("inbound")),
     });
-    let outbound = Arc::new(outbound::Outbound {
-        settings: outbound_settings(config),
-        identity: identity.clone(),
-        metrics: outbound::OutboundMetrics::register(registry, inbound_metrics),
-    });
-    let mut destinations = Vec::new();
-    let mut watching = Vec::new();
-    for (socket, name) in sockets.outbound {
-        let context = config.control.destination_context.clone();
-        let (destination, watch) = Destination::watch(name, context, control.destinations.clone());
-        destinations.push((socket, destination));
-        watching.push(watch);
-    }
+    let outbound = outbound_side(config, &control, &identity, inbound_metrics, registry);
+    let _tidying = Aborted(tokio::spawn(outbound.clone().tidy()));
+    registry.collector(Box::new(outbound::Occupancy(outbound.requests.clone())));
     let connections = inbound.connections.clone();
     registry.collector(Box::new(Occupancy {
         connections: connections.clone(),
@@ -284,7 +282,7 @@ async fn live(
     if workers {
         let listening = Arc::new(Listening {
             inbound: sockets.inbound,
-            outbound: destinations,
+            outbound: sockets.outbound,
         });
         start_workers(config, &inbound, &outbound, &listening, &drain)?;
         drop((drain, inbound, outbound, listening));
@@ -297,7 +295,6 @@ async fn live(
     }
     phase.set("stopped");
     serving_admin.abort();
-    drop(watching);
     Ok(())
 }
 
@@ -354,7 +351,7 @@ impl Drop for Aborted {
 #[derive(Debug)]
 struct Listening {
     inbound: Arc<Vec<(TcpListener, inbound::Via)>>,
-    outbound: Vec<(TcpListener, Arc<Destination>)>,
+    outbound: Arc<Vec<(TcpListener, outbound::Via)>>,
 }
 
 fn start_workers(
@@ -423,15 +420,14 @@ async fn work(
             }
         });
     }
-    for (listener, destination) in &listening.outbound {
+    for (listener, via) in listening.outbound.iter() {
         let mut acceptor = Acceptor::new(listener, outbound_options, accept_errors.clone())?;
-        let (worker, mut drain, destination) =
-            (outbound.clone(), drain.clone(), destination.clone());
+        let (worker, mut drain, via) = (outbound.clone(), drain.clone(), via.clone());
         loops.spawn(async move {
             loop {
                 tokio::select! {
-                    (stream, _) = acceptor.accept() => {
-                        tokio::spawn(worker.clone().connection(stream, destination.clone()));
+                    (stream, client) = acceptor.accept() => {
+                        tokio::spawn(worker.clone().connection(stream, client, via.clone()));
                     }
                     () = drain.reached(Phase::Closing) => return,
                 }
@@ -634,21 +630,56 @@ fn http2(settings: &crate::config::Http2Server) -> Http2Settings {
     }
 }
 
+/// The outbound side, from what it is told and what it shares.
+fn outbound_side(
+    config: &Config,
+    control: &Control,
+    identity: &Arc<LocalIdentity>,
+    tcp: InboundMetrics,
+    registry: &Registry,
+) -> Arc<outbound::Outbound> {
+    Arc::new(outbound::Outbound {
+        settings: outbound_settings(config),
+        identity: identity.clone(),
+        metrics: outbound::OutboundMetrics::register(registry, tcp),
+        store: control.store.clone(),
+        balancers: outbound::balance::BalancerFamilies::register(registry),
+        retries: outbound::retry::RetryFamilies::register(registry, config.outbound.retry_budget),
+        connections: Limit::new(config.outbound.max_connections),
+        requests: Limit::new(config.outbound.max_in_flight),
+        tracer: control.tracer.as_ref().map(|tracer| tracer.of("outbound")),
+        shared: outbound::Shared::default(),
+    })
+}
+
 fn outbound_settings(config: &Config) -> outbound::Settings {
     let (inbound, outbound) = (&config.inbound, &config.outbound);
-    let defaults = http2(&inbound.http2);
-    let (stream, connection) = (defaults.stream_window, defaults.connection_window);
-    let (stream_window, connection_window) = outbound.http2.windows.unwrap_or((stream, connection));
+    let mut own = outbound.listen.clone();
+    own.extend(outbound.listeners.iter().map(|listener| listener.listen));
+    own.push(inbound.listen);
     outbound::Settings {
         detect_timeout: outbound.detect_timeout,
-        discovery_wait: outbound.http_failfast_timeout,
+        discovery_wait: outbound.discovery_timeout,
+        discovery_idle: outbound.discovery_idle_timeout,
         max_head: inbound.http1_max_header_bytes,
-        http2: Http2Settings {
-            stream_window,
-            connection_window,
-            adaptive: outbound.http2.adaptive_flow_control,
-            keep_alive: outbound.http2.keep_alive,
-            ..defaults
+        limits: ConnectionLimits {
+            head: outbound.http_header_read_timeout,
+            idle: outbound.http_idle_timeout.unwrap_or(NEVER),
+        },
+        http2: outbound_http2(config),
+        http_queue: (outbound.http_queue_capacity, outbound.http_failfast_timeout),
+        tcp_queue: (outbound.tcp_queue_capacity, outbound.tcp_failfast_timeout),
+        use_policy_limits: outbound.policy_limits,
+        connect_backoff: outbound.connect_backoff,
+        informational: !outbound.disable_informational_headers,
+        close_on_error: outbound.close_on_error,
+        ingress_mode: outbound.ingress_mode,
+        local_ips: outbound.local_ips.clone(),
+        own,
+        grpc_failures: GrpcFailures::new(outbound.failure_grpc_codes.iter().copied()),
+        mtls: Mtls {
+            is_required: Some(outbound.mtls_required),
+            identities: Vec::new(),
         },
         client: Arc::new(client::Settings {
             connect_timeout: outbound.connect_timeout,
@@ -671,5 +702,27 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
                 outbound.client_connection_window,
             ),
         }),
+    }
+}
+
+/// The HTTP/2 server for applications: what is not configured for it is as on the inbound side.
+fn outbound_http2(config: &Config) -> Http2Settings {
+    let own = &config.outbound.http2;
+    let usual = http2(&config.inbound.http2);
+    let windows = (usual.stream_window, usual.connection_window);
+    let (stream_window, connection_window) = own.windows.unwrap_or(windows);
+    Http2Settings {
+        stream_window,
+        connection_window,
+        adaptive: own.adaptive_flow_control,
+        max_streams: own.max_concurrent_streams.or(usual.max_streams),
+        max_frame: own.max_frame_size.or(usual.max_frame),
+        max_header_list: own.max_header_list_size.unwrap_or(usual.max_header_list),
+        max_pending_resets: own
+            .max_pending_accept_reset_streams
+            .unwrap_or(usual.max_pending_resets),
+        max_local_resets: usual.max_local_resets,
+        max_send_buffer: own.max_send_buf_size.unwrap_or(usual.max_send_buffer),
+        keep_alive: own.keep_alive,
     }
 }

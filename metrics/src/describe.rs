@@ -4,25 +4,31 @@
 //! Names, types, buckets and labels of families marked [`Origin::Peer`] are a contract with existing dashboards and
 //! must not change; those marked [`Origin::Ours`] are additions.
 
+mod balancer;
 mod control;
 mod controller;
+mod discovery;
 mod docs;
 mod inbound;
 pub(crate) mod labels;
 mod outbound;
 mod process;
 mod proxy;
+mod retries;
 mod routes;
 mod traffic;
 
+pub use balancer::*;
 pub use control::*;
 pub use controller::*;
+pub use discovery::*;
 pub use docs::markdown;
 pub use inbound::*;
 pub use labels::{LABELS, Label, Source, label};
 pub use outbound::*;
 pub use process::*;
 pub use proxy::*;
+pub use retries::*;
 pub use routes::*;
 pub use traffic::*;
 
@@ -228,7 +234,7 @@ macro_rules! families {
 use families;
 
 /// The parts of the table, in the order of a page: the peer's legacy families, its newer ones, and ours.
-static PARTS: [(&str, &[Entry]); 8] = [
+static PARTS: [(&str, &[Entry]); 11] = [
     (
         "Inbound: authorization, errors, detection, HTTP and gRPC",
         INBOUND_TABLE,
@@ -236,6 +242,9 @@ static PARTS: [(&str, &[Entry]); 8] = [
     ("Traffic, both directions", TRAFFIC_TABLE),
     ("Outbound", OUTBOUND_TABLE),
     ("Outbound: routes, backends, connections", ROUTES_TABLE),
+    ("Outbound: retries", RETRIES_TABLE),
+    ("Outbound: balancers", BALANCER_TABLE),
+    ("Outbound: discovery", DISCOVERY_TABLE),
     ("Identity and control plane clients", CONTROL_TABLE),
     (
         "Proxy: policy in force, limits, TLS, life cycle",

@@ -22,6 +22,14 @@ pub struct Outbound {
     pub listeners: Vec<Listener>,
     /// Length of accept queues. `OUTBOUND_TCP_LISTEN_BACKLOG`.
     pub backlog: u32,
+    /// How long a destination may stay unknown. `OUTBOUND_DISCOVERY_TIMEOUT`.
+    pub discovery_timeout: Duration,
+    /// What is not known in time is forwarded. `OUTBOUND_DISCOVERY_FALLBACK`.
+    pub discovery_forwards: bool,
+    /// Destinations watched at one time.
+    pub max_destinations: usize,
+    /// Retries where policy says nothing of a budget. `OUTBOUND_RETRY_BUDGET_*`.
+    pub retry_budget: linkerd_policy::outbound::profile::Budget,
     /// Requests may not leave in plaintext where policy does not say. `OUTBOUND_MTLS`.
     pub mtls_required: bool,
     /// gRPC codes that count as failures. `OUTBOUND_FAILURE_GRPC_CODES`.
@@ -130,6 +138,34 @@ impl OutboundHttp2Server {
     }
 }
 
+/// The budget of retries, within the bounds that service profiles have as well.
+fn retry_budget(reader: &Reader<'_>) -> linkerd_policy::outbound::profile::Budget {
+    let ratio: f64 = reader.value("OUTBOUND_RETRY_BUDGET_RATIO");
+    if !(0.0..=1000.0).contains(&ratio) {
+        let right = "a number from 0 to 1000, like 0.2".to_owned();
+        let problem = "is out of range".to_owned();
+        let value = ratio.to_string();
+        reader.error("OUTBOUND_RETRY_BUDGET_RATIO", Some(&value), problem, right);
+    }
+    let ttl: Duration = reader.value("OUTBOUND_RETRY_BUDGET_TTL");
+    if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&ttl) {
+        let value = format!("{ttl:?}");
+        let problem = "is out of range".to_owned();
+        let right = "1s to 60s".to_owned();
+        reader.error("OUTBOUND_RETRY_BUDGET_TTL", Some(&value), problem, right);
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a ratio needs no more digits"
+    )]
+    let ratio = ratio as f32;
+    linkerd_policy::outbound::profile::Budget {
+        ratio,
+        min_per_second: reader.value("OUTBOUND_RETRY_BUDGET_MIN_PER_SECOND"),
+        ttl,
+    }
+}
+
 impl Outbound {
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         let limit = |name| reader.value::<Limit>(name).0;
@@ -145,6 +181,10 @@ impl Outbound {
         let ingress_mode = reader.value("INGRESS_MODE");
         let GrpcCodes(failure_grpc_codes) = reader.value("OUTBOUND_FAILURE_GRPC_CODES");
         Some(Self {
+            discovery_timeout: reader.value("OUTBOUND_DISCOVERY_TIMEOUT"),
+            discovery_forwards: reader.word("OUTBOUND_DISCOVERY_FALLBACK") == Some("forward"),
+            max_destinations: reader.value("OUTBOUND_MAX_DESTINATIONS"),
+            retry_budget: retry_budget(reader),
             mtls_required: reader.word("OUTBOUND_MTLS") == Some("required"),
             failure_grpc_codes,
             policy_limits: reader.value("OUTBOUND_POLICY_LIMITS"),

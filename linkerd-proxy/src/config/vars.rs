@@ -298,6 +298,18 @@ vars! {
         "The same, where `OUTBOUND_LISTEN_ADDRS` is unset. Unset: 127.0.0.1:4140, unless there are explicit listeners of either side: then nothing is redirected.";
     "OUTBOUND_LISTENERS", Syntax::Listeners, Some(""), Ours,
         "Explicit listeners, for places where traffic cannot be redirected: what is accepted on `listen` goes to `destination`, for example `127.0.0.1:19000=catalog.shop.svc.cluster.local:8080`.";
+    "OUTBOUND_DISCOVERY_TIMEOUT", Syntax::Duration, Some("3s"), Ours,
+        "How long a request or connection waits for the control plane to say what its destination is; then it is answered 504, or as `OUTBOUND_DISCOVERY_FALLBACK` says.";
+    "OUTBOUND_DISCOVERY_FALLBACK", Syntax::Word(&["fail", "forward"]), Some("fail"), Ours,
+        "What becomes of traffic whose destination is not known in time. `forward`: it goes to its original destination, without policy, until the control plane answers.";
+    "OUTBOUND_MAX_DESTINATIONS", Syntax::Number, Some("10000"), Ours,
+        "Destinations that are watched at one time; more are not looked up, and counted in `outbound_refused_total`.";
+    "OUTBOUND_RETRY_BUDGET_RATIO", Syntax::Float, Some("0.2"), Ours,
+        "Retries for each request that is none, where policy does not say. The budget is one for each route.";
+    "OUTBOUND_RETRY_BUDGET_MIN_PER_SECOND", Syntax::Number, Some("10"), Ours,
+        "Retries a second that are always allowed, where policy does not say.";
+    "OUTBOUND_RETRY_BUDGET_TTL", Syntax::Duration, Some("10s"), Ours,
+        "How long requests count for the budget of retries, where policy does not say: 1s to 60s.";
     "OUTBOUND_MTLS", Syntax::Word(&["preferred", "required"]), Some("preferred"), Ours,
         "Whether requests may leave in plaintext where policy does not say. `required`: they are refused unless the endpoint proves an identity of the mesh.";
     "OUTBOUND_FAILURE_GRPC_CODES", Syntax::GrpcCodes, Some("2,4,13,14,15"), Ours,

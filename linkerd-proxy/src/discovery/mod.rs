@@ -4,16 +4,20 @@
 //! |---|---|---|
 //! | `client` | – | one reconnecting gRPC connection to a controller |
 //! | `policy` | `InboundServerPolicies.WatchPort` | [`policy::PolicyStore`]: a snapshot for each port |
-//! | `destination` | `Destination.Get`, `GetProfile` | [`destination::Destination`]: endpoints |
+//! | `outbound` | `OutboundPolicies.Watch`, `Destination.GetProfile` | [`outbound::OutboundStore`]: what applies to each destination |
+//! | `endpoints` | `Destination.Get` | [`endpoints::EndpointWatch`]: the endpoints of a name |
+//! | `stream` | – | following a stream, within limits, for ever |
 //! | `identity` | `Identity.Certify` | certificates for [`linkerd_tls::LocalIdentity`] |
 //!
 //! All of it runs on the admin thread's runtime; workers only load what is there.
 
 pub(crate) mod backoff;
 pub(crate) mod client;
-pub(crate) mod destination;
+pub(crate) mod endpoints;
 pub(crate) mod identity;
 pub(crate) mod metrics;
+pub(crate) mod outbound;
 pub(crate) mod policy;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

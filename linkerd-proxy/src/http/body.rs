@@ -4,8 +4,17 @@
 //! comes from, so that no task stands between the origin's socket and the client's.
 
 use super::client::Exchange;
-use crate::{activity::InFlight, inbound::record::Record};
+use crate::{
+    activity::InFlight,
+    inbound::record::Record,
+    outbound::{
+        limits::{Expired, Progress},
+        record::Record as OutboundRecord,
+        retry::replay::Replay,
+    },
+};
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use linkerd_metrics::{Handle, Histogram};
@@ -13,22 +22,78 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
 
-/// When a request's body ended; shared by the body and the response's record.
-pub(crate) type Ended = Arc<OnceLock<Instant>>;
+/// When a request's body ended; shared by the body and by what measures from there.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    /// There was none.
+    At(Instant),
+    Later(Arc<EndsLater>),
+}
+
+/// The end of a body that is still awaited.
+#[derive(Debug, Default)]
+pub(crate) struct EndsLater {
+    at: OnceLock<Instant>,
+    waker: AtomicWaker,
+}
+
+impl Ended {
+    /// Of a request without a body.
+    pub(crate) fn at(at: Instant) -> Self {
+        Self::At(at)
+    }
+
+    /// Of a body that is still to come.
+    pub(crate) fn later() -> Self {
+        Self::Later(Arc::default())
+    }
+
+    pub(crate) fn get(&self) -> Option<Instant> {
+        match self {
+            Self::At(at) => Some(*at),
+            Self::Later(later) => later.at.get().copied(),
+        }
+    }
+
+    /// Notes the end, and wakes who waits for it.
+    pub(crate) fn end(&self) {
+        if let Self::Later(later) = self {
+            let _ = later.at.set(tokio::time::Instant::now().into_std());
+            later.waker.wake();
+        }
+    }
+
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        if let Self::Later(later) = self {
+            later.waker.register(waker);
+        }
+    }
+}
 
 /// A request's body on its way to the origin.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    body: Incoming,
-    /// Counts data frames; the inbound side's.
+    body: Source,
+    /// Counts data frames.
     frames: Option<Handle<Histogram>>,
     ended: Option<Ended>,
     stall: Option<Stall>,
+    progress: Option<Arc<Progress>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// There is none, or it was sent before.
+    Empty,
+    /// As the client sends it.
+    Client(Incoming),
+    /// Kept in part, so that it can be sent again.
+    Replay(Box<Replay<Incoming>>),
 }
 
 /// The limit of a body that stands still. Armed while a frame is awaited only.
@@ -59,22 +124,57 @@ impl Stall {
 }
 
 impl RequestBody {
-    /// `ended` is absent for a request without body.
-    pub(crate) fn new(
-        body: Incoming,
+    pub(crate) fn new(body: Incoming, frames: Option<Handle<Histogram>>, ended: Ended) -> Self {
+        Self::of(Source::Client(body), frames, ended)
+    }
+
+    /// A body that can be sent again.
+    pub(crate) fn replay(
+        body: Replay<Incoming>,
         frames: Option<Handle<Histogram>>,
-        ended: Option<Ended>,
+        ended: Ended,
     ) -> Self {
+        Self::of(Source::Replay(Box::new(body)), frames, ended)
+    }
+
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self {
+            body: Source::Empty,
+            frames: None,
+            ended: None,
+            stall: None,
+            progress: None,
+        }
+    }
+
+    fn of(body: Source, frames: Option<Handle<Histogram>>, ended: Ended) -> Self {
         Self {
             body,
             frames,
-            ended,
+            ended: Some(ended),
             stall: None,
+            progress: None,
         }
     }
-}
 
-impl RequestBody {
+    /// Notes each frame.
+    pub(crate) fn noting(mut self, progress: Option<Arc<Progress>>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Source::Empty => Poll::Ready(None),
+            Source::Client(body) => Pin::new(body).poll_frame(cx),
+            Source::Replay(body) => Pin::new(body.as_mut()).poll_frame(cx),
+        }
+    }
+
     /// With a limit on how long it may stand still.
     pub(crate) fn stalling(mut self, limit: Option<Duration>) -> Self {
         self.stall = limit.map(|limit| Stall { limit, timer: None });
@@ -90,7 +190,7 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match (Pin::new(&mut self.body).poll_frame(cx), &mut self.stall) {
+        let frame = match (self.poll_source(cx), &mut self.stall) {
             (Poll::Ready(frame), stall) => {
                 if let Some(stall) = stall {
                     stall.timer = None;
@@ -106,20 +206,31 @@ impl http_body::Body for RequestBody {
         {
             frames.observe_bytes(data.len());
         }
-        if (frame.is_none() || self.body.is_end_stream())
+        if let Some(progress) = &self.progress {
+            progress.beat();
+        }
+        if (frame.is_none() || self.is_end_stream())
             && let Some(ended) = self.ended.take()
         {
-            let _ = ended.set(Instant::now());
+            ended.end();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Source::Empty => true,
+            Source::Client(body) => body.is_end_stream(),
+            Source::Replay(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Client(body) => body.size_hint(),
+            Source::Replay(body) => body.size_hint(),
+        }
     }
 }
 
@@ -127,7 +238,7 @@ impl http_body::Body for RequestBody {
 #[derive(Debug)]
 pub(crate) struct Body {
     content: Content,
-    record: Option<Record>,
+    recorder: Recorder,
     /// Held until the body is gone: then the connection may count as idle.
     _in_flight: Option<InFlight>,
 }
@@ -141,48 +252,71 @@ enum Content {
     Http1(Box<Exchange>),
     /// From an HTTP/2 origin, whose connection has a task of its own.
     Http2(Incoming),
+    /// Frames that were looked at, and then the rest.
+    Peeked(Box<Peeked>),
+}
+
+/// A body of which some frames were looked at.
+#[derive(Debug)]
+struct Peeked {
+    frames: std::collections::VecDeque<Frame<Bytes>>,
+    rest: Content,
+}
+
+/// Who is told what passes.
+#[derive(Debug)]
+enum Recorder {
+    Nobody,
+    Inbound(Record),
+    Outbound(Box<OutboundRecord>),
+}
+
+/// Why a response's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResponseError {
+    #[error(transparent)]
+    Origin(#[from] hyper::Error),
+    #[error("timed out processing response stream: {0}")]
+    Expired(#[from] Expired),
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Self {
+            content,
+            recorder: Recorder::Nobody,
+            _in_flight: None,
+        }
+    }
 }
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self {
-            content: Content::Empty,
-            record: None,
-            _in_flight: None,
-        }
+        Content::Empty.into()
     }
 
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self {
-            content: Content::Full(bytes),
-            record: None,
-            _in_flight: None,
-        }
+        Content::Full(bytes).into()
     }
 
     pub(crate) fn http1(exchange: Box<Exchange>) -> Self {
-        Self {
-            content: Content::Http1(exchange),
-            record: None,
-            _in_flight: None,
-        }
+        Content::Http1(exchange).into()
     }
 
     pub(crate) fn http2(body: Incoming) -> Self {
-        Self {
-            content: Content::Http2(body),
-            record: None,
-            _in_flight: None,
-        }
+        Content::Http2(body).into()
     }
 
     /// Reports frames and the end of the body to `record`.
     pub(crate) fn recorded(mut self, record: Record) -> Self {
-        self.record = Some(record);
-        if self.is_end_stream() {
-            self.end(None);
-        }
-        self
+        self.recorder = Recorder::Inbound(record);
+        self.end_if_over()
+    }
+
+    /// Reports frames and the end of the body to `record`.
+    pub(crate) fn recorded_outbound(mut self, record: Box<OutboundRecord>) -> Self {
+        self.recorder = Recorder::Outbound(record);
+        self.end_if_over()
     }
 
     pub(crate) fn holding(mut self, in_flight: InFlight) -> Self {
@@ -190,9 +324,68 @@ impl Body {
         self
     }
 
-    fn end(&mut self, error: Option<&hyper::Error>) {
-        if let Some(record) = self.record.take() {
-            record.end(error);
+    /// Looks at what comes first without taking it: gives the trailers if they come first, or right after one frame
+    /// of data that is there at once. For bodies that nobody records yet.
+    pub(crate) async fn peek_trailers(&mut self) -> Result<Option<http::HeaderMap>, ResponseError> {
+        let mut frames = std::collections::VecDeque::new();
+        let mut trailers = None;
+        while frames.len() < 2 && !self.content.is_end_stream() {
+            let is_first = frames.is_empty();
+            let frame = std::future::poll_fn(|cx| match self.poll_content(cx) {
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
+                // Waiting for more than the first frame would hold a stream back.
+                Poll::Pending if !is_first => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+            match frame {
+                Some(Some(frame)) => {
+                    let frame = frame?;
+                    trailers = frame.trailers_ref().cloned();
+                    frames.push_back(frame);
+                }
+                Some(None) | None => break,
+            }
+            if trailers.is_some() {
+                break;
+            }
+        }
+        if !frames.is_empty() {
+            let rest = std::mem::replace(&mut self.content, Content::Empty);
+            self.content = Content::Peeked(Box::new(Peeked { frames, rest }));
+        }
+        Ok(trailers)
+    }
+
+    /// Reads and drops what is left, if it is short and there at once, so that its connection can be used again.
+    pub(crate) fn discard(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..4 {
+            if self.content.is_end_stream() {
+                break;
+            }
+            match self.poll_content(&mut cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) | Poll::Pending => break,
+            }
+        }
+    }
+
+    fn end_if_over(mut self) -> Self {
+        if self.content.is_end_stream() {
+            self.end(None);
+        }
+        self
+    }
+
+    fn end(&mut self, error: Option<&ResponseError>) {
+        match std::mem::replace(&mut self.recorder, Recorder::Nobody) {
+            Recorder::Nobody => {}
+            Recorder::Inbound(record) => record.end(match error {
+                Some(ResponseError::Origin(error)) => Some(error),
+                _ => None,
+            }),
+            Recorder::Outbound(record) => record.end(error),
         }
     }
 
@@ -200,74 +393,130 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.content {
-            Content::Empty => Poll::Ready(None),
-            Content::Full(bytes) => {
+        self.content.poll(cx)
+    }
+
+    /// The error as the client gets it: gRPC clients get trailers that say what happened.
+    fn told(&mut self, error: ResponseError) -> Result<Frame<Bytes>, ResponseError> {
+        let trailers = match &self.recorder {
+            Recorder::Outbound(record) => record.trailers(&error),
+            Recorder::Nobody | Recorder::Inbound(_) => None,
+        };
+        self.end(Some(&error));
+        self.content = Content::Empty;
+        match trailers {
+            Some(trailers) => Ok(Frame::trailers(trailers)),
+            None => Err(error),
+        }
+    }
+}
+
+impl Content {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
                 let frame = Frame::data(std::mem::take(bytes));
-                self.content = Content::Empty;
+                *self = Self::Empty;
                 Poll::Ready(Some(Ok(frame)))
             }
-            Content::Http1(exchange) => {
+            Self::Http1(exchange) => {
                 let frame = ready!(exchange.poll_frame(cx));
-                if exchange.is_end_stream() {
+                if frame.is_none() || exchange.is_end_stream() {
                     self.release();
                 }
                 Poll::Ready(frame)
             }
-            Content::Http2(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
+            Self::Peeked(peeked) => {
+                if let Some(frame) = peeked.frames.pop_front() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                *self = std::mem::replace(&mut peeked.rest, Self::Empty);
+                self.poll(cx)
+            }
         }
     }
 
     /// Gives the origin's connection back as soon as the body has ended, not when the client is done with it.
     fn release(&mut self) {
-        if let Content::Http1(exchange) = std::mem::replace(&mut self.content, Content::Empty) {
+        if let Self::Http1(exchange) = std::mem::replace(self, Self::Empty) {
             exchange.finish();
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Http1(exchange) => exchange.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Peeked(peeked) => peeked.frames.is_empty() && peeked.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Http1(exchange) => exchange.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+            Self::Peeked(peeked) => {
+                let seen: usize = peeked
+                    .frames
+                    .iter()
+                    .filter_map(Frame::data_ref)
+                    .map(Bytes::len)
+                    .sum();
+                super::client::plus(peeked.rest.size_hint(), seen as u64)
+            }
         }
     }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(self.poll_content(cx));
-        match &frame {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let frame = match self.poll_content(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Recorder::Outbound(record) = &mut self.recorder else {
+                    return Poll::Pending;
+                };
+                let expired = ready!(record.poll_limits(cx));
+                return Poll::Ready(Some(self.told(expired.into())));
+            }
+        };
+        match frame {
             Some(Ok(frame)) => {
-                if let Some(record) = &mut self.record {
-                    record.frame(frame);
+                match &mut self.recorder {
+                    Recorder::Nobody => {}
+                    Recorder::Inbound(record) => record.frame(&frame),
+                    Recorder::Outbound(record) => record.frame(&frame),
                 }
-                if self.is_end_stream() {
+                if self.content.is_end_stream() {
                     self.end(None);
                 }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.end(Some(error)),
+            Some(Err(error)) => Poll::Ready(Some(self.told(error.into()))),
             None => {
-                self.release();
                 self.end(None);
+                Poll::Ready(None)
             }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Empty => true,
-            Content::Full(bytes) => bytes.is_empty(),
-            Content::Http1(exchange) => exchange.is_end_stream(),
-            Content::Http2(body) => body.is_end_stream(),
-        }
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Http1(exchange) => exchange.size_hint(),
-            Content::Http2(body) => body.size_hint(),
-        }
+        self.content.size_hint()
     }
 }

@@ -74,14 +74,6 @@ impl ClientError {
                 && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
         })
     }
-
-    /// The HTTP/2 reason with which the server ended the stream.
-    pub(crate) fn reset(&self) -> Option<h2::Reason> {
-        let Self::Broken(error) = self else {
-            return None;
-        };
-        h2_error(error).and_then(h2::Error::reason)
-    }
 }
 
 /// A connection that takes a request.
@@ -541,6 +533,16 @@ pub(crate) struct Exchange {
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
 }
 
+/// A hint of what is left, and what was read already.
+pub(super) fn plus(rest: SizeHint, read: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(rest.lower().saturating_add(read));
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper.saturating_add(read));
+    }
+    hint
+}
+
 /// Whether what follows the answer's head is no HTTP: a switched protocol, or the tunnel that `CONNECT` asked for
 /// (RFC 9110 §9.3.6: any 2xx).
 fn switches(is_connect: bool, status: http::StatusCode) -> bool {
@@ -584,18 +586,9 @@ impl Exchange {
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        let rest = self.body.size_hint();
         let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
-        let Some(first) = first.and_then(Frame::data_ref) else {
-            return rest;
-        };
-        let first = first.len() as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(first));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(first));
-        }
-        hint
+        let seen = first.and_then(Frame::data_ref).map_or(0, Bytes::len);
+        plus(self.body.size_hint(), seen as u64)
     }
 
     /// Gives the connection back for the next request, if it can serve one.

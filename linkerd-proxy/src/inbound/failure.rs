@@ -67,15 +67,19 @@ pub(crate) enum Source {
     Policy,
     Proxy,
     Origin,
+    Endpoint,
+    ControlPlane,
 }
 
 impl Source {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Policy => "policy",
             Self::Proxy => "proxy",
             Self::Origin => "origin",
+            Self::Endpoint => "endpoint",
+            Self::ControlPlane => "control plane",
         }
     }
 }
@@ -96,7 +100,7 @@ pub(crate) struct Row {
     pub(crate) close: bool,
 }
 
-const fn row(
+pub(crate) const fn row(
     name: &'static str,
     source: Source,
     http: StatusCode,
@@ -383,7 +387,7 @@ pub(crate) struct Asked {
 /// The table as a page of the documentation.
 pub fn markdown() -> String {
     let mut page = String::from(
-        "# Failures\n\n\
+        "# Failures\n\n## Inbound\n\n\
          Generated from `linkerd-proxy/src/inbound/failure.rs`; a test compares.\n\n\
          gRPC requests are answered with HTTP status 200 and the gRPC status. `l5d-proxy-error` (and `grpc-message`) \
          are sent only to clients that showed a mesh certificate.\n\n\
@@ -407,6 +411,7 @@ pub fn markdown() -> String {
             if row.close { "closed" } else { "kept" },
         ));
     }
+    page.push_str(&crate::outbound::failure::markdown());
     page
 }
 

@@ -39,7 +39,7 @@ use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
     future::pending,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -221,7 +221,11 @@ async fn forward(
     shape::retarget(&mut request, &form, authority.as_ref());
     handles.requests.inc();
     handles.legacy_requests.inc();
-    let ended: Option<Ended> = (!request.body().is_end_stream()).then(|| Arc::new(OnceLock::new()));
+    let ended = if request.body().is_end_stream() {
+        Ended::at(arrived)
+    } else {
+        Ended::later()
+    };
     let stall = connection.worker.inbound.settings.body_idle;
     let request = request.map(|body| {
         let frames = Some(handles.request_frames.clone());

@@ -240,6 +240,7 @@ impl InboundMetrics {
             meter: Meter {
                 read: self.tcp_read.get(&labels),
                 written: self.tcp_write.get(&labels),
+                also: None,
             },
             clean: self.tcp_close.get(&labels.clone().with("errno", "")),
             close: self.tcp_close.clone(),
@@ -294,6 +295,12 @@ pub(crate) struct OpenConnection {
 }
 
 impl Transport {
+    /// Counts bytes (written, read) elsewhere as well.
+    pub(crate) fn also(mut self, counters: [Handle<Counter>; 2]) -> Self {
+        self.meter.also = Some(counters);
+        self
+    }
+
     pub(crate) fn meter(&self) -> Meter {
         self.meter.clone()
     }

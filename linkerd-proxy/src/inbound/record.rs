@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Instant};
 pub(crate) struct Record {
     handles: Arc<RouteHandles>,
     arrived: Instant,
-    request_ended: Option<Ended>,
+    request_ended: Ended,
     status: StatusCode,
     grpc: bool,
     grpc_status: Option<u16>,
@@ -30,7 +30,7 @@ impl Record {
     pub(crate) fn new(
         handles: Arc<RouteHandles>,
         arrived: Instant,
-        request_ended: Option<Ended>,
+        request_ended: Ended,
         status: StatusCode,
         grpc: bool,
         headers: &HeaderMap,
@@ -86,10 +86,7 @@ impl Record {
         let now = Instant::now();
         let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
         self.handles.request_duration.observe(since(self.arrived));
-        let request_ended = match &self.request_ended {
-            Some(ended) => ended.get().copied(),
-            None => Some(self.arrived),
-        };
+        let request_ended = self.request_ended.get();
         self.handles
             .response_duration
             .observe(request_ended.map_or(0.0, since));

@@ -1,33 +1,74 @@
-//! A connection's life on the outbound side, from the application to another workload.
+//! A connection's life on the outbound side, from the application to another workload, top to bottom.
+//!
+//! [`Worker::serve`] is that life, one step a line, until requests or bytes flow:
 //!
 //! ```text
-//! accept on a listener for a named destination -> what is known of it (waits for a first answer, bounded)
-//!   -> opaque by profile: relay at once | else protocol, by detection
-//!   -> HTTP: an endpoint for each request, mTLS, HTTP/1 carried in HTTP/2 | else one endpoint, mTLS, relay
+//! accept -> where to (original destination, or what the listener is for) -> what is known of it, a live handle
+//!   -> protocol, by policy or detection -> HTTP: serve each request | else route the connection, relay
 //! ```
 //!
-//! One endpoint is used at a time: the first that can be connected to. Balancing, routing and retries have their place
-//! between [`Worker::pick`] and the client.
+//! | file | what |
+//! |---|---|
+//! | `connection` | one connection, and the version of its destination that is in force |
+//! | `http`, `request` | one HTTP connection, and one request's life in it |
+//! | `attempt`, `upload` | one attempt at a request: backend, endpoint, connection, response; what it sends |
+//! | `stream` | connections that are not HTTP |
+//! | `plan`, `route`, `backend` | what is resolved for a version of a destination: rules, choices, ways to endpoints |
+//! | [`balance`] | which endpoint: load, weights, zones, circuit breaking, waiting |
+//! | [`retry`] | what is retried, and what is counted about it |
+//! | [`limits`] | timeouts |
+//! | `failure` | every failure an application can see: one table |
+//! | `metrics`, `labels`, `record` | what is counted, under which names |
 
+mod attempt;
+mod backend;
+pub(crate) mod balance;
+mod connection;
+pub(crate) mod failure;
 mod http;
+mod labels;
+pub(crate) mod limits;
+pub(crate) mod metrics;
+mod plan;
+pub(crate) mod record;
+mod request;
+pub(crate) mod retry;
+mod route;
+mod stream;
+mod upload;
 
+pub(crate) use self::metrics::{Occupancy, OutboundMetrics};
+
+use self::{
+    backend::{Backend, Carried, Remote, Unusable},
+    connection::Connection,
+    failure::Failure,
+    plan::{How, Plan, StreamRule},
+    retry::Budget,
+};
 use crate::{
-    discovery::destination::{Destination, Endpoint},
-    drain::Drain,
+    config::Backoff,
+    discovery::outbound::{Lookup, Mtls, OutboundStore, Target},
+    drain::{Drain, Phase},
     http::{
-        Http2Settings,
-        client::{self, Client, ClientError, Dial, Mesh},
+        ConnectionLimits, Http2Settings,
+        client::{self, Client, ClientError, Dial},
+        outcome::GrpcFailures,
+        request as shape,
     },
     inbound::metrics::Transport,
-    transport::{Io, detect, header::TransportHeader, relay::relay},
+    limit::Limit,
+    telemetry::trace::Tracer,
+    transport::{Io, detect, listen},
 };
+use ::http::HeaderMap;
 use bytes::BytesMut;
-use linkerd_metrics::{Counter, Family, Labels, Registry, describe};
-use linkerd_tls::LocalIdentity;
+use linkerd_policy::outbound::Endpoint;
+use linkerd_tls::{LocalIdentity, Sniffed};
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use tokio::net::TcpStream;
@@ -35,12 +76,47 @@ use tokio::net::TcpStream;
 /// What the outbound side is told by configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Limit of protocol detection where policy names none, and of reading a server name.
     pub(crate) detect_timeout: Duration,
-    /// How long a connection waits until its destination is known.
+    /// How long a connection or request waits until its destination is known.
     pub(crate) discovery_wait: Duration,
+    /// How long what was resolved for a destination is kept without use.
+    pub(crate) discovery_idle: Duration,
     pub(crate) max_head: usize,
+    pub(crate) limits: ConnectionLimits,
     pub(crate) http2: Http2Settings,
     pub(crate) client: Arc<client::Settings>,
+    /// Requests or connections that may wait for an endpoint, and how long there may be none; where policy says
+    /// nothing of it, or is not asked.
+    pub(crate) http_queue: (usize, Duration),
+    pub(crate) tcp_queue: (usize, Duration),
+    /// Queues and detection are limited as policy says.
+    pub(crate) use_policy_limits: bool,
+    pub(crate) connect_backoff: Backoff,
+    /// Answers made here say why.
+    pub(crate) informational: bool,
+    /// Failures of destinations end the application's connection.
+    pub(crate) close_on_error: bool,
+    pub(crate) ingress_mode: bool,
+    /// This workload's addresses.
+    pub(crate) local_ips: BTreeSet<IpAddr>,
+    /// Addresses of this proxy's own listeners: never an endpoint.
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) grpc_failures: GrpcFailures,
+    /// Where policy says nothing of mutual TLS.
+    pub(crate) mtls: Mtls,
+}
+
+impl Settings {
+    /// Whether an address is one of this proxy's own.
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| {
+            own.port() == address.port()
+                && (own.ip() == address.ip()
+                    || (own.ip().is_unspecified()
+                        && (address.ip().is_loopback() || self.local_ips.contains(&address.ip()))))
+        })
+    }
 }
 
 /// The outbound side: what all workers share.
@@ -49,26 +125,119 @@ pub(crate) struct Outbound {
     pub(crate) settings: Settings,
     pub(crate) identity: Arc<LocalIdentity>,
     pub(crate) metrics: OutboundMetrics,
+    pub(crate) store: OutboundStore,
+    pub(crate) balancers: balance::BalancerFamilies,
+    pub(crate) retries: retry::RetryFamilies,
+    pub(crate) connections: Limit,
+    pub(crate) requests: Limit,
+    pub(crate) tracer: Option<Tracer>,
+    pub(crate) shared: Shared,
 }
 
-/// The outbound families.
-#[derive(Clone, Debug)]
-pub(crate) struct OutboundMetrics {
-    pub(crate) tcp: crate::inbound::InboundMetrics,
-    requests: Family<Counter>,
-    responses: Family<Counter>,
-    http_errors: Family<Counter>,
-    tcp_errors: Family<Counter>,
+/// What outlives the version of a destination that it was made for.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    plans: Mutex<HashMap<Target, Kept>>,
+    backends: Mutex<HashMap<String, Weak<Backend>>>,
+    budgets: Mutex<HashMap<String, Weak<Budget>>>,
 }
 
-impl OutboundMetrics {
-    pub(crate) fn register(registry: &Registry, tcp: crate::inbound::InboundMetrics) -> Self {
-        Self {
-            tcp,
-            requests: registry.counters(&describe::REQUEST_TOTAL),
-            responses: registry.counters(&describe::RESPONSE_TOTAL),
-            http_errors: registry.counters(&describe::OUTBOUND_HTTP_ERRORS_TOTAL),
-            tcp_errors: registry.counters(&describe::OUTBOUND_TCP_ERRORS_TOTAL),
+/// What was resolved for a destination, and when that was last asked for.
+#[derive(Debug)]
+struct Kept {
+    plan: Arc<Plan>,
+    used: Instant,
+}
+
+impl Outbound {
+    /// What is resolved for the present version of a destination.
+    fn plan(&self, lookup: &Arc<Lookup>) -> Arc<Plan> {
+        let known = lookup.current().clone();
+        let mut plans = lock(&self.shared.plans);
+        if let Some(kept) = plans.get_mut(lookup.target())
+            && Arc::ptr_eq(&kept.plan.known, &known)
+        {
+            kept.used = Instant::now();
+            return kept.plan.clone();
+        }
+        let plan = Arc::new(Plan::new(self, lookup.clone(), known));
+        let kept = Kept {
+            plan: plan.clone(),
+            used: Instant::now(),
+        };
+        plans.insert(lookup.target().clone(), kept);
+        plan
+    }
+
+    /// A backend with its endpoints' state, shared by all that name it alike.
+    fn backend(&self, key: String, make: impl FnOnce() -> Backend) -> Arc<Backend> {
+        let mut backends = lock(&self.shared.backends);
+        if let Some(backend) = backends.get(&key).and_then(Weak::upgrade) {
+            return backend;
+        }
+        let backend = Arc::new(make());
+        backends.insert(key, Arc::downgrade(&backend));
+        backend
+    }
+
+    /// The budget of a route's retries.
+    fn budget(&self, key: String, make: impl FnOnce() -> Arc<Budget>) -> Arc<Budget> {
+        let mut budgets = lock(&self.shared.budgets);
+        if let Some(budget) = budgets.get(&key).and_then(Weak::upgrade) {
+            return budget;
+        }
+        let budget = make();
+        budgets.insert(key, Arc::downgrade(&budget));
+        budget
+    }
+
+    /// Lets go of what was resolved for destinations that nobody uses. Runs for the proxy's life.
+    pub(crate) async fn tidy(self: Arc<Self>) {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            every.tick().await;
+            let idle = self.settings.discovery_idle;
+            lock(&self.shared.plans)
+                .retain(|_, kept| Arc::strong_count(&kept.plan) > 1 || kept.used.elapsed() < idle);
+            lock(&self.shared.backends).retain(|_, backend| backend.strong_count() > 0);
+            lock(&self.shared.budgets).retain(|_, budget| budget.strong_count() > 0);
+        }
+    }
+
+    /// Every balancer in use, for the admin server.
+    pub(crate) fn in_use(&self) -> Vec<(String, balance::BalancerState)> {
+        let backends = lock(&self.shared.backends);
+        let used = backends.values().filter_map(Weak::upgrade);
+        used.filter_map(|backend| match &backend.kind {
+            backend::Kind::Balance(balancer) => Some((backend.meta.to_string(), balancer.state())),
+            backend::Kind::Missing | backend::Kind::Forward(_) => None,
+        })
+        .collect()
+    }
+
+    /// Policy on mutual TLS: nothing leaves in plaintext, or to someone else, where it must not.
+    fn check_mtls(
+        &self,
+        plan: &Plan,
+        identity: Option<&str>,
+        address: SocketAddr,
+    ) -> Result<(), Failure> {
+        let Err(refused) = plan.mtls.check(identity) else {
+            return Ok(());
+        };
+        self.metrics.mtls_refused(&plan.parent, refused.label());
+        Err(Failure::Mtls(format!("endpoint {address} {refused}")))
+    }
+
+    /// Removes what only a proxy may say from an answer, unless a proxy of the mesh says it: why it refused.
+    fn distrust(&self, remote: &Remote, headers: &mut HeaderMap) {
+        const WHY: &str = "l5d-proxy-error";
+        let said = headers
+            .remove(WHY)
+            .filter(|_| self.settings.informational && remote.identity().is_some());
+        shape::distrust(headers);
+        if let Some(said) = said {
+            headers.insert(WHY, said);
         }
     }
 }
@@ -79,7 +248,21 @@ pub(crate) struct Worker {
     outbound: Arc<Outbound>,
     drain: Drain,
     clients: Mutex<HashMap<Dial, Arc<Client>>>,
-    source: Arc<Transport>,
+    /// Ways to endpoints, by the address of what discovery said of them.
+    remotes: Mutex<HashMap<(usize, Carried), Arc<Remote>>>,
+    sources: Mutex<HashMap<Option<SocketAddr>, Arc<Transport>>>,
+}
+
+/// How many original destinations keep their resolved metrics between connections, on each worker.
+const MAX_SOURCES: usize = 1024;
+
+/// Where an accepted connection goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Via {
+    /// It was redirected to the proxy.
+    Redirected,
+    /// It came to a listener for one destination.
+    Explicit(Target),
 }
 
 /// Why an outbound connection ended before its time.
@@ -87,31 +270,62 @@ pub(crate) struct Worker {
 pub(crate) enum ConnectionError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("{0} is not known yet")]
+    #[error("the original destination is not known: {0}")]
+    NoOriginal(std::io::Error),
+    #[error("the original destination {0} is this proxy")]
+    Loop(SocketAddr),
+    #[error("discovery timed out: the control plane has not said what {0} is")]
     Unknown(String),
-    #[error("{0} has no endpoints")]
-    NoEndpoints(String),
     #[error("{0}")]
-    Client(#[from] ClientError),
+    Refused(&'static str),
+    #[error("policy forbids it")]
+    Forbidden,
+    #[error("{0}")]
+    InvalidBackend(String),
+    #[error("{place}: {failure}")]
+    Failed { place: Box<str>, failure: Failure },
     #[error("{0}")]
     Relay(#[from] crate::transport::relay::RelayError),
     #[error("HTTP: {0}")]
     Http(hyper::Error),
 }
 
+impl ConnectionError {
+    fn failed(failure: Failure, rule: &StreamRule) -> Self {
+        Self::Failed {
+            place: rule.place.clone(),
+            failure,
+        }
+    }
+
+    /// The value of `error` in `outbound_tcp_errors_total`.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Io(_) | Self::Relay(_) => "i/o",
+            Self::Failed {
+                failure: Failure::Endpoint(..),
+                ..
+            } => "i/o",
+            Self::Failed { failure, .. } => failure.row().error.unwrap_or("unexpected"),
+            Self::NoOriginal(_)
+            | Self::Loop(_)
+            | Self::Unknown(_)
+            | Self::Refused(_)
+            | Self::Forbidden
+            | Self::InvalidBackend(_)
+            | Self::Http(_) => "unexpected",
+        }
+    }
+}
+
 impl Worker {
     pub(crate) fn new(outbound: Arc<Outbound>, drain: Drain) -> Arc<Self> {
-        let labels = Labels::new()
-            .with("direction", "outbound")
-            .with("peer", "src")
-            .with("tls", "no_identity")
-            .with("no_tls_reason", "loopback");
-        let source = Arc::new(outbound.metrics.tcp.transport_of(labels));
         Arc::new(Self {
             outbound,
             drain,
             clients: Mutex::default(),
-            source,
+            remotes: Mutex::default(),
+            sources: Mutex::default(),
         })
     }
 
@@ -119,160 +333,230 @@ impl Worker {
     pub(crate) async fn connection(
         self: Arc<Self>,
         stream: TcpStream,
-        destination: Arc<Destination>,
+        client: SocketAddr,
+        via: Via,
     ) {
-        if let Err(error) = Box::pin(self.serve(stream, &destination)).await {
-            tracing::debug!(destination = destination.name(), %error, "Outbound connection failed");
-            let label = match error {
-                ConnectionError::Io(_) | ConnectionError::Relay(_) | ConnectionError::Client(_) => {
-                    "i/o"
-                }
-                _ => "unexpected",
-            };
-            self.outbound
-                .metrics
-                .tcp_errors
-                .get(&Labels::new().with("error", label))
-                .inc();
+        let Some(_place) = self.outbound.connections.enter() else {
+            self.outbound.metrics.refused("connections");
+            return;
+        };
+        let (target, original) = match self.target(&stream, client, via) {
+            Ok(target) => target,
+            Err(error) => return self.failed(None, &error),
+        };
+        if let Err(error) = Box::pin(self.serve(stream, target, original)).await {
+            self.failed(original, &error);
         }
+    }
+
+    fn failed(&self, original: Option<SocketAddr>, error: &ConnectionError) {
+        tracing::debug!(?original, %error, "Outbound connection failed");
+        let metrics = &self.outbound.metrics;
+        metrics.connection_failed(error.label(), original);
+    }
+
+    /// Where a connection was going.
+    fn target(
+        &self,
+        stream: &TcpStream,
+        client: SocketAddr,
+        via: Via,
+    ) -> Result<(Target, Option<SocketAddr>), ConnectionError> {
+        if let Via::Explicit(target) = via {
+            return Ok((target, None));
+        }
+        let original =
+            listen::original_destination(stream, client).map_err(ConnectionError::NoOriginal)?;
+        if self.outbound.settings.is_own(original) {
+            return Err(ConnectionError::Loop(original));
+        }
+        Ok((Target::Addr(original), Some(original)))
     }
 
     /// A connection's life.
     async fn serve(
         self: &Arc<Self>,
         stream: TcpStream,
-        destination: &Arc<Destination>,
+        target: Target,
+        original: Option<SocketAddr>,
     ) -> Result<(), ConnectionError> {
-        let is_known = destination
-            .ready(self.outbound.settings.discovery_wait)
-            .await;
-        if !is_known {
-            tracing::info!(
-                destination = destination.name(),
-                "The control plane has not answered in time"
-            );
-        }
+        let settings = &self.outbound.settings;
+        let lookup = self.outbound.store.lookup(&target);
+        lookup.ready(settings.discovery_wait).await;
+        let source = self.source(original);
         let mut io = Io::tcp(stream, BytesMut::new());
-        io.meter(self.source.meter());
-        let _open = self.source.open();
-        let version = if destination.current().is_opaque {
-            None
-        } else {
-            self.detect(&mut io).await?
+        io.meter(source.meter());
+        let _open = source.open();
+        let connection = Connection::new(self.clone(), lookup);
+        let plan = connection.plan();
+        self.outbound
+            .metrics
+            .connection(plan.how.label(), &plan.parent);
+        let (version, streams) = match &plan.how {
+            _ if settings.ingress_mode => {
+                let version = connection
+                    .detect(&mut io, &plan, settings.detect_timeout)
+                    .await?;
+                (version, plan.streams())
+            }
+            How::Detect(limit, _, _, streams) => (
+                connection.detect(&mut io, &plan, *limit).await?,
+                Some(streams),
+            ),
+            How::Invalid => {
+                let limit = settings.detect_timeout;
+                (connection.detect(&mut io, &plan, limit).await?, None)
+            }
+            How::Http1(_) => (Some(detect::Http::Http1), None),
+            How::Http2(_) => (Some(detect::Http::Http2), None),
+            How::Opaque(streams) => (None, Some(streams)),
+            How::Tls(streams) => {
+                let sni = self.server_name(&mut io).await?;
+                return stream::serve(connection, io, &plan, streams, Some(&sni)).await;
+            }
         };
-        match version {
-            Some(version) => http::serve(self, destination.clone(), io, version).await,
-            None => self.opaque(io, destination, is_known).await,
+        if let Some(version) = version {
+            drop(plan);
+            return Box::pin(http::serve(connection, io, version)).await;
         }
+        if !plan.is_known() {
+            return Err(ConnectionError::Unknown(target.to_string()));
+        }
+        let streams = streams.ok_or(ConnectionError::Refused(
+            "the control plane's policy cannot be used",
+        ))?;
+        stream::serve(connection.clone(), io, &plan, streams, None).await
     }
 
-    async fn detect(&self, io: &mut Io) -> Result<Option<detect::Http>, ConnectionError> {
+    /// The server name that a client asks for in the TLS of its own.
+    async fn server_name(&self, io: &mut Io) -> Result<Box<str>, ConnectionError> {
         let mut read = BytesMut::new();
         let limit = self.outbound.settings.detect_timeout;
-        let detected = tokio::time::timeout(limit, detect::http(io, &mut read)).await;
+        let sniffed = tokio::time::timeout(limit, linkerd_tls::sniff(io, &mut read)).await;
         io.replay(read);
-        match detected {
-            Ok(Ok(detect::Detected::Http(version))) => Ok(Some(version)),
-            Ok(Ok(detect::Detected::Eof)) => {
-                Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
-            }
-            Ok(Ok(detect::Detected::NotHttp)) | Err(_) => Ok(None),
+        match sniffed {
+            Ok(Ok(Sniffed::Tls { sni: Some(sni) })) => Ok(sni),
+            Ok(Ok(_)) => Err(ConnectionError::Refused("Could not find SNI")),
             Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(ConnectionError::Refused("SNI detection timed out")),
         }
     }
 
-    /// Relays bytes to the first endpoint that can be connected to.
-    async fn opaque(
+    /// The `tcp_*` series of connections to one destination.
+    fn source(&self, original: Option<SocketAddr>) -> Arc<Transport> {
+        let mut sources = lock(&self.sources);
+        if let Some(source) = sources.get(&original) {
+            return source.clone();
+        }
+        if sources.len() >= MAX_SOURCES {
+            sources.clear();
+        }
+        let labels = labels::source(original);
+        let source = Arc::new(self.outbound.metrics.tcp.transport_of(labels));
+        sources.insert(original, source.clone());
+        source
+    }
+
+    /// This worker's way to an endpoint.
+    fn remote(
         &self,
-        mut io: Io,
-        destination: &Destination,
-        is_known: bool,
-    ) -> Result<(), ConnectionError> {
-        let endpoints = destination.current().clone();
-        let mut last = None;
-        for endpoint in &endpoints.endpoints {
-            match self.client(endpoint, true).connect().await {
-                Ok((mut far, _open)) => {
-                    let mut drain = self.drain.clone();
-                    return tokio::select! {
-                        result = relay(&mut io, &mut far) => Ok(result?),
-                        () = drain.cut() => Ok(()),
-                    };
-                }
-                Err(error) => last = Some(error),
-            }
+        endpoint: &Arc<Endpoint>,
+        authority: Option<&str>,
+        carried: Carried,
+    ) -> Result<Arc<Remote>, Unusable> {
+        let key = (Arc::as_ptr(endpoint).addr(), carried);
+        if let Some(remote) = lock(&self.remotes).get(&key) {
+            return Ok(remote.clone());
         }
-        Err(match last {
-            Some(error) => error.into(),
-            None if !is_known => ConnectionError::Unknown(destination.name().to_owned()),
-            None => ConnectionError::NoEndpoints(destination.name().to_owned()),
-        })
+        let remote = Arc::new(Remote::new(self, endpoint, authority, carried)?);
+        lock(&self.remotes).insert(key, remote.clone());
+        Ok(remote)
     }
 
-    /// The client of an endpoint, shared by everything that this worker sends there.
-    fn client(&self, endpoint: &Endpoint, opaque: bool) -> Arc<Client> {
-        let direct = if opaque { endpoint.direct_port } else { None };
-        let address = match (direct, &endpoint.tls) {
-            (Some(port), Some(_)) => SocketAddr::new(endpoint.address.ip(), port),
-            _ => endpoint.address,
+    /// The connections that lead to one place, shared by everything that this worker sends there.
+    fn client(
+        &self,
+        dial: Dial,
+        endpoint: &Endpoint,
+        authority: Option<&str>,
+        is_local: bool,
+    ) -> Arc<Client> {
+        let mut clients = lock(&self.clients);
+        if let Some(client) = clients.get(&dial) {
+            return client.clone();
+        }
+        let labels = labels::endpoint(Some("dst"), authority, endpoint, &dial, is_local);
+        let locality = match endpoint.labels.get("zone_locality").map(String::as_str) {
+            Some(local) if local.eq_ignore_ascii_case("local") => "Local",
+            Some(remote) if remote.eq_ignore_ascii_case("remote") => "Remote",
+            _ => "Unknown",
         };
-        let mesh = endpoint.tls.as_ref().map(|(identity, server_name)| Mesh {
-            server_name: server_name.clone(),
-            identity: identity.clone(),
-            direct_to: direct.map(|_| TransportHeader {
-                port: endpoint.address.port(),
-                name: None,
-                protocol: None,
-            }),
-        });
-        let dial = Dial { address, mesh };
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = clients.entry(dial.clone()).or_insert_with(|| {
-            let labels = far_labels(&dial, endpoint, Some("dst"));
-            Arc::new(Client::new(
-                dial,
-                self.outbound.settings.client.clone(),
-                self.outbound.identity.clone(),
-                Arc::new(self.outbound.metrics.tcp.transport_of(labels)),
-            ))
-        });
-        client.clone()
+        let metrics = &self.outbound.metrics;
+        let transport = metrics
+            .tcp
+            .transport_of(labels)
+            .also(metrics.transfer(locality));
+        let client = Client::new(
+            dial.clone(),
+            self.outbound.settings.client.clone(),
+            self.outbound.identity.clone(),
+            Arc::new(transport),
+        );
+        let client = Arc::new(client.with_http2(endpoint.http2));
+        clients.insert(dial, client.clone());
+        client
     }
 
-    /// Endpoints in the order in which they are tried.
-    fn pick(&self, destination: &Destination) -> Vec<Endpoint> {
-        destination.current().endpoints.clone()
+    /// Policy on where this worker may send anything.
+    fn check(&self, plan: &Plan, remote: &Remote) -> Result<(), Failure> {
+        let address = remote.endpoint.address;
+        if self.outbound.settings.is_own(address) {
+            return Err(Failure::Loop(address));
+        }
+        if remote.is_local {
+            return Ok(());
+        }
+        self.outbound.check_mtls(plan, remote.identity(), address)
     }
 
-    /// Lets go of clients without connections. Runs for the worker's life.
+    /// An endpoint that could not be connected to, counted.
+    fn not_reached(&self, remote: &Remote, error: ClientError) -> Failure {
+        if let ClientError::Tls(_, error) = &error {
+            self.outbound.metrics.handshake_failed(error.reason());
+        }
+        Failure::Endpoint(remote.endpoint.address, error)
+    }
+
+    /// Lets go of connections and endpoints that are not used any more. Runs for the worker's life.
     pub(crate) async fn tidy(self: Arc<Self>) {
         let mut drain = self.drain.clone();
         let mut every = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
-                _ = every.tick() => {
-                    let now = Instant::now();
-                    let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-                    clients.retain(|_, client| client.expire(now) || Arc::strong_count(client) > 1);
-                }
-                () = drain.reached(crate::drain::Phase::Closing) => return,
+                _ = every.tick() => self.expire(),
+                () = drain.reached(Phase::Closing) => return,
             }
         }
     }
+
+    fn expire(&self) {
+        let mut remotes = lock(&self.remotes);
+        // What only this table still holds is no endpoint of anything any more.
+        let mut ways: HashMap<usize, usize> = HashMap::new();
+        for (endpoint, _) in remotes.keys() {
+            *ways.entry(*endpoint).or_default() += 1;
+        }
+        remotes.retain(|(endpoint, _), remote| {
+            let held = ways.get(endpoint).copied().unwrap_or_default();
+            Arc::strong_count(&remote.endpoint) > held || Arc::strong_count(remote) > 1
+        });
+        drop(remotes);
+        let now = Instant::now();
+        lock(&self.clients).retain(|_, client| client.expire(now) || Arc::strong_count(client) > 1);
+    }
 }
 
-/// The labels of an endpoint: of requests, and with `peer` of connections.
-fn far_labels(dial: &Dial, endpoint: &Endpoint, peer: Option<&'static str>) -> Labels {
-    let labels = Labels::new()
-        .with("direction", "outbound")
-        .with_some("peer", peer)
-        .with("target_addr", endpoint.address)
-        .with("target_ip", endpoint.address.ip())
-        .with("target_port", endpoint.address.port());
-    match &dial.mesh {
-        Some(mesh) => labels.with("tls", "true").with("server_id", &mesh.identity),
-        None => labels
-            .with("tls", "no_identity")
-            .with("no_tls_reason", "not_provided_by_service_discovery"),
-    }
+/// A lock whose holders cannot panic half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

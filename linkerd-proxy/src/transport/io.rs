@@ -40,6 +40,8 @@ enum Stream {
 pub(crate) struct Meter {
     pub(crate) read: Handle<Counter>,
     pub(crate) written: Handle<Counter>,
+    /// A second count of what is written and read.
+    pub(crate) also: Option<[Handle<Counter>; 2]>,
 }
 
 impl Io {
@@ -117,6 +119,9 @@ impl Io {
     fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let (Some(meter), Poll::Ready(Ok(n))) = (&self.meter, &result) {
             meter.written.add(*n as u64);
+            if let Some([written, _]) = &meter.also {
+                written.add(*n as u64);
+            }
         }
         result
     }
@@ -134,6 +139,9 @@ impl AsyncRead for Io {
         if n > 0 {
             if let Some(meter) = &self.meter {
                 meter.read.add(n as u64);
+                if let Some([_, read]) = &meter.also {
+                    read.add(n as u64);
+                }
             }
             if let Some(activity) = &self.watch {
                 activity.read();

@@ -100,8 +100,20 @@ pub static LABELS: &[Label] = &[
         "host that the request or connection was for; empty unless asked for",
     ),
     fixed("http_status", "HTTP status; empty on error"),
-    fixed("op", "`Send` or `Recv`"),
-    fixed("zone_locality", "`Local`, `Remote` or `Unknown`"),
+    fixed(
+        "op",
+        "what was done: `Send`, `Recv`; `Reset`, `Add`, `Remove`",
+    ),
+    fixed(
+        "zone_locality",
+        "whether the endpoint is in this workload's zone, as far as discovery says",
+    ),
+    fixed("endpoint_state", "`ready` or `pending`"),
+    fixed("fate", "what became of a request; a closed set"),
+    fixed("outcome", "`recovered` or `gave_up`"),
+    fixed("retry", "`true` for attempts after the first"),
+    mesh("logical", "name that the application used"),
+    mesh("concrete", "name that is balanced over"),
     mesh(
         "authz_group",
         "API group of the authorization, empty for a default",

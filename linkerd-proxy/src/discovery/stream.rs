@@ -1,0 +1,127 @@
+//! Streams of the control plane's answers: followed one at a time, within limits, and opened again for ever.
+
+use super::{backoff::Pauses, client::ControlClient};
+use crate::config::StreamLimits;
+use std::{fmt, future::Future, time::Duration};
+use tokio::time::Instant;
+use tonic::{Code, Response, Status, Streaming, metadata::MetadataMap};
+
+/// Longest pause before a stream is opened again while the control plane answers: it costs the controller a frame,
+/// and requests wait for what it says.
+const STREAM_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a stream is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The controller ended it, or said why not.
+    Status(Status),
+    /// A limit of ours: no first message, silence, or age.
+    Limit(&'static str),
+}
+
+impl End {
+    /// The controller's answer, if it refused the question for good or for now.
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Status(status) => Some(status.code()),
+            Self::Limit(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{:?}: {}", status.code(), status.message()),
+            Self::Limit(limit) => f.write_str(limit),
+        }
+    }
+}
+
+/// Who listens to a stream.
+pub(super) trait Listener<M> {
+    /// It was opened. What it said before is not in it.
+    fn opened(&mut self, metadata: &MetadataMap);
+    /// A message came.
+    fn message(&mut self, message: M);
+    /// It is over. Tells whether it is worth opening again.
+    fn ended(&mut self, end: &End) -> bool;
+}
+
+/// Follows a stream for as long as its listener wants: `open` is called for each.
+pub(super) async fn follow<M, F>(
+    client: ControlClient,
+    limits: StreamLimits,
+    mut open: impl FnMut(ControlClient) -> F,
+    mut listener: impl Listener<M>,
+) where
+    M: prost::Message + Default + 'static,
+    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+{
+    let mut pauses = Pauses::new(client.backoff());
+    loop {
+        client.connected().await;
+        let end = one(limits, open(client.clone()), &mut listener, &mut pauses).await;
+        let failure = match &end {
+            End::Status(_) => "status",
+            End::Limit(_) => "timeout",
+        };
+        client.metrics().failure(failure);
+        if !listener.ended(&end) {
+            return;
+        }
+        let cap = match end.code() {
+            // The controller asks for less.
+            Some(Code::ResourceExhausted | Code::OutOfRange) => Duration::MAX,
+            _ => STREAM_PAUSE,
+        };
+        tokio::time::sleep(pauses.next(cap)).await;
+    }
+}
+
+/// One stream, from its opening to its end.
+async fn one<M, F>(
+    limits: StreamLimits,
+    open: F,
+    listener: &mut impl Listener<M>,
+    pauses: &mut Pauses,
+) -> End
+where
+    M: prost::Message + Default + 'static,
+    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+{
+    let opened = Instant::now();
+    let first = deadline(opened, limits.initial);
+    let oldest = deadline(opened, limits.lifetime);
+    let mut until = first.min(oldest);
+    let mut messages = match tokio::time::timeout_at(first, open).await {
+        Ok(Ok(response)) => {
+            listener.opened(response.metadata());
+            response.into_inner()
+        }
+        Ok(Err(status)) => return End::Status(status),
+        Err(_) => return End::Limit("no answer in time"),
+    };
+    let mut is_live = false;
+    loop {
+        match tokio::time::timeout_at(until, messages.message()).await {
+            Ok(Ok(Some(message))) => {
+                pauses.reset();
+                listener.message(message);
+            }
+            Ok(Ok(None)) => return End::Status(Status::unavailable("the stream ended")),
+            Ok(Err(status)) => return End::Status(status),
+            Err(_) if until == oldest => return End::Limit("the stream is old"),
+            Err(_) if !is_live => return End::Limit("no first message in time"),
+            Err(_) => return End::Limit("the stream was silent"),
+        }
+        is_live = true;
+        until = deadline(Instant::now(), limits.idle).min(oldest);
+    }
+}
+
+pub(super) fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
+    // Thirty years stand for ever.
+    let limit = limit.unwrap_or(Duration::from_secs(30 * 365 * 86_400));
+    from.checked_add(limit).unwrap_or(from)
+}

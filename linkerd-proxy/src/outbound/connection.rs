@@ -1,0 +1,145 @@
+//! One accepted connection of an application, shared by its requests.
+
+use super::{ConnectionError, Worker, failure::Failure, plan::Plan};
+use crate::{
+    discovery::outbound::{Lookup, Source, Target},
+    transport::{Io, detect},
+};
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use http::{Request, uri::Authority};
+use hyper::body::Incoming;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// The header by which a client names the destination of a request, in ingress mode.
+const OVERRIDE: &str = "l5d-dst-override";
+
+/// A connection, and where it goes.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) worker: Arc<Worker>,
+    pub(super) lookup: Arc<Lookup>,
+    plan: ArcSwap<Plan>,
+    close: Notify,
+}
+
+impl Connection {
+    pub(super) fn new(worker: Arc<Worker>, lookup: Arc<Lookup>) -> Arc<Self> {
+        let plan = worker.outbound.plan(&lookup);
+        Arc::new(Self {
+            worker,
+            lookup,
+            plan: ArcSwap::new(plan),
+            close: Notify::new(),
+        })
+    }
+
+    /// The destination as it is known at this moment.
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        let plan = self.plan.load();
+        if Arc::ptr_eq(&plan.known, &self.lookup.current()) {
+            return Arc::clone(&plan);
+        }
+        let plan = self.worker.outbound.plan(&self.lookup);
+        self.plan.store(plan.clone());
+        plan
+    }
+
+    /// Where a request goes: where the connection does, or in ingress mode where the request says.
+    pub(super) async fn destination(
+        &self,
+        request: &mut Request<Incoming>,
+    ) -> Result<Arc<Plan>, Failure> {
+        if !self.worker.outbound.settings.ingress_mode {
+            let plan = self.plan();
+            if plan.is_known() {
+                return Ok(plan);
+            }
+            return self.known(&self.lookup).await;
+        }
+        let Some(name) = request.headers_mut().remove(OVERRIDE) else {
+            return self.known(&self.lookup).await;
+        };
+        // What is no name at all is as if it were not there.
+        let Ok(name) = Authority::try_from(name.as_bytes()) else {
+            return self.known(&self.lookup).await;
+        };
+        let host = name.host().trim_start_matches('[').trim_end_matches(']');
+        if host.parse::<std::net::IpAddr>().is_ok() || name.as_str().contains('@') {
+            return Err(Failure::BadRequest(
+                "l5d-dst-override is not a valid host:port",
+            ));
+        }
+        let target = Target::Name(format!(
+            "{}:{}",
+            name.host().to_ascii_lowercase(),
+            name.port_u16().unwrap_or(80)
+        ));
+        self.known(&self.worker.outbound.store.lookup(&target))
+            .await
+    }
+
+    /// A destination, once something is known of it; within the configured time.
+    async fn known(&self, lookup: &Arc<Lookup>) -> Result<Arc<Plan>, Failure> {
+        let outbound = &self.worker.outbound;
+        if !lookup.ready(outbound.settings.discovery_wait).await {
+            return Err(Failure::Unknown(lookup.target().to_string()));
+        }
+        Ok(outbound.plan(lookup))
+    }
+
+    /// Finds out whether HTTP is spoken. `None`: it is not.
+    pub(super) async fn detect(
+        &self,
+        io: &mut Io,
+        plan: &Plan,
+        limit: Duration,
+    ) -> Result<Option<detect::Http>, ConnectionError> {
+        let started = Instant::now();
+        let mut read = BytesMut::new();
+        let detected = tokio::time::timeout(limit, detect::http(io, &mut read)).await;
+        io.replay(read);
+        let counts = &plan.detection;
+        let (count, result) = match detected {
+            Ok(Ok(detect::Detected::Http(version))) => {
+                let count = match version {
+                    detect::Http::Http1 => &counts.http1,
+                    detect::Http::Http2 => &counts.http2,
+                };
+                (count, Ok(Some(version)))
+            }
+            Ok(Ok(detect::Detected::NotHttp)) => (&counts.not_http, Ok(None)),
+            Ok(Ok(detect::Detected::Eof)) => {
+                let error = "socket closed before protocol detection";
+                let error = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, error);
+                (&counts.error, Err(error.into()))
+            }
+            Ok(Err(error)) => (&counts.error, Err(error.into())),
+            Err(_) => (&counts.read_timeout, Ok(None)),
+        };
+        count.inc();
+        counts.duration.observe(started.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Ends the application's connection after what is in flight.
+    pub(super) fn close(&self) {
+        self.close.notify_one();
+    }
+
+    /// Completes when the connection is to end.
+    pub(super) async fn closing(&self) {
+        self.close.notified().await;
+    }
+}
+
+impl Plan {
+    /// Whether the control plane, or the configured fallback, has said what the destination is.
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(self.known.source, Source::Unknown)
+    }
+}

@@ -1,0 +1,459 @@
+//! One request's life on the outbound side.
+//!
+//! [`answer`] is that life. Steps that may end it give a [`Failure`]; what wraps a response (its record) is in the body.
+//!
+//! | step | may end the request with |
+//! |---|---|
+//! | limit in flight | 503 |
+//! | name: one authority, a clean target | 400 |
+//! | destination: the connection's, or by name in ingress mode | 504 |
+//! | route: the rule that takes it | 404 |
+//! | limits and retries, of the rule and of `l5d-*` headers | – |
+//! | attempt: filters, backend, endpoint, mutual TLS, connection, response | redirect, 5xx |
+//! | retry: a condition, a body that can be sent again, the budget | – |
+//! | record | – |
+
+use super::{
+    attempt::{self, Attempted, Sent},
+    connection::Connection,
+    failure::{Asked, Failure},
+    limits::{Expired, Limits},
+    plan::{How, HttpPlan, Plan},
+    record::{Record, Whole},
+    retry::{self, End, Reason, Suppressed},
+    route::Rule,
+    upload::Upload,
+};
+use crate::{
+    activity::InFlight,
+    drain::Phase,
+    http::{
+        body::Body,
+        outcome::{Break, Ending, GrpcStatus, Outcome},
+        request::{self as shape, Form},
+    },
+    telemetry::trace::Described,
+};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Authority};
+use hyper::body::Incoming;
+use linkerd_policy::{RequestView, decide::Matched, filters::Stop, outbound::Ref};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// A failure, and how far the request had come.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    /// Where it failed, for texts.
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    rule: Option<Arc<Rule>>,
+    backend: Option<Ref>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(rule) = &self.rule else {
+            return Ok(());
+        };
+        f.write_str(&rule.place)?;
+        match &self.backend {
+            Some(backend) => write!(f, ": backend {backend}: {backend}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<F: Into<Failure>> From<F> for Failed {
+    fn from(failure: F) -> Self {
+        Self {
+            failure: failure.into(),
+            place: Place::default(),
+        }
+    }
+}
+
+/// A request's life, with failures turned into answers.
+pub(super) async fn answer(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    in_flight: InFlight,
+) -> Response<Body> {
+    let arrived = Instant::now();
+    let wire = request.version();
+    let form = form(&request);
+    let outbound = &connection.worker.outbound;
+    let asked = Asked::new(&form, wire, &outbound.settings);
+    let mut response = match self::request(&connection, request, form, arrived).await {
+        Ok(response) => response,
+        Err(Failed { failure, place }) => {
+            let row = failure.row();
+            if let Some(error) = row.error {
+                outbound.metrics.request_failed(error);
+            }
+            tracing::debug!(destination = %connection.lookup.target(), %place, ?failure, "Request failed");
+            if asked.close_on_error && failure.is_connection_ending() {
+                connection.close();
+            }
+            failure.answer(&asked, &place.to_string())
+        }
+    };
+    *response.version_mut() = wire;
+    if wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| body.holding(in_flight))
+}
+
+fn form(request: &Request<Incoming>) -> Form {
+    let is_http2 = request.version() == Version::HTTP_2;
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    Form {
+        carried: None,
+        absolute: !is_http2 && request.uri().scheme().is_some(),
+        grpc: is_http2 && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+    }
+}
+
+/// A request's life.
+async fn request(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    form: Form,
+    arrived: Instant,
+) -> Result<Response<Body>, Failed> {
+    let outbound = &connection.worker.outbound;
+    let Some(_waiting) = outbound.requests.enter() else {
+        outbound.metrics.refused("in_flight");
+        return Err(Failure::Overloaded.into());
+    };
+    request.headers_mut().remove(shape::ORIG_PROTO);
+    let required = request
+        .headers_mut()
+        .remove("l5d-require-id")
+        .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let authority = shape::name(&mut request)?;
+    let tracer = outbound.tracer.as_ref();
+    let mut traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
+    let span = traced.as_mut().zip(tracer).and_then(|(traced, tracer)| {
+        let described = Described {
+            method: request.method(),
+            uri: request.uri(),
+            authority: authority.as_ref().map(Authority::as_str),
+            headers: request.headers(),
+        };
+        tracer.server(traced, &described, connection.lookup.target().address())
+    });
+    let plan = connection.destination(&mut request).await?;
+    let (rule, matched) = route(&plan, &request, authority.as_ref())?;
+    let mut timeouts = rule.timeouts;
+    let mut retry = rule.retry.clone();
+    retry::headers::take(
+        request.headers_mut(),
+        rule.allow_headers,
+        &mut timeouts,
+        &mut retry,
+    );
+    let profile_timeout = rule.profile.as_ref().and_then(|profile| profile.timeout);
+    let exchange = Exchange {
+        connection,
+        limits: Limits::new(&timeouts, arrived).with_profile(profile_timeout, arrived),
+        sent: Sent::new(&mut request, form, authority, required, traced),
+        plan,
+        rule,
+        matched,
+        retry,
+    };
+    let max_body = exchange.retry.as_ref().map(|retry| retry.max_request_bytes);
+    let (head, body) = request.into_parts();
+    let upload = Upload::new(head, body, max_body);
+    let response = exchange.run(upload, arrived).await?;
+    if let Some(span) = span {
+        span.end(response.status());
+    }
+    Ok(response)
+}
+
+/// The rule that takes a request.
+fn route(
+    plan: &Plan,
+    request: &Request<Incoming>,
+    authority: Option<&Authority>,
+) -> Result<(Arc<Rule>, Option<Matched>), Failure> {
+    let http: &HttpPlan = match (&plan.how, request.version()) {
+        (How::Detect(_, _, http2, _), Version::HTTP_2) => http2,
+        (How::Detect(_, http1, _, _), _) => http1,
+        (How::Http1(http) | How::Http2(http), _) => http,
+        (How::Invalid, _) => return Err(Failure::InvalidPolicy),
+        (How::Opaque(_) | How::Tls(_), _) => return Err(Failure::NotHttp),
+    };
+    let view = RequestView {
+        method: request.method(),
+        authority: authority.map(Authority::as_str),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    };
+    let (rule, matched) = http.find(&view).ok_or(Failure::NoRoute)?;
+    Ok((rule.clone(), matched))
+}
+
+/// A request on its way, with all its attempts.
+pub(super) struct Exchange<'c> {
+    pub(super) connection: &'c Arc<Connection>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) rule: Arc<Rule>,
+    pub(super) matched: Option<Matched>,
+    pub(super) sent: Sent,
+    pub(super) limits: Limits,
+    retry: Option<retry::Params>,
+}
+
+/// What came of an attempt, before it is decided whether another follows.
+enum Verdict {
+    /// It is the answer.
+    Final,
+    /// Another attempt might do better.
+    Retry(Reason, Option<Duration>),
+}
+
+impl Exchange<'_> {
+    /// Attempts until one is the answer.
+    async fn run(mut self, mut upload: Upload, arrived: Instant) -> Result<Response<Body>, Failed> {
+        let mut journal = self.rule.retries.begin(arrived);
+        let mut avoid = None;
+        let mut attempts = 0u16;
+        loop {
+            let may_follow = self.may_follow(attempts);
+            self.limits.head = self
+                .retry
+                .as_ref()
+                .filter(|_| may_follow)
+                .and_then(|retry| retry.timeout);
+            journal.attempt();
+            let attempted = self.attempt(&mut upload, avoid, attempts > 0).await;
+            attempts = attempts.saturating_add(1);
+            match attempted {
+                Ok(mut attempted) => {
+                    let verdict = self.judge(&mut attempted).await;
+                    if let Verdict::Retry(reason, hint) = verdict {
+                        match self.retry(attempts, reason, &upload, hint) {
+                            Ok(pause) => {
+                                avoid = Some(attempted.remote_address());
+                                attempted.discard();
+                                journal.retried(reason);
+                                tokio::time::sleep(pause).await;
+                                continue;
+                            }
+                            Err(why) => journal.suppressed(why),
+                        }
+                    } else if attempts == 1 {
+                        self.rule.budget.deposit(Instant::now());
+                    }
+                    return Ok(self.respond(attempted, journal, arrived));
+                }
+                Err(attempt::Failed {
+                    failure,
+                    backend,
+                    endpoint,
+                    is_unprocessed,
+                }) => {
+                    if let Some(reason) = self.reason(&failure, is_unprocessed) {
+                        match self.retry(attempts, reason, &upload, None) {
+                            Ok(pause) => {
+                                avoid = endpoint;
+                                journal.retried(reason);
+                                tokio::time::sleep(pause).await;
+                                continue;
+                            }
+                            Err(why) => journal.suppressed(why),
+                        }
+                    }
+                    let end = match &failure {
+                        Failure::Expired(_) => End::TimedOut,
+                        Failure::NoBackend | Failure::Unready(super::balance::Unready::Shed(_)) => {
+                            End::Shed
+                        }
+                        Failure::Stopped(_) => End::Success,
+                        _ => End::Error,
+                    };
+                    journal.finish(end);
+                    return Err(self.over(failure, backend, arrived));
+                }
+            }
+        }
+    }
+
+    fn may_follow(&self, attempts: u16) -> bool {
+        self.retry
+            .as_ref()
+            .is_some_and(|retry| attempts < retry.max_retries)
+    }
+
+    /// Whether a response calls for another attempt.
+    async fn judge(&self, attempted: &mut Attempted) -> Verdict {
+        let Some(retry) = &self.retry else {
+            return Verdict::Final;
+        };
+        if attempted.is_tunnel() {
+            return Verdict::Final;
+        }
+        let hint = retry
+            .respects_hints()
+            .then(|| super::record::retry_after(attempted.response.headers()))
+            .flatten();
+        let status = attempted.response.status();
+        if let Some(profile) = &self.rule.profile {
+            let outcome = Outcome::by_status(status);
+            let is_failure = profile.is_retryable && !self.rule.is_success(outcome);
+            return if is_failure {
+                Verdict::Retry(Reason::status(status), hint)
+            } else {
+                Verdict::Final
+            };
+        }
+        if retry.is_status(status) {
+            return Verdict::Retry(Reason::status(status), hint);
+        }
+        if !self.sent.form.grpc || retry.conditions.grpc.is_empty() {
+            return Verdict::Final;
+        }
+        match attempted.grpc_status().await {
+            Some(code) if retry.is_grpc(code) => Verdict::Retry(Reason::Grpc(code), hint),
+            _ => Verdict::Final,
+        }
+    }
+
+    /// Why a failed attempt calls for another.
+    fn reason(&self, failure: &Failure, is_unprocessed: bool) -> Option<Reason> {
+        if is_unprocessed {
+            return Some(Reason::Refused);
+        }
+        let retry = self.retry.as_ref()?;
+        match failure {
+            Failure::Expired(Expired::Head(_)) => Some(Reason::Timeout),
+            Failure::Unready(super::balance::Unready::FailFast(_)) => Some(Reason::FailFast),
+            Failure::Endpoint(..) => {
+                let row = failure.row();
+                let is_grpc = self.sent.form.grpc && retry.is_grpc(row.grpc);
+                (is_grpc || retry.is_status(row.http)).then_some(Reason::Connection)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether another attempt follows the one that ended for `reason`, and after which pause.
+    fn retry(
+        &self,
+        attempts: u16,
+        reason: Reason,
+        upload: &Upload,
+        hint: Option<Duration>,
+    ) -> Result<Duration, Suppressed> {
+        // What the endpoint did not begin to work on may be sent again without being asked to, a few times.
+        const SAFE: u16 = 2;
+        let limit = match &self.retry {
+            Some(_) if self.rule.profile.is_some() => u16::MAX,
+            Some(retry) => retry.max_retries,
+            None if reason == Reason::Refused => SAFE,
+            None => 0,
+        };
+        let limit = if reason == Reason::Refused {
+            limit.max(SAFE)
+        } else {
+            limit
+        };
+        if attempts > limit {
+            return Err(Suppressed::Limit);
+        }
+        upload.can_be_sent_again()?;
+        let now = Instant::now();
+        let pause = self
+            .retry
+            .as_ref()
+            .map_or(Duration::ZERO, |retry| retry.pause(attempts, hint));
+        if self.limits.left(now).is_some_and(|left| left <= pause) {
+            return Err(Suppressed::Deadline);
+        }
+        // An answer is worth more than none: without a backend that might do better it is kept.
+        if self.rule.choice.choose(now, attempt::roll).is_none() {
+            return Err(Suppressed::Shed);
+        }
+        if !self.rule.budget.withdraw(now) {
+            return Err(Suppressed::Budget);
+        }
+        Ok(pause)
+    }
+
+    /// The answer of the last attempt, recorded.
+    fn respond(
+        &self,
+        attempted: Attempted,
+        journal: retry::Journal,
+        arrived: Instant,
+    ) -> Response<Body> {
+        let whole = Whole::new(self.rule.clone(), arrived, journal);
+        let in_proxy = arrived.elapsed().saturating_sub(attempted.waited);
+        self.rule
+            .handles
+            .proxy_duration
+            .observe(in_proxy.as_secs_f64());
+        let is_informational = self.connection.worker.outbound.settings.informational;
+        let watch = self.limits.clone().watch(attempted.ended.clone());
+        let Attempted {
+            response, attempt, ..
+        } = attempted;
+        let record = Record::new(attempt, whole, watch, is_informational);
+        response.map(|body| body.recorded_outbound(record))
+    }
+
+    /// A request that ends with a failure, counted for its route.
+    fn over(&self, failure: Failure, backend: Option<Ref>, arrived: Instant) -> Failed {
+        let row = failure.row();
+        let grpc = self.sent.form.grpc.then_some(GrpcStatus::Code(row.grpc));
+        let status = if self.sent.form.grpc {
+            StatusCode::OK
+        } else {
+            row.http
+        };
+        let ending = match &failure {
+            Failure::Stopped(Stop::Redirect { .. } | Stop::Failure { .. })
+            | Failure::Endpoint(..) => Ending::Whole,
+            Failure::Expired(expired) => Ending::Broken(Break::Timeout(expired.label())),
+            Failure::Unready(super::balance::Unready::FailFast(_)) => {
+                Ending::Broken(Break::Refused("FAIL_FAST"))
+            }
+            Failure::NoBackend | Failure::Unready(_) => Ending::Broken(Break::Refused("LOAD_SHED")),
+            _ => Ending::Broken(Break::Unknown),
+        };
+        let outcome = Outcome {
+            status,
+            grpc,
+            ending,
+        };
+        self.rule
+            .handles
+            .duration
+            .observe(arrived.elapsed().as_secs_f64());
+        self.rule.handles.ended(outcome);
+        if let Some(profile) = &self.rule.profile {
+            profile
+                .handles
+                .ended(outcome, self.rule.is_success(outcome));
+        }
+        Failed {
+            failure,
+            place: Place {
+                rule: Some(self.rule.clone()),
+                backend,
+            },
+        }
+    }
+}
