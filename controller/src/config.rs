@@ -98,6 +98,12 @@ pub struct Flags {
         default_value = "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8,127.0.0.0/8"
     )]
     pub cluster_networks: Vec<IpNet>,
+    /// Lets clients set timeouts and retries by l5d-* request headers, on routes.
+    #[arg(long)]
+    pub allow_l5d_request_headers: bool,
+    /// Namespace whose EgressNetworks are for all clients.
+    #[arg(long, default_value = "linkerd-egress")]
+    pub global_egress_network_namespace: String,
     /// Networks that probes come from.
     #[arg(long, value_delimiter = ',', default_value = "0.0.0.0/0,::/0")]
     pub probe_networks: Vec<IpNet>,
@@ -145,6 +151,8 @@ impl From<Flags> for Config {
                 trust_domain: flags.identity_trust_domain,
                 cluster_domain: flags.cluster_domain,
                 cluster_networks: flags.cluster_networks,
+                allow_l5d_request_headers: flags.allow_l5d_request_headers,
+                global_egress_namespace: flags.global_egress_network_namespace,
                 probe_networks: flags.probe_networks,
                 default_policy: flags.default_policy,
                 default_opaque_ports: flags.default_opaque_ports,

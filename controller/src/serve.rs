@@ -4,7 +4,8 @@ use crate::{
     Config, admin,
     authority::{Authority, AuthorityError},
     grpc::{
-        Shared, destination::Destinations, identity::Certifier, policy::Policies, streams::Streams,
+        Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
+        policy::Policies, streams::Streams,
     },
     listen::{self, connections},
     metrics::{ControllerMetrics, Shown},
@@ -17,6 +18,7 @@ use linkerd_tls::LocalIdentity;
 use linkerd2_proxy_api::{
     destination::destination_server::DestinationServer, identity::identity_server::IdentityServer,
     inbound::inbound_server_policies_server::InboundServerPoliciesServer,
+    outbound::outbound_policies_server::OutboundPoliciesServer,
 };
 use std::{
     collections::BTreeSet, future::Future, io, io::IsTerminal as _, net::SocketAddr,
@@ -239,6 +241,8 @@ fn services(
     };
     let policies = InboundServerPoliciesServer::new(Policies(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
+    let outbound = OutboundPoliciesServer::new(Outbound(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
     let destinations =
         DestinationServer::new(Destinations(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
     let certifier = IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE);
@@ -251,6 +255,7 @@ fn services(
         tokio::try_join!(
             server()
                 .add_service(policies)
+                .add_service(outbound)
                 .serve_with_incoming_shutdown(policy, ended()),
             server()
                 .add_service(destinations)

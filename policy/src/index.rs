@@ -7,13 +7,16 @@
 pub(crate) mod authorizations;
 mod endpoints;
 pub(crate) mod inbound;
+mod outbound;
 pub(crate) mod probes;
+mod profile;
 pub(crate) mod routes;
 pub(crate) mod status;
 pub(crate) mod workload;
 
 pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Endpoint, EndpointIdentity};
+pub use outbound::{MtlsRequirement, OutboundTarget};
 pub use status::{Parent, RouteStatus};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 
@@ -21,9 +24,9 @@ use crate::{
     default_policy::DefaultPolicy,
     ports::PortSet,
     resource::{
-        AuthorizationPolicy, GrpcRoute, HttpLocalRateLimitPolicy, HttpRoute, Key,
+        AuthorizationPolicy, EgressNetwork, GrpcRoute, HttpLocalRateLimitPolicy, HttpRoute, Key,
         MeshTlsAuthentication, NetworkAuthentication, Resource, RouteGroup, Server,
-        ServerAuthorization, Service, StringMap,
+        ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute, TlsRoute, TrafficSplit,
     },
 };
 use ipnet::IpNet;
@@ -37,6 +40,10 @@ pub mod annotations {
     pub const OPAQUE_PORTS: &str = "config.linkerd.io/opaque-ports";
     /// Ports whose default policy asks for an identity.
     pub const REQUIRE_IDENTITY: &str = "config.linkerd.io/proxy-require-identity-inbound-ports";
+    /// Whether traffic to a Service may leave in plaintext: `required` or `preferred`. Service or Namespace.
+    pub const OUTBOUND_MTLS: &str = "policy.linkerd.io/outbound-mtls";
+    /// Identities that the servers of a Service may have, separated by commas. Service or Namespace.
+    pub const OUTBOUND_SERVER_IDENTITIES: &str = "policy.linkerd.io/outbound-server-identities";
     /// Ports that do not pass the proxy.
     pub const SKIP_INBOUND_PORTS: &str = "config.linkerd.io/skip-inbound-ports";
     /// `disabled` takes away the probe routes.
@@ -56,6 +63,10 @@ pub struct Cluster {
     pub cluster_networks: Vec<IpNet>,
     /// Where probes come from; none = no probe routes.
     pub probe_networks: Vec<IpNet>,
+    /// Clients may set timeouts and retries by `l5d-*` headers.
+    pub allow_l5d_request_headers: bool,
+    /// Namespace of EgressNetworks that are for all clients.
+    pub global_egress_namespace: String,
     /// Default policy of workloads that name none.
     pub default_policy: DefaultPolicy,
     /// Ports that are opaque where a workload declares them and says nothing else.
@@ -78,6 +89,8 @@ impl Default for Cluster {
                 "fd00::/8",
             ]),
             probe_networks: nets(&["0.0.0.0/0", "::/0"]),
+            allow_l5d_request_headers: false,
+            global_egress_namespace: "linkerd-egress".to_owned(),
             default_policy: DefaultPolicy::AllUnauthenticated,
             default_opaque_ports: [25, 587, 3306, 4444, 5432, 6379, 9300, 11211]
                 .into_iter()
@@ -116,6 +129,11 @@ pub(crate) struct Scope {
     pub(crate) http_routes: BTreeMap<(RouteGroup, String), HttpRoute>,
     pub(crate) grpc_routes: BTreeMap<String, GrpcRoute>,
     pub(crate) rate_limits: BTreeMap<String, HttpLocalRateLimitPolicy>,
+    pub(crate) tcp_routes: BTreeMap<String, TcpRoute>,
+    pub(crate) tls_routes: BTreeMap<String, TlsRoute>,
+    pub(crate) egress_networks: BTreeMap<String, EgressNetwork>,
+    pub(crate) profiles: BTreeMap<String, ServiceProfile>,
+    pub(crate) splits: BTreeMap<String, TrafficSplit>,
 }
 
 impl Scope {
@@ -182,6 +200,11 @@ impl Index {
             Resource::HttpRoute(r) => drop(scope.http_routes.insert((r.group, name), r)),
             Resource::GrpcRoute(r) => drop(scope.grpc_routes.insert(name, r)),
             Resource::HttpLocalRateLimitPolicy(r) => drop(scope.rate_limits.insert(name, r)),
+            Resource::TcpRoute(r) => drop(scope.tcp_routes.insert(name, r)),
+            Resource::TlsRoute(r) => drop(scope.tls_routes.insert(name, r)),
+            Resource::EgressNetwork(r) => drop(scope.egress_networks.insert(name, r)),
+            Resource::ServiceProfile(r) => drop(scope.profiles.insert(name, r)),
+            Resource::TrafficSplit(r) => drop(scope.splits.insert(name, r)),
             Resource::Other { .. } => {}
         }
     }
@@ -210,6 +233,11 @@ impl Index {
             (_, "NetworkAuthentication") => drop(scope.networks.remove(name)),
             (_, "HTTPLocalRateLimitPolicy") => drop(scope.rate_limits.remove(name)),
             (_, "GRPCRoute") => drop(scope.grpc_routes.remove(name)),
+            (_, "TCPRoute") => drop(scope.tcp_routes.remove(name)),
+            (_, "TLSRoute") => drop(scope.tls_routes.remove(name)),
+            (_, "EgressNetwork") => drop(scope.egress_networks.remove(name)),
+            (_, "ServiceProfile") => drop(scope.profiles.remove(name)),
+            (_, "TrafficSplit") => drop(scope.splits.remove(name)),
             (group, "HTTPRoute") => {
                 let group = match group {
                     crate::resource::GATEWAY_GROUP => RouteGroup::Gateway,
@@ -268,6 +296,11 @@ impl Scope {
             && self.http_routes.is_empty()
             && self.grpc_routes.is_empty()
             && self.rate_limits.is_empty()
+            && self.tcp_routes.is_empty()
+            && self.tls_routes.is_empty()
+            && self.egress_networks.is_empty()
+            && self.profiles.is_empty()
+            && self.splits.is_empty()
     }
 
     pub(crate) fn workload(&self, workload: &WorkloadRef) -> Option<&Workload> {

@@ -6,6 +6,7 @@
 
 mod check;
 mod check_route;
+mod check_traffic;
 mod complain;
 mod kinds;
 mod split;
@@ -237,6 +238,16 @@ impl ManifestError {
             && self.name.as_deref() == Some(key.name.as_str())
             && (key.namespace.is_empty() || namespace == key.namespace)
     }
+}
+
+/// Seconds of a Go duration such as `1h2m3.5s`.
+pub(crate) fn go_duration_seconds(text: &str) -> Option<f64> {
+    check_route::go_duration(text)
+}
+
+/// The ends of a range of statuses, of which one may be absent.
+pub(crate) fn status_bounds(range: crate::resource::traffic::StatusRange) -> (u16, u16) {
+    check_traffic::bounds(range)
 }
 
 #[cfg(test)]

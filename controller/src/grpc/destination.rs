@@ -7,7 +7,10 @@ use super::{
     weighted::{address, weighted},
 };
 use crate::source::Snapshot;
-use linkerd_policy::index::{Endpoint, Index};
+use linkerd_policy::{
+    index::{Endpoint, Index},
+    proto::profile_to_api,
+};
 use linkerd2_proxy_api::{
     destination::{
         AddrSet, DestinationProfile, GetDestination, NoEndpoints, RetryBudget, Update,
@@ -145,7 +148,7 @@ fn profile(index: &Index, asked: &Asked, place: &Place) -> Result<DestinationPro
         Asked::Service(asked) if asked.instance.is_some() => {
             return instance_profile(index, asked, place);
         }
-        Asked::Service(asked) => return Ok(service_profile(index, asked)),
+        Asked::Service(asked) => return Ok(service_profile(index, asked, place)),
         Asked::Address(at) => at,
     };
     let ambiguous = |error: &dyn std::fmt::Display| Status::failed_precondition(error.to_string());
@@ -157,7 +160,7 @@ fn profile(index: &Index, asked: &Asked, place: &Place) -> Result<DestinationPro
             instance: None,
             port: at.port(),
         };
-        return Ok(service_profile(index, &asked));
+        return Ok(service_profile(index, &asked, place));
     }
     let endpoint = index.workload_by_ip(at.ip(), at.port());
     Ok(match endpoint.map_err(|error| ambiguous(&error))? {
@@ -199,11 +202,12 @@ fn instance_profile(
     }
 }
 
-/// A Service's profile; an empty one if it does not exist or does not declare the port.
+/// A Service's profile, as its ServiceProfile, its TrafficSplit and its annotations say; an empty one if the Service
+/// does not exist or does not declare the port.
 ///
 /// The peer fails a stream for an unknown Service with code Unknown. Here it stays open, so that a Service which
 /// appears later is known at once and its clients need not ask again and again.
-fn service_profile(index: &Index, asked: &path::Service) -> DestinationProfile {
+fn service_profile(index: &Index, asked: &path::Service, place: &Place) -> DestinationProfile {
     let Some(service) = index
         .service(&asked.namespace, &asked.name)
         .filter(|service| service.port(asked.port).is_some())
@@ -218,15 +222,12 @@ fn service_profile(index: &Index, asked: &path::Service) -> DestinationProfile {
         port: asked.port.into(),
         ..Resource::default()
     };
-    let domain = &index.cluster().cluster_domain;
+    let profile = index.service_profile(place.namespace(), service, asked.port);
     DestinationProfile {
-        fully_qualified_name: format!("{}.{}.svc.{domain}", asked.name, asked.namespace),
-        opaque_protocol: index.service_opaque_ports(service).contains(asked.port),
-        retry_budget: Some(default_budget()),
         parent_ref: Some(Metadata {
             kind: Some(metadata::Kind::Resource(resource)),
         }),
-        ..DestinationProfile::default()
+        ..profile_to_api(&profile)
     }
 }
 

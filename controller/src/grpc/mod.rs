@@ -1,10 +1,10 @@
-//! The three services. They stream what the current snapshot says and know nothing of files.
+//! The four services. They stream what the current snapshot says and know nothing of files.
 //!
 //! A stream holds one value: when a client is slow, it gets the newest one next, so no client grows the controller.
-//! Outbound policies will be a fourth service beside these, over the same [`watch_snapshots`].
 
 pub(crate) mod destination;
 pub(crate) mod identity;
+pub(crate) mod outbound;
 mod path;
 pub(crate) mod policy;
 pub(crate) mod streams;

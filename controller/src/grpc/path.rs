@@ -120,6 +120,7 @@ pub(super) fn shown(text: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) node: Option<String>,
+    namespace: String,
     workload: Option<WorkloadRef>,
 }
 
@@ -136,8 +137,14 @@ impl Place {
             pod: Option<String>,
             external_workload: Option<String>,
         }
-        if token.is_empty() || token.starts_with("ns:") || token.len() > MAX_TOKEN {
+        if token.is_empty() || token.len() > MAX_TOKEN {
             return Self::default();
+        }
+        if let Some(namespace) = token.strip_prefix("ns:") {
+            return Self {
+                namespace: namespace.to_owned(),
+                ..Self::default()
+            };
         }
         let token: Token = match serde_json::from_str(token) {
             Ok(token) => token,
@@ -147,6 +154,7 @@ impl Place {
             }
         };
         let ns = token.ns;
+        let namespace = ns.clone();
         let workload = match (token.pod, token.external_workload) {
             (Some(pod), None) => Some(WorkloadRef::Pod { ns, pod }),
             (None, Some(name)) => Some(WorkloadRef::ExternalWorkload { ns, name }),
@@ -154,8 +162,14 @@ impl Place {
         };
         Self {
             node: Some(token.node).filter(|node| !node.is_empty()),
+            namespace,
             workload,
         }
+    }
+
+    /// Its namespace, or empty.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// The zone it is in now.
@@ -222,7 +236,7 @@ mod tests {
     #[test]
     fn context_tokens_that_cannot_be_read_are_as_good_as_none() {
         let none = Place::default();
-        for token in ["", "ns:shop", "{", "[]", "null", r#"{"ns":1}"#] {
+        for token in ["", "{", "[]", "null", r#"{"ns":1}"#] {
             assert_eq!(Place::of_token(token), none, "{token}");
         }
         let place = Place::of_token(r#"{"ns":"shop","nodeName":"n1","pod":"web-0"}"#);

@@ -184,9 +184,13 @@ impl Exchange<'_> {
             Ended::At(_) => Ended::at(Instant::now()),
             later @ Ended::Later(_) => later,
         };
+        let span = self.span(&mut request, reached.remote.endpoint.address);
         let mut attempted = self
             .send(reached, backend, request, ended, is_retry)
             .await?;
+        if let Some(span) = span {
+            span.end(attempted.response.status());
+        }
         attempted.waited = before.elapsed();
         filters::apply_response(&backend.filters, attempted.response.headers_mut());
         filters::apply_response(&self.rule.filters, attempted.response.headers_mut());

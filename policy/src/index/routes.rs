@@ -156,7 +156,7 @@ pub(crate) fn attached_grpc_routes<'a>(
     scope.grpc_routes.values().filter(attached).collect()
 }
 
-fn hosts(hostnames: &[String]) -> Vec<HostMatch> {
+pub(super) fn hosts(hostnames: &[String]) -> Vec<HostMatch> {
     let one = |host: &String| match host.strip_prefix("*.") {
         Some(suffix) => HostMatch::Suffix(suffix.split('.').rev().map(str::to_owned).collect()),
         None => HostMatch::Exact(host.clone()),
@@ -301,7 +301,7 @@ fn filters(
     Ok(out)
 }
 
-fn header_modifier(
+pub(super) fn header_modifier(
     field: &str,
     modifier: &api::HeaderModifier,
 ) -> Result<server::HeaderModifier, Unsupported> {
@@ -323,7 +323,7 @@ fn header_modifier(
     })
 }
 
-fn redirect(redirect: &api::Redirect) -> server::Redirect {
+pub(super) fn redirect(redirect: &api::Redirect) -> server::Redirect {
     let path = redirect.path.as_ref().and_then(|path| match path.kind {
         api::RedirectPathType::ReplaceFullPath => path
             .replace_full_path

@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// Most matches of all rules of a route together, as the Gateway API has it.
 const MAX_MATCHES: usize = 128;
 
-fn refuse<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Problem> {
+pub(super) fn refuse<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Problem> {
     Err(Problem::new(field, reason))
 }
 
@@ -125,7 +125,7 @@ fn parents(group: RouteGroup, parents: &[ParentRef]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn hostnames(hostnames: &[String]) -> Result<(), Problem> {
+pub(super) fn hostnames(hostnames: &[String]) -> Result<(), Problem> {
     at_most("spec.hostnames", hostnames, 16)?;
     for (i, host) in hostnames.iter().enumerate() {
         let name = host.strip_prefix("*.").unwrap_or(host);
@@ -321,7 +321,11 @@ fn redirects(field: &str, redirect: &Redirect) -> Result<(), Problem> {
     Ok(())
 }
 
-fn backends(rule: &str, backends: &[BackendRef], is_policy: bool) -> Result<(), Problem> {
+pub(super) fn backends(
+    rule: &str,
+    backends: &[BackendRef],
+    is_policy: bool,
+) -> Result<(), Problem> {
     let list = format!("{rule}.backendRefs");
     at_most(&list, backends, 16)?;
     for (i, backend) in backends.iter().enumerate() {
@@ -438,7 +442,7 @@ fn is_status(text: &str) -> bool {
 }
 
 /// `0`, or a whole number with its unit.
-fn is_simple_duration(text: &str) -> bool {
+pub(crate) fn is_simple_duration(text: &str) -> bool {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text.strip_prefix(digits).unwrap_or_default();
@@ -450,7 +454,7 @@ fn is_simple_duration(text: &str) -> bool {
 }
 
 /// Seconds of a Go duration such as `1h2m3.5s`, `-5ms` or `0`.
-fn go_duration(text: &str) -> Option<f64> {
+pub(crate) fn go_duration(text: &str) -> Option<f64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text.strip_prefix('+').unwrap_or(text)),

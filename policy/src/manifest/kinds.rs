@@ -1,10 +1,10 @@
 //! From a tree of values to a resource of its kind: versions, required parts, and which check applies.
 
-use super::{Problem, check, check_route, complain};
+use super::{Problem, check, check_route, check_traffic, complain};
 use crate::resource::Object;
 use crate::resource::{
-    ExternalWorkload, GATEWAY_GROUP, HttpRoute, Key, Metadata, POLICY_GROUP, Pod, Resource,
-    RouteGroup, WORKLOAD_GROUP, route::*, values::short, workload::*,
+    ExternalWorkload, GATEWAY_GROUP, HttpRoute, Key, Metadata, POLICY_GROUP, PROFILE_GROUP, Pod,
+    Resource, RouteGroup, SPLIT_GROUP, WORKLOAD_GROUP, route::*, values::short, workload::*,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -36,10 +36,16 @@ const KINDS: &[(&str, &str, &[&str])] = &[
     ),
     (GATEWAY_GROUP, "HTTPRoute", &["v1beta1", "v1"]),
     (GATEWAY_GROUP, "GRPCRoute", &["v1alpha2", "v1"]),
+    (GATEWAY_GROUP, "TCPRoute", &["v1alpha2", "v1"]),
+    (GATEWAY_GROUP, "TLSRoute", &["v1alpha2", "v1alpha3", "v1"]),
+    (POLICY_GROUP, "EgressNetwork", &["v1alpha1"]),
+    (PROFILE_GROUP, "ServiceProfile", &["v1alpha1", "v1alpha2"]),
+    (
+        SPLIT_GROUP,
+        "TrafficSplit",
+        &["v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"],
+    ),
 ];
-
-/// Kinds of these groups that decide nothing on the inbound side.
-const READ_PAST: &[(&str, &str)] = &[(POLICY_GROUP, "EgressNetwork")];
 
 type Fields = Map<String, Value>;
 
@@ -86,6 +92,17 @@ pub(super) fn read(value: Value) -> Result<Resource, Problem> {
         (_, "HTTPLocalRateLimitPolicy") => {
             strict(fields, check::rate_limit).map(Resource::HttpLocalRateLimitPolicy)
         }
+        (_, "TCPRoute") => strict(fields, check_traffic::stream).map(Resource::TcpRoute),
+        (_, "TLSRoute") => strict(fields, check_traffic::stream).map(Resource::TlsRoute),
+        (_, "EgressNetwork") => {
+            strict(fields, check_traffic::egress_network).map(Resource::EgressNetwork)
+        }
+        (_, "ServiceProfile") => {
+            strict(fields, check_traffic::service_profile).map(Resource::ServiceProfile)
+        }
+        (_, "TrafficSplit") => {
+            strict(fields, check_traffic::traffic_split).map(Resource::TrafficSplit)
+        }
         (GATEWAY_GROUP, "HTTPRoute") => http_route(fields, RouteGroup::Gateway),
         (_, "HTTPRoute") => http_route(fields, RouteGroup::Policy),
         (_, _) => strict(fields, check_route::grpc).map(Resource::GrpcRoute),
@@ -100,7 +117,7 @@ fn other(group: &str, version: &str, kind: &str, fields: &Fields) -> Result<Reso
         .map(|(_, k, _)| *k)
         .collect();
     let ours = group == POLICY_GROUP || group == WORKLOAD_GROUP;
-    if ours && !READ_PAST.contains(&(group, kind)) {
+    if ours {
         let near = match complain::nearest(kind, &of_group) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are {}", of_group.join(", ")),

@@ -156,9 +156,9 @@ fn defaults_of_the_schemas_are_filled_in() {
 fn other_kinds_are_read_past_and_misspelt_ones_are_not() {
     let other = one("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {x: 1}");
     assert!(matches!(other, Ok(Resource::Other { key }) if key.group == "apps"));
-    let egress =
-        one("apiVersion: policy.linkerd.io/v1alpha1\nkind: EgressNetwork\nmetadata: {name: x}");
-    assert!(matches!(egress, Ok(Resource::Other { .. })));
+    let gateway =
+        one("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}");
+    assert!(matches!(gateway, Ok(Resource::Other { .. })));
     let object = |api: &str, kind: &str| {
         one(&format!(
             "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}"

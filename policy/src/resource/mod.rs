@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 pub mod policy;
 pub mod route;
 pub mod selector;
+pub mod traffic;
 pub mod values;
 pub mod workload;
 
@@ -19,6 +20,7 @@ pub use policy::{
 };
 pub use route::{GrpcRoute, HttpRoute, RouteGroup};
 pub use selector::LabelSelector;
+pub use traffic::{EgressNetwork, ServiceProfile, TcpRoute, TlsRoute, TrafficSplit};
 pub use values::{Cidr, PortRef};
 pub use workload::{ExternalWorkload, Namespace, Pod, Service};
 
@@ -26,6 +28,10 @@ pub use workload::{ExternalWorkload, Namespace, Pod, Service};
 pub const POLICY_GROUP: &str = "policy.linkerd.io";
 /// API group of the Gateway API kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// API group of ServiceProfile.
+pub const PROFILE_GROUP: &str = "linkerd.io";
+/// API group of TrafficSplit.
+pub const SPLIT_GROUP: &str = "split.smi-spec.io";
 /// API group of ExternalWorkload.
 pub const WORKLOAD_GROUP: &str = "workload.linkerd.io";
 
@@ -144,6 +150,16 @@ pub enum Resource {
     GrpcRoute(GrpcRoute),
     /// policy.linkerd.io HTTPLocalRateLimitPolicy.
     HttpLocalRateLimitPolicy(HttpLocalRateLimitPolicy),
+    /// gateway.networking.k8s.io TCPRoute.
+    TcpRoute(TcpRoute),
+    /// gateway.networking.k8s.io TLSRoute.
+    TlsRoute(TlsRoute),
+    /// policy.linkerd.io EgressNetwork.
+    EgressNetwork(EgressNetwork),
+    /// linkerd.io ServiceProfile.
+    ServiceProfile(ServiceProfile),
+    /// split.smi-spec.io TrafficSplit.
+    TrafficSplit(TrafficSplit),
     /// A kind that decides nothing here (Deployment, ConfigMap ...). Read past, so that an application's own
     /// manifests can lie in the same directory.
     Other {
@@ -168,6 +184,10 @@ impl Resource {
             Self::HttpRoute(r) => &r.metadata,
             Self::GrpcRoute(r) => &r.metadata,
             Self::HttpLocalRateLimitPolicy(r) => &r.metadata,
+            Self::TcpRoute(r) | Self::TlsRoute(r) => &r.metadata,
+            Self::EgressNetwork(r) => &r.metadata,
+            Self::ServiceProfile(r) => &r.metadata,
+            Self::TrafficSplit(r) => &r.metadata,
             Self::Other { .. } => return None,
         })
     }
@@ -187,6 +207,11 @@ impl Resource {
             Self::HttpRoute(r) => (r.group.as_str(), "HTTPRoute"),
             Self::GrpcRoute(_) => (GATEWAY_GROUP, "GRPCRoute"),
             Self::HttpLocalRateLimitPolicy(_) => (POLICY_GROUP, "HTTPLocalRateLimitPolicy"),
+            Self::TcpRoute(_) => (GATEWAY_GROUP, "TCPRoute"),
+            Self::TlsRoute(_) => (GATEWAY_GROUP, "TLSRoute"),
+            Self::EgressNetwork(_) => (POLICY_GROUP, "EgressNetwork"),
+            Self::ServiceProfile(_) => (PROFILE_GROUP, "ServiceProfile"),
+            Self::TrafficSplit(_) => (SPLIT_GROUP, "TrafficSplit"),
             Self::Other { key } => (&key.group, &key.kind),
         }
     }

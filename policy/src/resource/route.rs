@@ -192,8 +192,9 @@ pub struct BackendRef {
     pub port: Option<u32>,
     /// Share of the traffic, 1 if absent.
     pub weight: Option<u32>,
-    #[serde(default)]
-    filters: Uninterpreted,
+    /// Applied to requests that go there.
+    #[serde(default, deserialize_with = "values::or_default")]
+    pub filters: Vec<RouteFilter>,
 }
 
 /// Timeouts of an HTTPRoute rule, as Go durations.
@@ -343,8 +344,8 @@ pub struct RouteFilter {
     pub request_header_modifier: Option<HeaderModifier>,
     /// Of `RequestRedirect`.
     pub request_redirect: Option<Redirect>,
-    #[serde(default)]
-    response_header_modifier: Uninterpreted,
+    /// Of `ResponseHeaderModifier`; outbound only.
+    pub response_header_modifier: Option<HeaderModifier>,
     #[serde(default)]
     request_mirror: Uninterpreted,
     #[serde(default)]

@@ -1,0 +1,190 @@
+//! `io.linkerd.proxy.outbound.OutboundPolicies`: what applies to a destination, and its changes.
+//!
+//! What the API has no field for goes in the stream's metadata, which other proxies ignore: whether traffic must be
+//! mutual TLS (`l5d-outbound-mtls`), and with whom (`l5d-outbound-server-ids`). When it changes the stream is ended, so
+//! that its client opens it again and reads it.
+
+use super::{
+    Answers, Shared,
+    path::{self, Asked, parse},
+    watch_snapshots,
+};
+use linkerd_policy::{
+    index::{Index, MtlsRequirement, OutboundTarget, WorkloadRef},
+    outbound::{OutboundPolicy, Ref},
+    proto::{outbound_to_api, socket_address},
+};
+use linkerd2_proxy_api::outbound::{
+    self as api, TrafficSpec, outbound_policies_server::OutboundPolicies, traffic_spec,
+};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound(pub(crate) Shared);
+
+/// What is asked for, and what it is now.
+struct Found {
+    client: String,
+    target: OutboundTarget,
+    policy: OutboundPolicy,
+    mtls: MtlsRequirement,
+}
+
+impl Outbound {
+    fn look_up(&self, spec: &TrafficSpec) -> Result<Found, Status> {
+        let snapshot = self.0.snapshots.borrow();
+        let index = &snapshot.index;
+        let client = namespace(&spec.source_workload)?;
+        let target = target(index, spec)?;
+        let policy = index
+            .outbound(&client, &target)
+            .ok_or_else(|| Status::not_found("No such service"))?;
+        Ok(Found {
+            mtls: mtls(index, &policy),
+            client,
+            target,
+            policy,
+        })
+    }
+
+    fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        self.0.metrics.called("outbound", method, code);
+        result
+    }
+}
+
+/// The namespace of the client: `ns:pod`, or JSON with `ns`.
+fn namespace(workload: &str) -> Result<String, Status> {
+    let parsed: Result<WorkloadRef, _> = workload.trim().parse();
+    match parsed {
+        Ok(workload) => Ok(workload.namespace().to_owned()),
+        Err(_) => Err(Status::invalid_argument(format!(
+            "Invalid workload: {}",
+            path::shown(workload)
+        ))),
+    }
+}
+
+fn target(index: &Index, spec: &TrafficSpec) -> Result<OutboundTarget, Status> {
+    let invalid = |text: &str| Status::invalid_argument(text.to_owned());
+    match &spec.target {
+        None => Err(invalid("target is required")),
+        Some(traffic_spec::Target::Addr(address)) => {
+            if address.ip.as_ref().is_none_or(|ip| ip.ip.is_none()) {
+                return Err(invalid("traffic target must have an IP"));
+            }
+            if address.port == 0 {
+                return Err(invalid("port cannot be zero"));
+            }
+            socket_address(Some(*address))
+                .map(OutboundTarget::Address)
+                .map_err(|_| invalid("port outside valid range"))
+        }
+        Some(traffic_spec::Target::Authority(authority)) => {
+            let domain = &index.cluster().cluster_domain;
+            match parse(authority, domain) {
+                Ok(Asked::Service(service)) if service.instance.is_none() => {
+                    Ok(OutboundTarget::Service {
+                        namespace: service.namespace,
+                        name: service.name,
+                        port: service.port,
+                    })
+                }
+                Ok(Asked::Address(address)) => Ok(OutboundTarget::Address(address)),
+                Ok(Asked::Service(_)) | Err(_) => Err(Status::not_found(
+                    "authority must be of the form <name>.<namespace>.svc.<domain>",
+                )),
+            }
+        }
+    }
+}
+
+fn mtls(index: &Index, policy: &OutboundPolicy) -> MtlsRequirement {
+    match &policy.parent {
+        Ref::Resource {
+            kind,
+            namespace,
+            name,
+            ..
+        } if kind == "Service" => index.outbound_mtls(namespace, name),
+        _ => MtlsRequirement::default(),
+    }
+}
+
+/// Writes what the API has no field for.
+fn annotate(metadata: &mut MetadataMap, mtls: &MtlsRequirement) {
+    let word = match mtls.is_required {
+        Some(true) => "required",
+        Some(false) => "preferred",
+        None => "",
+    };
+    for (name, value) in [
+        ("l5d-outbound-mtls", word.to_owned()),
+        ("l5d-outbound-server-ids", mtls.identities.join(",")),
+    ] {
+        if let (false, Ok(value)) = (value.is_empty(), value.parse()) {
+            metadata.insert(name, value);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl OutboundPolicies for Outbound {
+    async fn get(
+        &self,
+        request: Request<TrafficSpec>,
+    ) -> Result<Response<api::OutboundPolicy>, Status> {
+        let found = self.look_up(request.get_ref());
+        let found = self.counted("Get", found)?;
+        let mut response = Response::new(outbound_to_api(&found.policy));
+        annotate(response.metadata_mut(), &found.mtls);
+        Ok(response)
+    }
+
+    type WatchStream = Answers<api::OutboundPolicy>;
+
+    async fn watch(
+        &self,
+        request: Request<TrafficSpec>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        const NAME: (&str, &str) = ("outbound", "Watch");
+        let found = self.look_up(request.get_ref()).and_then(|found| {
+            let about = match &found.target {
+                OutboundTarget::Address(address) => address.to_string(),
+                OutboundTarget::Service {
+                    namespace,
+                    name,
+                    port,
+                } => format!("{name}.{namespace} port {port}"),
+            };
+            Ok((found, self.0.streams.begin(NAME, about, &request)?))
+        });
+        let (found, place) = self.counted(NAME.1, found)?;
+        let Found {
+            client,
+            target,
+            mtls: told,
+            ..
+        } = found;
+        let last: Option<OutboundPolicy> = None;
+        let said = told.clone();
+        let stream = watch_snapshots(&self.0, NAME, place, last, move |snapshot, last| {
+            // What is not known any more, or has another metadata, ends the stream: asked again, the client is told.
+            let policy = snapshot.index.outbound(&client, &target)?;
+            if mtls(&snapshot.index, &policy) != said {
+                return None;
+            }
+            if last.as_ref() == Some(&policy) {
+                return Some(Vec::new());
+            }
+            let message = outbound_to_api(&policy);
+            *last = Some(policy);
+            Some(vec![message])
+        });
+        let mut response = Response::new(stream);
+        annotate(response.metadata_mut(), &told);
+        Ok(response)
+    }
+}
