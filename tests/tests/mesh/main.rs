@@ -17,4 +17,5 @@ mod metrics;
 mod namespaces;
 mod opaque;
 mod origin;
+mod outbound;
 mod smuggling;
