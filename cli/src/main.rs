@@ -12,12 +12,14 @@
 //! | `outcome` | failures as a person would want them, tables, JSON |
 
 mod check;
+mod diagnostics;
 mod fetch;
 mod identity;
 mod mesh;
 mod outcome;
 mod policy;
 mod run;
+mod stat;
 mod workload;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -48,6 +50,12 @@ enum Command {
     Identity(identity::Command),
     /// Check a running mesh: manifests, controller, certificates, sidecars.
     Check(check::Flags),
+    /// Numbers of running sidecars.
+    #[command(subcommand)]
+    Stat(stat::Command),
+    /// What running sidecars hold, and whether it is right.
+    #[command(subcommand)]
+    Diagnostics(diagnostics::Command),
     /// Print a completion script, for example: source <(linkerd completion bash)
     Completion {
         /// The shell.
@@ -79,6 +87,8 @@ fn main() -> ExitCode {
         Command::Policy(policy::Command::Lint(flags)) => policy::lint(&flags),
         Command::Identity(command) => identity::run(command),
         Command::Check(flags) => block_on(check::run(flags)),
+        Command::Stat(command) => block_on(stat::run(command)),
+        Command::Diagnostics(command) => block_on(diagnostics::run(command)),
         Command::Workload(command) => block_on(workload::run(command)),
         Command::Completion { shell } => complete(&shell),
     };

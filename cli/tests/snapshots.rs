@@ -51,6 +51,8 @@ fn help_says_what_there_is() {
     shows("help-identity.txt", &["identity", "--help"]);
     shows("help-token.txt", &["identity", "token", "--help"]);
     shows("help-check.txt", &["check", "--help"]);
+    shows("help-stat-retries.txt", &["stat", "retries", "--help"]);
+    shows("help-diagnostics.txt", &["diagnostics", "--help"]);
 }
 
 #[test]

@@ -247,7 +247,13 @@ async fn live(
         access_log: access_log(config, registry)?,
         tracer: control.tracer.as_ref().map(|tracer| tracer.of("inbound")),
     });
-    let outbound = outbound_side(config, &control, &identity, inbound_metrics, registry);
+    let outbound = outbound_side(
+        config,
+        control.store.clone(),
+        control.tracer.as_ref(),
+        &identity,
+        (inbound_metrics, registry),
+    );
     let _tidying = Aborted(tokio::spawn(outbound.clone().tidy()));
     registry.collector(Box::new(outbound::Occupancy(outbound.requests.clone())));
     let connections = inbound.connections.clone();
@@ -266,7 +272,7 @@ async fn live(
         registry.clone(),
         identity.clone(),
         policies,
-        denials,
+        (outbound.clone(), denials),
         log,
         stop,
     )
@@ -631,23 +637,23 @@ fn http2(settings: &crate::config::Http2Server) -> Http2Settings {
 }
 
 /// The outbound side, from what it is told and what it shares.
-fn outbound_side(
+pub(crate) fn outbound_side(
     config: &Config,
-    control: &Control,
+    store: OutboundStore,
+    tracer: Option<&Tracer>,
     identity: &Arc<LocalIdentity>,
-    tcp: InboundMetrics,
-    registry: &Registry,
+    (tcp, registry): (InboundMetrics, &Registry),
 ) -> Arc<outbound::Outbound> {
     Arc::new(outbound::Outbound {
         settings: outbound_settings(config),
         identity: identity.clone(),
         metrics: outbound::OutboundMetrics::register(registry, tcp),
-        store: control.store.clone(),
+        store,
         balancers: outbound::balance::BalancerFamilies::register(registry),
         retries: outbound::retry::RetryFamilies::register(registry, config.outbound.retry_budget),
         connections: Limit::new(config.outbound.max_connections),
         requests: Limit::new(config.outbound.max_in_flight),
-        tracer: control.tracer.as_ref().map(|tracer| tracer.of("outbound")),
+        tracer: tracer.map(|tracer| tracer.of("outbound")),
         shared: outbound::Shared::default(),
     })
 }

@@ -10,12 +10,14 @@
 //! | `connection` | accept, TLS, HTTP version |
 //! | `pages` | a request: policy, then the page |
 //! | `enforced` | `/policy`, `/policy/explain` |
+//! | `outbound` | `/outbound`, `/retries` |
 //! | `ready` | when this proxy is ready |
 //! | `denials` | what was denied lately |
 
 mod connection;
 pub(crate) mod denials;
 mod enforced;
+mod outbound;
 mod pages;
 mod ready;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use crate::{
     discovery::policy::PolicyStore,
     drain::{Drain, Phase},
     logging::Level,
+    outbound::Outbound,
 };
 use linkerd_metrics::Registry;
 use linkerd_tls::LocalIdentity;
@@ -41,6 +44,7 @@ pub(crate) struct State {
     registry: Registry,
     identity: Arc<LocalIdentity>,
     policies: PolicyStore,
+    outbound: Arc<Outbound>,
     denials: Arc<denials::Denials>,
     log: Level,
     /// Takes the wish of `POST /shutdown`.
@@ -55,7 +59,7 @@ impl State {
         registry: Registry,
         identity: Arc<LocalIdentity>,
         policies: PolicyStore,
-        denials: Arc<denials::Denials>,
+        (outbound, denials): (Arc<Outbound>, Arc<denials::Denials>),
         log: Level,
         stop: mpsc::Sender<()>,
     ) -> Self {
@@ -66,6 +70,7 @@ impl State {
             registry,
             identity,
             policies,
+            outbound,
             denials,
             log,
             stop,

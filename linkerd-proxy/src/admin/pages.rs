@@ -4,7 +4,7 @@ use super::{
     State,
     connection::{Client, Tls},
     denials::Denial,
-    enforced,
+    enforced, outbound,
     ready::{NotReady, ready},
 };
 use crate::{
@@ -334,6 +334,8 @@ where
             match path {
                 "/policy" => enforced::policies(state, is_json),
                 "/denials" => enforced::denials(state, is_json),
+                "/outbound" => outbound::destinations(state, is_json),
+                "/retries" => outbound::retries(&state.outbound, is_json),
                 _ => enforced::explain(state, query.unwrap_or_default(), is_json),
             }
         }
@@ -343,10 +345,10 @@ where
 /// Who, of those whom policy admits, may have a page; `None` if there is no such page.
 fn readers(state: &State, path: &str) -> Option<Readers> {
     Some(match path {
-        "/metrics" => Readers::Policy,
+        "/metrics" | "/retries" => Readers::Policy,
         "/proxy-log-level" | "/shutdown" => Readers::Loopback,
         "/env.json" => state.config.admin.env_json,
-        "/policy" | "/policy/explain" | "/denials" => state.config.admin.policy,
+        "/policy" | "/policy/explain" | "/denials" | "/outbound" => state.config.admin.policy,
         _ => return None,
     })
 }

@@ -56,15 +56,25 @@ fn world(controller: SocketAddr, vars: &[(&str, &str)]) -> World {
     let client = client(controller, None, &identity, &registry);
     let policies = PolicyStore::new(
         Settings::new(&config),
+        client.clone(),
+        &registry,
+        runtime::Handle::current(),
+    );
+    let store = crate::discovery::outbound::OutboundStore::new(
+        crate::discovery::outbound::Settings::new(&config),
+        client.clone(),
         client,
         &registry,
         runtime::Handle::current(),
     );
+    let tcp = crate::inbound::InboundMetrics::register(&registry);
+    let outbound = crate::run::outbound_side(&config, store, None, &identity, (tcp, &registry));
     let denials = Arc::new(Denials::new(config.policy.denial_log_interval, &registry));
     let (stop, stopped) = mpsc::channel(1);
     let (shutdown, drain) = drain::channel();
     let log = Level::detached("warn,linkerd=info");
-    let state = State::new(&config, registry, identity, policies, denials, log, stop)
+    let shared = (outbound, denials);
+    let state = State::new(&config, registry, identity, policies, shared, log, stop)
         .ending_with(drain.observer());
     World {
         state,

@@ -329,7 +329,8 @@ impl Build<'_> {
 
     fn retries(&self, is_grpc: bool, route: &Ref) -> RouteRetries {
         let labels = self.labels(route);
-        RouteRetries::resolve(&self.outbound.retries, is_grpc, labels)
+        let names = (&self.parent, route);
+        RouteRetries::resolve(&self.outbound.retries, is_grpc, names, labels)
     }
 
     /// The rules of a service profile: one for each route, and one for requests that none takes.

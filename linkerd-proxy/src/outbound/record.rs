@@ -177,7 +177,7 @@ impl Attempt {
             && let Some(picked) = &mut self.picked
         {
             let hint = is_overload.then(|| retry_after(headers)).flatten();
-            picked.penalise(hint);
+            picked.penalise(hint, Instant::now());
         }
     }
 

@@ -426,7 +426,8 @@ async fn a_body_is_sent_again_and_one_that_is_too_large_is_not() {
                     async move {
                         let body = request.into_body().collect().await.unwrap().to_bytes();
                         let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
-                        let mut response = Response::new(Full::<Bytes>::from(body.len().to_string()));
+                        let mut response =
+                            Response::new(Full::<Bytes>::from(body.len().to_string()));
                         if first || body.len() > 64 * 1024 {
                             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                         }

@@ -406,8 +406,7 @@ impl Picked {
 
     /// The response is a failure: it makes the endpoint less attractive, however fast it came. `hint` is what the
     /// endpoint asks to be left alone for.
-    pub(crate) fn penalise(&mut self, hint: Option<Duration>) {
-        let now = now();
+    pub(crate) fn penalise(&mut self, hint: Option<Duration>, now: Instant) {
         self.is_failure = true;
         let at_least = match self.settings.load.penalty {
             Some(penalty) => {

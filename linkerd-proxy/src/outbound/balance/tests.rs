@@ -1,1 +1,320 @@
+//! The balancer against simulations: nobody is asked, latencies are said.
 
+use super::*;
+use linkerd_metrics::{Labels, Options, Registry};
+use linkerd_policy::outbound::{Backoff as PolicyBackoff, Hint, SuccessRate};
+use std::collections::{BTreeMap, HashMap};
+
+fn endpoint(host: u8, weight: u32, zone: &str) -> Endpoint {
+    let labels = match zone {
+        "" => BTreeMap::new(),
+        zone => BTreeMap::from([("zone_locality".to_owned(), zone.to_owned())]),
+    };
+    Endpoint {
+        address: ([10, 0, 0, host], 80).into(),
+        tls: None,
+        hint: Hint::Unknown,
+        opaque_transport: None,
+        weight,
+        labels,
+        authority_override: None,
+        http2: None,
+    }
+}
+
+fn settings(accrual: Option<FailureAccrual>) -> Settings {
+    Settings {
+        load: Load::default(),
+        accrual,
+        queue: Queue {
+            capacity: 2,
+            failfast_timeout: Duration::from_secs(3),
+        },
+        connect_backoff: Backoff {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(60),
+            jitter: 0.0,
+        },
+    }
+}
+
+fn balancer(
+    endpoints: Vec<Endpoint>,
+    accrual: Option<FailureAccrual>,
+) -> (Arc<Balancer>, Arc<EndpointWatch>) {
+    let registry = Registry::new(Options::default());
+    let families = BalancerFamilies::register(&registry);
+    let metrics = BalancerMetrics::resolve(&families, "http", Labels::new());
+    let watch = EndpointWatch::fixed("web:80", endpoints);
+    let balancer = Balancer::new(watch.clone(), settings(accrual), Arc::new(metrics));
+    (balancer, watch)
+}
+
+fn host(picked: &Picked) -> u8 {
+    match picked.endpoint.address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets()[3],
+        std::net::IpAddr::V6(_) => unreachable!(),
+    }
+}
+
+/// Sends `requests`, `at_once` at a time, to endpoints that take `latency` of their host; counts by host.
+fn simulate(
+    balancer: &Arc<Balancer>,
+    requests: usize,
+    at_once: usize,
+    latency: impl Fn(u8) -> u64,
+) -> HashMap<u8, usize> {
+    let mut clock = now();
+    let mut running: Vec<(Instant, Picked)> = Vec::new();
+    let mut counts = HashMap::new();
+    for _ in 0..requests {
+        if running.len() >= at_once {
+            running.sort_by_key(|(at, _)| *at);
+            let (at, mut picked) = running.remove(0);
+            clock = clock.max(at);
+            picked.first_data(at);
+            picked.ended(Class::Success, at);
+        }
+        let mut picked = balancer.choose(clock, None).unwrap();
+        picked.began = clock;
+        *counts.entry(host(&picked)).or_default() += 1;
+        let ends = clock + Duration::from_millis(latency(host(&picked)));
+        running.push((ends, picked));
+    }
+    counts
+}
+
+fn share(counts: &HashMap<u8, usize>, host: u8) -> f64 {
+    let all: usize = counts.values().sum();
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
+    let share = counts.get(&host).copied().unwrap_or(0) as f64 / all as f64;
+    share
+}
+
+#[tokio::test]
+async fn equal_endpoints_share_equally_and_a_slow_one_gets_little() {
+    let all = (1..=4).map(|host| endpoint(host, 10_000, "")).collect();
+    let (balancer, _) = balancer(all, None);
+    let counts = simulate(&balancer, 4000, 16, |_| 10);
+    for host in 1..=4 {
+        let share = share(&counts, host);
+        assert!((0.15..0.35).contains(&share), "{counts:?}");
+    }
+    let counts = simulate(&balancer, 4000, 16, |host| if host == 1 { 200 } else { 10 });
+    assert!(share(&counts, 1) < 0.03, "{counts:?}");
+    assert!(counts.contains_key(&1), "it is still tried: {counts:?}");
+}
+
+#[tokio::test]
+async fn weights_are_shares() {
+    let (balancer, _) = balancer(
+        vec![
+            endpoint(1, 10_000, ""),
+            endpoint(2, 10_000, ""),
+            endpoint(3, 40_000, ""),
+        ],
+        None,
+    );
+    let counts = simulate(&balancer, 6000, 12, |_| 10);
+    let heavy = share(&counts, 3);
+    assert!((0.5..0.8).contains(&heavy), "{counts:?}");
+}
+
+#[tokio::test]
+async fn the_own_zone_is_preferred_until_it_is_overloaded() {
+    let all = vec![
+        endpoint(1, 10_000, "local"),
+        endpoint(2, 10_000, "remote"),
+        endpoint(3, 10_000, "remote"),
+    ];
+    let (balancer, _) = balancer(all, None);
+    let counts = simulate(&balancer, 2000, 2, |_| 10);
+    assert!(share(&counts, 1) > 0.9, "{counts:?}");
+    // Ten times slower than the others: traffic spills over.
+    let counts = simulate(&balancer, 4000, 16, |host| if host == 1 { 100 } else { 10 });
+    assert!(share(&counts, 1) < 0.3, "{counts:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_fast_gets_no_more_than_its_share() {
+    let (balancer, _) = balancer(vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")], None);
+    let mut clock = now();
+    let mut to_failing = 0;
+    for _ in 0..1000 {
+        clock += Duration::from_millis(5);
+        let mut picked = balancer.choose(clock, None).unwrap();
+        picked.began = clock;
+        if host(&picked) == 1 {
+            to_failing += 1;
+            picked.penalise(None, clock);
+            picked.first_data(clock + Duration::from_millis(1));
+            picked.ended(Class::Failure, clock);
+        } else {
+            picked.first_data(clock + Duration::from_millis(20));
+            picked.ended(Class::Success, clock);
+        }
+    }
+    assert!(
+        to_failing < 500,
+        "{to_failing} of 1000 to the one that fails at once"
+    );
+}
+
+#[tokio::test]
+async fn another_endpoint_is_taken_if_there_is_one() {
+    let (balancer, watch) = balancer(vec![endpoint(1, 1, ""), endpoint(2, 10_000, "")], None);
+    let avoid = Some(SocketAddr::from(([10, 0, 0, 2], 80)));
+    for _ in 0..50 {
+        let picked = balancer.pick(avoid).await.unwrap();
+        assert_eq!(host(&picked), 1);
+    }
+    watch.set(vec![endpoint(2, 10_000, "")]);
+    assert_eq!(host(&balancer.pick(avoid).await.unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_endpoints_the_wait_is_bounded_in_time_and_number_and_ends_with_the_first_endpoint()
+{
+    let (balancer, watch) = balancer(Vec::new(), None);
+    let wait = |balancer: Arc<Balancer>| tokio::spawn(async move { balancer.pick(None).await });
+    let (first, second) = (wait(balancer.clone()), wait(balancer.clone()));
+    tokio::task::yield_now().await;
+    let third = balancer.pick(None).await.unwrap_err();
+    assert_eq!(third, Unready::Shed(Why::QueueFull(2)));
+    let first = first.await.unwrap().unwrap_err();
+    assert_eq!(first, Unready::FailFast(Why::NoEndpoints));
+    assert!(matches!(second.await.unwrap(), Err(Unready::FailFast(_))));
+    assert!(!balancer.is_available(now()));
+    let shed = balancer.pick(None).await.unwrap_err();
+    assert_eq!(shed, Unready::Shed(Why::NoEndpoints));
+
+    watch.set(vec![endpoint(1, 10_000, "")]);
+    assert!(balancer.is_available(now()));
+    let mut picked = balancer.pick(None).await.unwrap();
+    picked.first_data(now());
+    picked.ended(Class::Success, now());
+    assert!(balancer.metrics.gate_open.get() == 1);
+
+    // A new wait ends as soon as there is an endpoint.
+    watch.set(Vec::new());
+    let waiting = wait(balancer.clone());
+    tokio::task::yield_now().await;
+    watch.set(vec![endpoint(2, 10_000, "")]);
+    assert_eq!(host(&waiting.await.unwrap().unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cannot_be_connected_to_is_left_alone_for_a_while() {
+    let (balancer, _) = balancer(vec![endpoint(1, 10_000, "")], None);
+    let started = now();
+    balancer.pick(None).await.unwrap().connect_failed("refused");
+    let again = balancer.pick(None).await.unwrap();
+    assert_eq!(now() - started, Duration::from_millis(100));
+    again.connect_failed("refused");
+    balancer.pick(None).await.unwrap().connect_failed("refused");
+    assert_eq!(now() - started, Duration::from_millis(300));
+    for _ in 0..3 {
+        balancer.pick(None).await.unwrap().connect_failed("refused");
+    }
+    let unready = balancer.pick(None).await.unwrap_err();
+    assert_eq!(unready, Unready::FailFast(Why::Connect("refused".into())));
+}
+
+fn accrual(min_ready: u32) -> FailureAccrual {
+    FailureAccrual {
+        max_consecutive_failures: 2,
+        success_rate: Some(SuccessRate {
+            threshold: 0.5,
+            window: Duration::from_secs(10),
+            min_requests: 100,
+        }),
+        backoff: PolicyBackoff {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(1),
+            jitter: 0.0,
+            respect_retry_after: false,
+        },
+        min_ready_endpoints: min_ready,
+    }
+}
+
+async fn fail(balancer: &Arc<Balancer>, times: usize) {
+    for _ in 0..times {
+        let picked = balancer.pick(None).await.unwrap();
+        picked.ended(Class::Failure, now());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tripped_endpoint_is_probed_by_one_request_and_comes_back() {
+    let (balancer, _) = balancer(vec![endpoint(1, 10_000, "")], Some(accrual(0)));
+    fail(&balancer, 2).await;
+    assert_eq!(balancer.why(), Why::Ejected(1));
+    let started = now();
+    let probe = balancer.pick(None).await.unwrap();
+    assert_eq!(now() - started, Duration::from_secs(1));
+    assert!(probe.is_probe);
+    assert!(
+        balancer.choose(now(), None).is_none(),
+        "one probe at a time"
+    );
+    // The application goes away: the next request is the probe.
+    drop(probe);
+    let probe = balancer.pick(None).await.unwrap();
+    assert!(probe.is_probe);
+    probe.ended(Class::Success, now());
+    assert!(!balancer.pick(None).await.unwrap().is_probe);
+    assert!(balancer.metrics.ejected.get() == 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_endpoints_are_never_left_out() {
+    let both = vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")];
+    let (balancer, _) = balancer(both, Some(accrual(1)));
+    fail(&balancer, 40).await;
+    assert!(balancer.metrics.ejected.get() == 1.0);
+    assert!(balancer.choose(now(), None).is_some());
+}
+
+#[tokio::test]
+async fn what_does_not_change_keeps_its_state_and_what_goes_drains() {
+    let (balancer, watch) = balancer(vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")], None);
+    let mut held: Vec<Picked> = Vec::new();
+    for _ in 0..8 {
+        held.push(balancer.pick(None).await.unwrap());
+    }
+    watch.set(vec![endpoint(2, 10_000, ""), endpoint(3, 10_000, "")]);
+    let state = balancer.state();
+    let hosts: Vec<SocketAddr> = state.endpoints.iter().map(|each| each.address).collect();
+    assert_eq!(
+        hosts,
+        [2, 3].map(|host| SocketAddr::from(([10, 0, 0, host], 80)))
+    );
+    let of_two = held.iter().filter(|picked| host(picked) == 2).count();
+    assert_eq!(state.endpoints[0].outstanding as usize, of_two);
+    for picked in held {
+        picked.ended(Class::Success, now());
+    }
+    assert_eq!(balancer.state().endpoints[0].outstanding, 0);
+    assert!(balancer.metrics.size.get() == 2.0);
+    assert!(balancer.metrics.removes.get() == 1);
+}
+
+/// The cost of a choice does not grow with the number of endpoints: counted in draws, each of constant time.
+#[tokio::test]
+async fn a_thousand_endpoints_are_all_chosen_from() {
+    let many = (0..1000u32).map(|at| {
+        let [.., high, low] = at.to_be_bytes();
+        Endpoint {
+            address: ([10, 1, high, low], 80).into(),
+            ..endpoint(0, 10_000, "")
+        }
+    });
+    let (balancer, _) = balancer(many.collect(), None);
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..20_000 {
+        let picked = balancer.choose(now(), None).unwrap();
+        seen.insert(picked.endpoint.address);
+    }
+    assert!(seen.len() > 990, "{}", seen.len());
+}

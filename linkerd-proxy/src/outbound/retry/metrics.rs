@@ -5,9 +5,10 @@ use super::{Budget, End, Reason, Suppressed};
 use linkerd_metrics::{
     Collect, Counter, Family, Handle, Histogram, Labels, Registry, Samples, describe,
 };
-use linkerd_policy::outbound::profile;
+use linkerd_policy::outbound::{Ref, profile};
+use serde::Serialize;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Instant,
 };
@@ -25,7 +26,11 @@ pub(crate) struct RetryFamilies {
     latency: Family<Histogram>,
     budgets: Budgets,
     budget: profile::Budget,
+    routes: Routes,
 }
+
+/// Routes in use, for the page of retries.
+type Routes = Arc<Mutex<Vec<(String, String, Labels, Weak<Series>)>>>;
 
 #[derive(Clone, Debug)]
 struct PeerFamilies {
@@ -88,6 +93,7 @@ impl RetryFamilies {
             latency: registry.histograms(&describe::OUTBOUND_ROUTE_RETRY_LATENCY_SECONDS),
             budgets,
             budget,
+            routes: Routes::default(),
         }
     }
 
@@ -102,6 +108,79 @@ impl RetryFamilies {
             .unwrap_or_else(PoisonError::into_inner);
         budgets.insert(route, Arc::downgrade(&budget));
         budget
+    }
+}
+
+/// What became of the requests of one route, for people.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RouteNumbers {
+    pub(crate) parent: String,
+    pub(crate) route: String,
+    /// Requests of applications.
+    pub(crate) requests: u64,
+    /// Attempts after the first.
+    pub(crate) retries: u64,
+    /// Requests that a retry helped.
+    pub(crate) recovered: u64,
+    /// Requests that no retry helped.
+    pub(crate) gave_up: u64,
+    /// Retries that the budget has left.
+    pub(crate) budget: Option<u64>,
+    pub(crate) reasons: Vec<(&'static str, u64)>,
+    pub(crate) suppressed: Vec<(&'static str, u64)>,
+    pub(crate) fates: Vec<(&'static str, u64)>,
+}
+
+impl RouteNumbers {
+    /// Retries among all attempts.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub(crate) fn share(&self) -> f64 {
+        match self.requests + self.retries {
+            0 => 0.0,
+            all => self.retries as f64 / all as f64,
+        }
+    }
+}
+
+impl RetryFamilies {
+    /// What became of the requests of every route in use.
+    pub(crate) fn numbers(&self) -> Vec<RouteNumbers> {
+        let budgets = self
+            .budgets
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_name: BTreeMap<(String, String), RouteNumbers> = BTreeMap::new();
+        for (parent, route, labels, series) in routes.iter() {
+            let Some(series) = series.upgrade() else {
+                continue;
+            };
+            let counts = |names: &[&'static str], counts: &[Handle<Counter>]| {
+                names
+                    .iter()
+                    .copied()
+                    .zip(counts.iter().map(|count| count.get()))
+                    .collect()
+            };
+            let fates: Vec<(&'static str, u64)> = counts(&FATES, &series.fates);
+            let budget = budgets.get(labels).and_then(Weak::upgrade);
+            let numbers = RouteNumbers {
+                parent: parent.clone(),
+                route: route.clone(),
+                requests: fates.iter().map(|(_, count)| count).sum(),
+                retries: series.requests.get(),
+                recovered: series.recovered.get(),
+                gave_up: series.gave_up.get(),
+                budget: budget.map(|budget| budget.remaining(Instant::now())),
+                reasons: counts(&Reason::LABELS, &series.retries),
+                suppressed: counts(&Suppressed::LABELS, &series.suppressed),
+                fates,
+            };
+            // The rules of a route share its series.
+            by_name.insert((parent.clone(), route.clone()), numbers);
+        }
+        by_name.into_values().collect()
     }
 }
 
@@ -140,7 +219,12 @@ struct Series {
 
 impl RouteRetries {
     /// `route`: the labels of parent and route.
-    pub(crate) fn resolve(families: &RetryFamilies, is_grpc: bool, route: Labels) -> Self {
+    pub(crate) fn resolve(
+        families: &RetryFamilies,
+        is_grpc: bool,
+        (parent, name): (&Ref, &Ref),
+        route: Labels,
+    ) -> Self {
         let peer = if is_grpc {
             &families.grpc
         } else {
@@ -148,7 +232,7 @@ impl RouteRetries {
         };
         let named = route.clone().with("hostname", "");
         let with = |key: &str, value: &str| route.clone().with(key, value);
-        Self(Arc::new(Series {
+        let series = Arc::new(Series {
             requests: peer.requests.get(&named),
             successes: peer.successes.get(&named),
             limit_exceeded: peer.limit_exceeded.get(&named),
@@ -161,7 +245,16 @@ impl RouteRetries {
             retries: Reason::LABELS.map(|reason| families.retries.get(&with("reason", reason))),
             suppressed: Suppressed::LABELS
                 .map(|reason| families.suppressed.get(&with("reason", reason))),
-        }))
+        });
+        let mut routes = families
+            .routes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        routes.retain(|(.., series)| series.strong_count() > 0);
+        let (parent, name) = (parent.to_string(), name.to_string());
+        routes.push((parent, name, route, Arc::downgrade(&series)));
+        drop(routes);
+        Self(series)
     }
 
     /// A request of an application.
@@ -282,7 +375,8 @@ mod tests {
     fn every_request_has_one_fate_and_series_are_there_before_the_first() {
         let registry = Registry::new(Options::default());
         let families = RetryFamilies::register(&registry, profile::Budget::default());
-        let route = RouteRetries::resolve(&families, false, Labels::new());
+        let name = Ref::default_named("http");
+        let route = RouteRetries::resolve(&families, false, (&name, &name), Labels::new());
         let page = || String::from_utf8(registry.encode(Format::Text)).unwrap();
         for fate in FATES {
             let line = format!("outbound_route_request_fates_total{{fate=\"{fate}\"}} 0");

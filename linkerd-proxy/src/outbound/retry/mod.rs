@@ -10,7 +10,7 @@ pub(crate) mod replay;
 
 pub(crate) use self::{
     budget::Budget,
-    metrics::{Journal, RetryFamilies, RouteRetries},
+    metrics::{Journal, RetryFamilies, RouteNumbers, RouteRetries},
 };
 
 use http::StatusCode;
