@@ -9,6 +9,7 @@ mod inbound;
 mod load;
 mod mesh;
 mod origin;
+mod pair;
 mod peers;
 mod process;
 mod report;
@@ -33,6 +34,8 @@ struct Arguments {
 enum Command {
     /// Puts proxies in front of an application, drives them in turns and compares them.
     Inbound(inbound::Arguments),
+    /// Measures a client's and a server's sidecar together: HTTP/1 and HTTP/2, a thousand endpoints, a thousand routes.
+    Pair(pair::Arguments),
     /// Measures the policy decision alone, at 1, 100 and 10,000 authorizations.
     Decide(decide::Arguments),
     /// Sends load to one address and prints what came of it as JSON.
@@ -46,6 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Inbound(arguments) => inbound::run(&arguments),
+        Command::Pair(arguments) => pair::run(&arguments),
         Command::Decide(arguments) => decide::run(&arguments),
         Command::Load(arguments) => on_one_thread(load::run(arguments)),
         Command::Origin(arguments) => on_one_thread(origin::run(arguments)),

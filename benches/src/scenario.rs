@@ -272,11 +272,26 @@ fn counted(
     proxy: &Process,
     log: &std::path::Path,
 ) -> Result<(Outcome, Duration), Failure> {
+    let (outcome, cpu) = counted_all(command, &[proxy], log)?;
+    Ok((outcome, cpu.first().copied().unwrap_or_default()))
+}
+
+/// The same, with the CPU time of several processes.
+pub(crate) fn counted_all(
+    command: Command,
+    processes: &[&Process],
+    log: &std::path::Path,
+) -> Result<(Outcome, Vec<Duration>), Failure> {
     let mut client = Process::start(command, log)?;
     while client.line()?.trim() != COUNTING {}
-    let before = proxy.cpu()?;
+    let cpu = || -> Result<Vec<Duration>, Failure> {
+        processes.iter().map(|process| process.cpu()).collect()
+    };
+    let before = cpu()?;
     let outcome = serde_json::from_str(&client.line()?)?;
-    Ok((outcome, proxy.cpu()?.saturating_sub(before)))
+    let after = cpu()?.into_iter().zip(before);
+    let used = after.map(|(after, before)| after.saturating_sub(before));
+    Ok((outcome, used.collect()))
 }
 
 /// Memory of a proxy with many connections that do nothing.

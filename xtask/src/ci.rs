@@ -1,6 +1,6 @@
 //! The test command and the CI that calls it.
 
-use crate::{checks, tools};
+use crate::{checks, dockerfile, tools};
 use std::{env, process::Command};
 
 fn cargo(words: &[&str]) -> Command {
@@ -57,6 +57,8 @@ pub(crate) fn check(_: &[String]) -> Result<(), String> {
 /// What `.ci/run` runs.
 pub(crate) fn ci(_: &[String]) -> Result<(), String> {
     test(&[])?;
+    // With the profile of the tests: a release build of its own would take longer than all the rest.
+    dockerfile::check(&["dev".to_owned()])?;
     check(&[])
 }
 

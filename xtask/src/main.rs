@@ -2,6 +2,7 @@
 
 mod checks;
 mod ci;
+mod dockerfile;
 mod tools;
 
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 type Task = fn(&[String]) -> Result<(), String>;
 
 /// What can be asked for: the name, what it does, and the code.
-const TASKS: [(&str, &str, Task); 6] = [
+const TASKS: [(&str, &str, Task); 7] = [
     (
         "test",
         "installs what tests need where it can, and runs every test",
@@ -31,6 +32,11 @@ const TASKS: [(&str, &str, Task); 6] = [
         "tools",
         "builds the Go tools of tools/ into the cache",
         |_| tools::build_all(),
+    ),
+    (
+        "dockerfile",
+        "runs the Dockerfile's build in a clean folder, without an engine, and looks at what the image would hold",
+        dockerfile::check,
     ),
     (
         "structure",

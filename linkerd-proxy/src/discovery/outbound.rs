@@ -744,16 +744,13 @@ impl Listener<DestinationProfile> for Profiles {
     fn ended(&mut self, end: &End) -> bool {
         let target = &self.0.target;
         tracing::debug!(%target, reason = %end, "Profile stream ended");
-        match end.code() {
-            Some(
-                Code::InvalidArgument
-                | Code::FailedPrecondition
-                | Code::NotFound
-                | Code::Unimplemented,
-            ) => self.0.update(|parts| {
+        if let Some(
+            Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented,
+        ) = end.code()
+        {
+            self.0.update(|parts| {
                 parts.profile.get_or_insert(None);
-            }),
-            _ => {}
+            })
         }
         true
     }

@@ -36,6 +36,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Aut
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use linkerd_metrics::{Handle, Histogram};
 use std::{
     convert::Infallible,
     future::pending,
@@ -192,6 +193,23 @@ fn described<'r, B>(request: &'r Request<B>, authority: Option<&'r Authority>) -
     }
 }
 
+/// The request with its body counted and bounded in its pauses, and when it will have ended.
+fn watched(
+    request: Request<Incoming>,
+    frames: Handle<Histogram>,
+    arrived: Instant,
+    stall: Option<Duration>,
+) -> (Request<RequestBody>, Ended) {
+    let ended = if request.body().is_end_stream() {
+        Ended::at(arrived)
+    } else {
+        Ended::later()
+    };
+    let request =
+        request.map(|body| RequestBody::new(body, Some(frames), ended.clone()).stalling(stall));
+    (request, ended)
+}
+
 /// Sends a permitted request to the origin and records what comes of it.
 async fn forward(
     connection: &Arc<Connection>,
@@ -221,16 +239,8 @@ async fn forward(
     shape::retarget(&mut request, &form, authority.as_ref());
     handles.requests.inc();
     handles.legacy_requests.inc();
-    let ended = if request.body().is_end_stream() {
-        Ended::at(arrived)
-    } else {
-        Ended::later()
-    };
     let stall = connection.worker.inbound.settings.body_idle;
-    let request = request.map(|body| {
-        let frames = Some(handles.request_frames.clone());
-        RequestBody::new(body, frames, ended.clone()).stalling(stall)
-    });
+    let (request, ended) = watched(request, handles.request_frames.clone(), arrived, stall);
 
     let origin = connection.worker.origin(connection.destination.origin)?;
     let sent = Instant::now();

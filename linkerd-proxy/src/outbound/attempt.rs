@@ -245,7 +245,11 @@ impl Exchange<'_> {
     ) -> Result<Reached, Failure> {
         let worker = &self.connection.worker;
         let balancer = match &backend.backend.kind {
-            Kind::Missing => return Err(Failure::NoDispatcher(backend.backend.meta.clone())),
+            Kind::Missing => {
+                return Err(Failure::NoDispatcher(Box::new(
+                    backend.backend.meta.clone(),
+                )));
+            }
             Kind::Forward(endpoint) => {
                 let carried = self.carried(version, endpoint, worker);
                 let remote = worker.remote(endpoint, None, carried.1)?;

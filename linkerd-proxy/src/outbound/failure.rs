@@ -36,7 +36,7 @@ pub(crate) enum Failure {
     /// No backend of the rule is available.
     NoBackend,
     /// The backend does not exist.
-    NoDispatcher(Ref),
+    NoDispatcher(Box<Ref>),
     /// No endpoint was ready, and the wait is over or there is no place to wait.
     Unready(Unready),
     /// Policy requires mutual TLS, which the endpoint does not offer, or with another identity.
@@ -387,7 +387,7 @@ impl fmt::Display for Failure {
             Self::Stopped(Stop::UnknownFilter) => {
                 f.write_str("the route has a filter that this version does not know")
             }
-            Self::NoDispatcher(backend) => match backend {
+            Self::NoDispatcher(backend) => match backend.as_ref() {
                 Ref::Default { name } => write!(f, "backend for default {name} has no dispatcher"),
                 Ref::Resource {
                     kind,

@@ -283,7 +283,10 @@ pub(crate) enum ConnectionError {
     #[error("{0}")]
     InvalidBackend(String),
     #[error("{place}: {failure}")]
-    Failed { place: Box<str>, failure: Failure },
+    Failed {
+        place: Box<str>,
+        failure: Box<Failure>,
+    },
     #[error("{0}")]
     Relay(#[from] crate::transport::relay::RelayError),
     #[error("HTTP: {0}")]
@@ -294,7 +297,7 @@ impl ConnectionError {
     fn failed(failure: Failure, rule: &StreamRule) -> Self {
         Self::Failed {
             place: rule.place.clone(),
-            failure,
+            failure: Box::new(failure),
         }
     }
 

@@ -76,7 +76,7 @@ pub(super) struct HttpPlan {
 
 #[derive(Debug)]
 enum Router {
-    Policy(HttpRouter),
+    Policy(Box<HttpRouter>),
     /// Its rules are the profile's routes, and one for requests that none takes.
     Profile(Arc<ProfileRouter>),
 }
@@ -310,7 +310,7 @@ impl Build<'_> {
             }));
         }
         HttpPlan {
-            router: Router::Policy(router),
+            router: Router::Policy(Box::new(router)),
             rules,
             offsets,
         }

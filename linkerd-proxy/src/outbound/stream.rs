@@ -96,7 +96,11 @@ async fn reach(
 ) -> Result<Reached, Failure> {
     let worker = &connection.worker;
     let balancer = match &backend.backend.kind {
-        Kind::Missing => return Err(Failure::NoDispatcher(backend.backend.meta.clone())),
+        Kind::Missing => {
+            return Err(Failure::NoDispatcher(Box::new(
+                backend.backend.meta.clone(),
+            )));
+        }
         Kind::Forward(endpoint) => {
             let remote = worker.remote(endpoint, None, Carried::Opaque)?;
             worker.check(plan, &remote)?;

@@ -40,11 +40,11 @@ pub struct ProfileRoute {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// All of them.
-    All(Vec<Condition>),
+    All(Vec<Self>),
     /// Any of them.
-    Any(Vec<Condition>),
+    Any(Vec<Self>),
     /// Not this.
-    Not(Box<Condition>),
+    Not(Box<Self>),
     /// A path, without query, that this expression covers.
     Path(String),
     /// A method.
@@ -64,11 +64,11 @@ pub struct ResponseClass {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ResponseCondition {
     /// All of them.
-    All(Vec<ResponseCondition>),
+    All(Vec<Self>),
     /// Any of them.
-    Any(Vec<ResponseCondition>),
+    Any(Vec<Self>),
     /// Not this.
-    Not(Box<ResponseCondition>),
+    Not(Box<Self>),
     /// A range of statuses.
     Status(RangeInclusive<u16>),
 }

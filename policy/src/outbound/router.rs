@@ -205,9 +205,9 @@ pub struct ProfileRouter {
 
 #[derive(Debug)]
 enum Test {
-    All(Vec<Test>),
-    Any(Vec<Test>),
-    Not(Box<Test>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
     Path(Regex),
     Method(Method),
 }

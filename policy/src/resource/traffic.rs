@@ -106,11 +106,11 @@ pub struct ProfileRoute {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestMatch {
     /// All of these.
-    pub all: Option<Vec<RequestMatch>>,
+    pub all: Option<Vec<Self>>,
     /// Not this.
-    pub not: Option<Box<RequestMatch>>,
+    pub not: Option<Box<Self>>,
     /// Any of these.
-    pub any: Option<Vec<RequestMatch>>,
+    pub any: Option<Vec<Self>>,
     /// A path that this expression covers.
     pub path_regex: Option<String>,
     /// A method.
@@ -133,11 +133,11 @@ pub struct ResponseClass {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResponseMatch {
     /// All of these.
-    pub all: Option<Vec<ResponseMatch>>,
+    pub all: Option<Vec<Self>>,
     /// Not this.
-    pub not: Option<Box<ResponseMatch>>,
+    pub not: Option<Box<Self>>,
     /// Any of these.
-    pub any: Option<Vec<ResponseMatch>>,
+    pub any: Option<Vec<Self>>,
     /// A range of statuses.
     pub status: Option<StatusRange>,
 }

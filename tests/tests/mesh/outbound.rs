@@ -840,7 +840,7 @@ spec: {service: catalog, backends: [{service: catalog, weight: 500m}, {service: 
     let calls = Arc::new(AtomicUsize::new(0));
     let flaky = |name: &'static str, calls: Arc<AtomicUsize>| {
         move |request: Request<Incoming>| {
-            let first = calls.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+            let first = calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             let canonical = request.headers().get("l5d-dst-canonical").cloned();
             let mut response = status(if first && request.uri() == "/flaky" {
                 500

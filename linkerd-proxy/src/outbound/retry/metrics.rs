@@ -51,7 +51,7 @@ impl Collect for Budgets {
         budgets.retain(|_, budget| budget.strong_count() > 0);
         let now = Instant::now();
         let mut sorted: Vec<_> = budgets.iter().collect();
-        sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        sorted.sort_by_key(|(a, _)| *a);
         for (labels, budget) in sorted {
             if let Some(budget) = budget.upgrade() {
                 let remaining = budget.remaining(now) as f64;

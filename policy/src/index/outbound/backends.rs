@@ -94,7 +94,7 @@ impl Index {
         let weighed = refs.iter().map(|each| {
             let mut backend = match self.backend(parent, each, settings) {
                 Ok(backend) => backend,
-                Err((meta, message)) => missing(meta, status, message),
+                Err(wrong) => missing(wrong.0, status, wrong.1),
             };
             backend.filters.extend(filters(&each.filters, is_http));
             (backend, each.weight.unwrap_or(1))
@@ -115,10 +115,10 @@ impl Index {
         let weighed = refs.iter().map(|each| {
             let backend = match self.backend(parent, each, &settings) {
                 Ok(backend) => backend,
-                Err((meta, message)) => RouteBackend {
+                Err(wrong) => RouteBackend {
                     filters: Vec::new(),
-                    refusal: Some(Refusal::Invalid(message)),
-                    ..missing(meta, 500, String::new())
+                    refusal: Some(Refusal::Invalid(wrong.1)),
+                    ..missing(wrong.0, 500, String::new())
                 },
             };
             (backend, each.weight.unwrap_or(1))
@@ -126,13 +126,13 @@ impl Index {
         distribution(weighed.collect())
     }
 
-    /// A backend, or what it is called and why it cannot be used.
+    /// A backend, or what it is called and why it cannot be used (boxed: both are large, and it is rare).
     fn backend(
         &self,
         parent: &Parent<'_>,
         each: &api::BackendRef,
         settings: &Settings,
-    ) -> Result<RouteBackend, (Ref, String)> {
+    ) -> Result<RouteBackend, Box<(Ref, String)>> {
         let group = each.group.as_deref().unwrap_or_default();
         let kind = each.kind.as_deref().unwrap_or("Service");
         let namespace = each
@@ -152,13 +152,13 @@ impl Index {
         if is_core && kind.eq_ignore_ascii_case("Service") {
             let meta = meta("core", "Service");
             let Some(port) = port else {
-                return Err((
+                return Err(Box::new((
                     meta,
                     format!("missing port for backend Service {}", each.name),
-                ));
+                )));
             };
             if self.service(namespace, &each.name).is_none() {
-                return Err((meta, format!("Service not found {}", each.name)));
+                return Err(Box::new((meta, format!("Service not found {}", each.name))));
             }
             return Ok(RouteBackend {
                 backend: Backend {
@@ -173,14 +173,14 @@ impl Index {
         if group == POLICY_GROUP && kind.eq_ignore_ascii_case("EgressNetwork") {
             let meta = meta(POLICY_GROUP, "EgressNetwork");
             return match (parent.kind, parent.address) {
-                (ParentKind::Service(_), _) => Err((
+                (ParentKind::Service(_), _) => Err(Box::new((
                     meta,
                     "EgressNetwork backends attach to EgressNetwork parents only".to_owned(),
-                )),
-                (ParentKind::Egress(_), None) => Err((
+                ))),
+                (ParentKind::Egress(_), None) => Err(Box::new((
                     meta,
                     "EgressNetwork can be resolved from an ip:port combo only".to_owned(),
-                )),
+                ))),
                 (ParentKind::Egress(egress), Some(address))
                     if egress.metadata.name == each.name
                         && egress.metadata.namespace == *namespace =>
@@ -195,17 +195,17 @@ impl Index {
                         refusal: None,
                     })
                 }
-                (ParentKind::Egress(_), Some(_)) => Err((
+                (ParentKind::Egress(_), Some(_)) => Err(Box::new((
                     meta,
                     "Route with EgressNetwork backend needs to have the same EgressNetwork as a parent"
                         .to_owned(),
-                )),
+                ))),
             };
         }
-        Err((
+        Err(Box::new((
             Ref::default_named("invalid"),
             format!("unsupported backend type {group} {kind}"),
-        ))
+        )))
     }
 }
 

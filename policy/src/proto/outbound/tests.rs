@@ -339,9 +339,8 @@ fn a_profile_comes_back_equal_and_loses_only_what_cannot_be_used() {
     );
 }
 
-/// Each hostile or careless value, and the field that is named.
-#[test]
-fn what_cannot_be_used_is_refused_by_field() {
+/// One route with one rule with one backend, and a retry.
+fn with_retry() -> OutboundPolicy {
     let backend = Backend {
         meta: Ref::default_named("b"),
         dispatcher: Some(Dispatcher::Balance {
@@ -376,7 +375,7 @@ fn what_cannot_be_used_is_refused_by_field() {
         }),
         ..Action::default()
     };
-    let policy = OutboundPolicy {
+    OutboundPolicy {
         parent: Ref::default_named("p"),
         protocol: Protocol::Http1(HttpPolicy {
             routes: vec![HttpRoute {
@@ -389,10 +388,18 @@ fn what_cannot_be_used_is_refused_by_field() {
             }],
             failure_accrual: None,
         }),
-    };
-    let rule = "protocol.http1.routes[0].rules[0]";
-    type Spoil = fn(&mut api::http_route::Rule);
-    let spoils: [(Spoil, &str); 8] = [
+    }
+}
+
+/// A rule of the message as a careless or hostile server might send it, and the field that is named.
+type Spoiled = (fn(&mut api::http_route::Rule), &'static str);
+
+/// Each hostile or careless value.
+fn spoiled() -> Vec<Spoiled> {
+    fn retry(rule: &mut api::http_route::Rule) -> &mut api::http_route::Retry {
+        rule.retry.as_mut().unwrap()
+    }
+    vec![
         (|rule| rule.backends = None, ".backends"),
         (
             |rule| {
@@ -402,49 +409,21 @@ fn what_cannot_be_used_is_refused_by_field() {
             },
             ".backends.first_available.backends",
         ),
+        (|rule| retry(rule).conditions = None, ".retry.conditions"),
         (
-            |rule| rule.retry.as_mut().unwrap().conditions = None,
-            ".retry.conditions",
-        ),
-        (
-            |rule| rule.retry.as_mut().unwrap().max_retries = 70_000,
+            |rule| retry(rule).max_retries = 70_000,
             ".retry.max_retries",
         ),
         (
-            |rule| {
-                rule.retry
-                    .as_mut()
-                    .unwrap()
-                    .conditions
-                    .as_mut()
-                    .unwrap()
-                    .status_ranges[0]
-                    .end = 600
-            },
+            |rule| retry(rule).conditions.as_mut().unwrap().status_ranges[0].end = 600,
             ".retry.conditions.status_ranges[0]",
         ),
         (
-            |rule| {
-                rule.retry
-                    .as_mut()
-                    .unwrap()
-                    .backoff
-                    .as_mut()
-                    .unwrap()
-                    .jitter_ratio = f32::NAN
-            },
+            |rule| retry(rule).backoff.as_mut().unwrap().jitter_ratio = f32::NAN,
             ".retry.backoff.jitter_ratio",
         ),
         (
-            |rule| {
-                rule.retry
-                    .as_mut()
-                    .unwrap()
-                    .backoff
-                    .as_mut()
-                    .unwrap()
-                    .max_backoff = None
-            },
+            |rule| retry(rule).backoff.as_mut().unwrap().max_backoff = None,
             ".retry.backoff.max_backoff",
         ),
         (
@@ -459,8 +438,14 @@ fn what_cannot_be_used_is_refused_by_field() {
             },
             ".timeouts.request",
         ),
-    ];
-    for (spoil, field) in spoils {
+    ]
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_field() {
+    let policy = with_retry();
+    let rule = "protocol.http1.routes[0].rules[0]";
+    for (spoil, field) in spoiled() {
         let mut message = outbound_to_api(&policy);
         let Some(api::proxy_protocol::Kind::Http1(http)) =
             &mut message.protocol.as_mut().unwrap().kind
