@@ -305,11 +305,10 @@ impl ConnectionError {
     fn label(&self) -> &'static str {
         match self {
             Self::Io(_) | Self::Relay(_) => "i/o",
-            Self::Failed {
-                failure: Failure::Endpoint(..),
-                ..
-            } => "i/o",
-            Self::Failed { failure, .. } => failure.row().error.unwrap_or("unexpected"),
+            Self::Failed { failure, .. } => match failure.as_ref() {
+                Failure::Endpoint(..) => "i/o",
+                failure => failure.row().error.unwrap_or("unexpected"),
+            },
             Self::NoOriginal(_)
             | Self::Loop(_)
             | Self::Unknown(_)
