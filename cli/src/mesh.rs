@@ -13,7 +13,9 @@ use serde::Deserialize;
 use std::{
     fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 /// Name of the file.
@@ -68,6 +70,39 @@ pub(crate) struct Program {
     /// Services that it calls, as `service:port`, besides those in `traffic`.
     #[serde(default)]
     pub(crate) calls: Vec<Place>,
+    /// With `program: http`: some calls that it fails, to see what others make of it.
+    pub(crate) fails: Option<Fails>,
+}
+
+/// Calls that a program answers with UNAVAILABLE (HTTP 503).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fails {
+    /// Of which path.
+    pub(crate) path: String,
+    /// Every third one, if it is 3.
+    pub(crate) every: NonZeroU32,
+}
+
+impl fmt::Display for Fails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.path, self.every)
+    }
+}
+
+impl FromStr for Fails {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('=')
+            .and_then(|(path, every)| {
+                Some(Self {
+                    path: path.to_owned(),
+                    every: every.parse().ok()?,
+                })
+            })
+            .ok_or_else(|| format!("{text:?} is not PATH=NUMBER, like /shop.Payments/Charge=3"))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -376,6 +411,9 @@ impl Mesh {
                 return Err(format!(
                     "workloads[{i}].command: goes with program: command, as a list like [python3, server.py]"
                 ));
+            }
+            if program.fails.is_some() && program.program != Kind::Http {
+                return Err(format!("workloads[{i}].fails: goes with program: http"));
             }
         }
         Ok(mesh)

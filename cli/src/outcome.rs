@@ -1,5 +1,6 @@
 //! What a command ends with: good, not good, or a failure with a hint; and tables.
 
+pub(crate) use linkerd_proxy::table;
 use std::{
     fmt,
     io::{self, Write as _},
@@ -89,29 +90,6 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
-}
-
-/// A table of left-aligned columns.
-pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .chain(head.get(column).map(|name| name.len()))
-            .max()
-            .unwrap_or_default()
-    };
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells
-            .enumerate()
-            .map(|(column, cell)| format!("{cell:<0$}", width(column)));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    let mut text = line(&mut head.iter().copied());
-    for row in rows {
-        text.push_str(&line(&mut row.iter().map(String::as_str)));
-    }
-    text
 }
 
 /// Prints to standard output. Whoever read it may have gone away.

@@ -166,6 +166,29 @@ fn finished(mut route: Route) -> Route {
     route
 }
 
+/// What became of the requests of every route.
+fn sum(routes: &[Route]) -> Route {
+    let mut sum = Route {
+        parent: "all".to_owned(),
+        ..Route::default()
+    };
+    for route in routes {
+        sum.requests += route.requests;
+        sum.retries += route.retries;
+        sum.recovered += route.recovered;
+        sum.gave_up += route.gave_up;
+        for (into, from) in [
+            (&mut sum.reasons, &route.reasons),
+            (&mut sum.suppressed, &route.suppressed),
+        ] {
+            for (name, count) in from {
+                *into.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+    finished(sum)
+}
+
 fn written(routes: &[Route]) -> String {
     let counts = |counts: &BTreeMap<String, f64>| {
         let all = counts.iter().map(|(name, count)| format!("{name} {count}"));
@@ -190,7 +213,10 @@ fn written(routes: &[Route]) -> String {
             plain(&why),
         ]
     };
-    let rows: Vec<_> = routes.iter().map(row).collect();
+    let mut rows: Vec<_> = routes.iter().map(row).collect();
+    if routes.len() > 1 {
+        rows.push(row(&sum(routes)));
+    }
     let head = [
         "DESTINATION",
         "ROUTE",

@@ -1,9 +1,12 @@
 //! The programs that examples consist of, each a process: an HTTP and gRPC service, a line-based database in which the
 //! server speaks first, and a client. `linkerd run` starts them; all of them are deterministic.
 
-use crate::outcome::{Failure, Outcome};
+use crate::{
+    mesh::Fails,
+    outcome::{Failure, Outcome},
+};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -12,6 +15,10 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -36,6 +43,9 @@ pub(crate) enum Command {
         /// Where it listens; may be repeated.
         #[arg(long, required = true)]
         listen: Vec<SocketAddr>,
+        /// Calls that are answered with UNAVAILABLE (HTTP 503): PATH=3 is every third one of a path.
+        #[arg(long)]
+        fails: Option<Fails>,
     },
     /// A database with a line protocol in which the server speaks first.
     Lines {
@@ -78,15 +88,29 @@ pub(crate) struct Call {
 pub(crate) struct Answers {
     /// How many answers of each kind: `HTTP 200`, `gRPC 7`, `answered`, `closed`, `failed`.
     pub(crate) counts: BTreeMap<String, u32>,
+    /// How many answers each service gave, as the answers say it.
+    #[serde(default)]
+    pub(crate) served: BTreeMap<String, u32>,
     /// What a proxy said about the last failure, or what it was.
     pub(crate) why: Option<String>,
 }
 
-pub(crate) async fn run(command: Command) -> Result<Outcome, Failure> {
+pub(crate) async fn run(command: Command) -> std::result::Result<Outcome, Failure> {
     match command {
-        Command::Http { name, listen } => {
-            let name: &'static str = name.leak();
-            serve(&listen, move |stream| http_connection(stream, name)).await
+        Command::Http {
+            name,
+            listen,
+            fails,
+        } => {
+            let service = Arc::new(Service {
+                name,
+                fails,
+                calls: AtomicU32::new(0),
+            });
+            serve(&listen, move |stream| {
+                http_connection(stream, service.clone())
+            })
+            .await
         }
         Command::Lines { listen } => serve(&listen, lines_connection).await,
         Command::Call(call) => {
@@ -100,7 +124,7 @@ pub(crate) async fn run(command: Command) -> Result<Outcome, Failure> {
 async fn serve<F>(
     listen: &[SocketAddr],
     connection: impl Fn(TcpStream) -> F + Clone,
-) -> Result<Outcome, Failure>
+) -> std::result::Result<Outcome, Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -128,9 +152,29 @@ where
     Ok(Outcome::Good)
 }
 
-async fn http_connection(stream: TcpStream, name: &'static str) {
-    let service = service_fn(move |request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(name, request).await)
+/// An HTTP and gRPC service.
+struct Service {
+    name: String,
+    fails: Option<Fails>,
+    /// Calls of the path that fails.
+    calls: AtomicU32,
+}
+
+impl Service {
+    /// Whether it is this call's turn to fail.
+    fn fails(&self, path: &str) -> bool {
+        let Some(fails) = self.fails.as_ref().filter(|fails| fails.path == path) else {
+            return false;
+        };
+        let call = self.calls.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        call.is_multiple_of(fails.every.get())
+    }
+}
+
+async fn http_connection(stream: TcpStream, service: Arc<Service>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(answer(&service, request).await) }
     });
     // A client that goes away is no news for a service.
     drop(
@@ -142,7 +186,7 @@ async fn http_connection(stream: TcpStream, name: &'static str) {
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>>;
 
-async fn answer(name: &str, request: Request<Incoming>) -> Answer {
+async fn answer(service: &Service, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     let read = Limited::new(body, MAX_MESSAGE).collect().await;
     let received = read.map_or(0, |body| body.to_bytes().len());
@@ -151,31 +195,39 @@ async fn answer(name: &str, request: Request<Incoming>) -> Answer {
         value.map(str::to_owned)
     };
     let value = serde_json::json!({
-        "service": name,
+        "service": service.name,
         "method": head.method.as_str(),
         "path": head.uri.path(),
         "received": received,
         "client": text("l5d-client-id"),
     });
     let json = format!("{value}\n");
-    let mut answer =
-        if text("content-type").is_some_and(|kind| kind.starts_with("application/grpc")) {
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            let body =
-                Full::new(grpc_frame(json.as_bytes())).with_trailers(async { Some(Ok(trailers)) });
-            let mut answer = Response::new(body.boxed_unsync());
-            let kind = HeaderValue::from_static("application/grpc");
-            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-            answer
-        } else {
-            Response::new(Full::new(Bytes::from(json)).boxed_unsync())
-        };
+    let fails = service.fails(head.uri.path());
+    if text("content-type").is_some_and(|kind| kind.starts_with("application/grpc")) {
+        return grpc_answer(&json, fails);
+    }
+    let mut answer = Response::new(Full::new(Bytes::from(json)).boxed_unsync());
+    if fails {
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
     let json = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, json);
     answer
-        .headers_mut()
-        .entry(header::CONTENT_TYPE)
-        .or_insert(json);
+}
+
+/// A message and the status 0; or the status UNAVAILABLE, without a message.
+fn grpc_answer(message: &str, fails: bool) -> Answer {
+    let (frame, status) = if fails {
+        (Bytes::new(), "14")
+    } else {
+        (grpc_frame(message.as_bytes()), "0")
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    let body = Full::new(frame).with_trailers(async { Some(Ok(trailers)) });
+    let mut answer = Response::new(body.boxed_unsync());
+    let kind = HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer
 }
 
@@ -218,23 +270,44 @@ async fn lines_connection(stream: TcpStream) {
 pub(crate) async fn call_all(call: &Call) -> Answers {
     let mut answers = Answers::default();
     for _ in 0..call.times.max(1) {
-        let (kind, why) = match tokio::time::timeout(ANSWER, call_once(call)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => ("failed".to_owned(), Some(error.to_string())),
-            Err(_) => (
-                "failed".to_owned(),
-                Some(format!("no answer within {ANSWER:?}")),
-            ),
+        let called = match tokio::time::timeout(ANSWER, call_once(call)).await {
+            Ok(Ok(called)) => called,
+            Ok(Err(error)) => Called::failed(error.to_string()),
+            Err(_) => Called::failed(format!("no answer within {ANSWER:?}")),
         };
-        *answers.counts.entry(kind).or_default() += 1;
-        answers.why = why.or(answers.why);
+        *answers.counts.entry(called.kind).or_default() += 1;
+        if let Some(service) = called.service {
+            *answers.served.entry(service).or_default() += 1;
+        }
+        answers.why = called.why.or(answers.why);
     }
     answers
 }
 
-type Called = Result<(String, Option<String>), Box<dyn std::error::Error + Send + Sync>>;
+/// How one call went.
+#[derive(Debug, Default)]
+struct Called {
+    /// A kind of [`Answers::counts`].
+    kind: String,
+    /// What a proxy said about it.
+    why: Option<String>,
+    /// Who answered.
+    service: Option<String>,
+}
 
-async fn call_once(call: &Call) -> Called {
+impl Called {
+    fn failed(why: String) -> Self {
+        Self {
+            kind: "failed".to_owned(),
+            why: Some(why),
+            service: None,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+async fn call_once(call: &Call) -> Result<Called> {
     let socket = if call.to.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -253,7 +326,7 @@ async fn call_once(call: &Call) -> Called {
     }
 }
 
-async fn http_call(stream: TcpStream, call: &Call, request: &str) -> Called {
+async fn http_call(stream: TcpStream, call: &Call, request: &str) -> Result<Called> {
     let (method, path) = request.split_once(' ').unwrap_or(("GET", request));
     let (mut send, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -265,14 +338,17 @@ async fn http_call(stream: TcpStream, call: &Call, request: &str) -> Called {
         .body(Full::<Bytes>::default())?;
     let response = send.send_request(request).await?;
     let (status, why) = (response.status(), said(response.headers()));
-    let _ = Limited::new(response.into_body(), 64 * MAX_MESSAGE)
-        .collect()
-        .await;
+    let body = Limited::new(response.into_body(), 64 * MAX_MESSAGE).collect();
+    let body = body.await.map(http_body_util::Collected::to_bytes);
     connection.abort();
-    Ok((format!("HTTP {}", status.as_u16()), why))
+    Ok(Called {
+        kind: format!("HTTP {}", status.as_u16()),
+        why,
+        service: body.ok().and_then(|body| service_of(&body)),
+    })
 }
 
-async fn grpc_call(stream: TcpStream, call: &Call, method: &str) -> Called {
+async fn grpc_call(stream: TcpStream, call: &Call, method: &str) -> Result<Called> {
     let (mut send, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
@@ -291,10 +367,21 @@ async fn grpc_call(stream: TcpStream, call: &Call, method: &str) -> Called {
             .and_then(|s| s.to_str().ok().map(str::to_owned))
     };
     let status = status(&head.headers).or_else(|| body.trailers().and_then(status));
-    Ok(match status {
-        Some(status) => (format!("gRPC {status}"), why),
-        None => (format!("HTTP {}", head.status.as_u16()), why),
+    Ok(Called {
+        kind: match status {
+            Some(status) => format!("gRPC {status}"),
+            None => format!("HTTP {}", head.status.as_u16()),
+        },
+        why,
+        // After the prefix of a frame.
+        service: body.to_bytes().get(5..).and_then(service_of),
     })
+}
+
+/// Who answered, if it is one of our services.
+fn service_of(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Some(body.get("service")?.as_str()?.to_owned())
 }
 
 /// What a proxy said about a failure.
@@ -303,12 +390,13 @@ fn said(headers: &HeaderMap) -> Option<String> {
     Some(value.to_owned())
 }
 
-async fn line_call(stream: TcpStream, line: &str) -> Called {
+async fn line_call(stream: TcpStream, line: &str) -> Result<Called> {
     let closed = || {
-        Ok((
-            "closed".to_owned(),
-            Some("closed without a byte".to_owned()),
-        ))
+        Ok(Called {
+            kind: "closed".to_owned(),
+            why: Some("closed without a byte".to_owned()),
+            service: None,
+        })
     };
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read.take(MAX_MESSAGE as u64)).lines();
@@ -321,7 +409,10 @@ async fn line_call(stream: TcpStream, line: &str) -> Called {
     }
     write.write_all(format!("{line}\n").as_bytes()).await?;
     match lines.next_line().await? {
-        Some(_) => Ok(("answered".to_owned(), None)),
+        Some(_) => Ok(Called {
+            kind: "answered".to_owned(),
+            ..Called::default()
+        }),
         None => closed(),
     }
 }

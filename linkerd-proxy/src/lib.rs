@@ -12,6 +12,7 @@
 //! | `discovery` | what controllers say, as live snapshots |
 //! | `telemetry` | spans and the access log |
 //! | `admin` | metrics, readiness, what is enforced and why |
+//! | `table` | tables for people |
 //! | `drain`, `limit`, `activity` | what every connection shares |
 
 pub mod config;
@@ -26,8 +27,10 @@ mod limit;
 mod logging;
 mod outbound;
 mod run;
+mod table;
 mod telemetry;
 mod transport;
 
 pub use inbound::failure::markdown as failures;
 pub use run::{Error, main_from_env};
+pub use table::table;

@@ -240,11 +240,11 @@ impl Run {
         let (program, arguments) = match member.program.program {
             Kind::Client => return Ok(()),
             Kind::Http => {
-                let name = ["--name".to_owned(), member.name().to_owned()];
-                (
-                    self.program.clone(),
-                    [own("http"), name.into(), listen].concat(),
-                )
+                let mut words = vec!["--name".to_owned(), member.name().to_owned()];
+                if let Some(fails) = &member.program.fails {
+                    words.extend(["--fails".to_owned(), fails.to_string()]);
+                }
+                (self.program.clone(), [own("http"), words, listen].concat())
             }
             Kind::Lines => (self.program.clone(), [own("lines"), listen].concat()),
             Kind::Command => {
@@ -385,6 +385,8 @@ impl Run {
             "{}, step {}: {title}\n{} workloads, each with a sidecar\n\n  \
              why was it denied    curl http://{sidecar}/denials\n  \
              what is enforced     curl http://{sidecar}/policy\n  \
+             what was retried     curl http://{sidecar}/retries\n  \
+             where it goes        curl http://{sidecar}/outbound\n  \
              what is wrong        curl http://{}/status\n  \
              logs                 {}\n\n",
             self.mesh.metadata.name,

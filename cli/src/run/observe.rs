@@ -28,6 +28,7 @@ pub(super) async fn sidecars(members: &[Member]) -> Vec<Sidecar> {
             admin,
             allowed: count("allow"),
             denied: count("deny"),
+            retries: fetch::sum(&metrics, "outbound_route_retries_total"),
             last_denial: denials.ok().and_then(|page| last_denial(&page.body)),
         }
     });
@@ -41,6 +42,8 @@ pub(super) struct Sidecar {
     admin: SocketAddr,
     allowed: f64,
     denied: f64,
+    /// Of what its application sent.
+    retries: f64,
     last_denial: Option<String>,
 }
 
@@ -53,6 +56,7 @@ pub(super) fn table_of(sidecars: &[Sidecar]) -> String {
                 sidecar.workload.clone(),
                 sidecar.allowed.to_string(),
                 sidecar.denied.to_string(),
+                sidecar.retries.to_string(),
                 format!("http://{}", sidecar.admin),
                 sidecar
                     .last_denial
@@ -63,7 +67,14 @@ pub(super) fn table_of(sidecars: &[Sidecar]) -> String {
         })
         .collect();
     table(
-        &["WORKLOAD", "ALLOWED", "DENIED", "ADMIN", "LAST DENIAL"],
+        &[
+            "WORKLOAD",
+            "ALLOWED",
+            "DENIED",
+            "RETRIES",
+            "ADMIN",
+            "LAST DENIAL",
+        ],
         &cells,
     )
 }

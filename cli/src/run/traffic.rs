@@ -22,6 +22,8 @@ pub(super) struct Row {
     pub(super) verdict: Verdict,
     /// The kinds of answers, with their numbers.
     pub(super) answers: BTreeMap<String, u32>,
+    /// Who answered how many, as applications say it.
+    pub(super) served: BTreeMap<String, u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<String>,
 }
@@ -33,14 +35,17 @@ impl Row {
 
     pub(super) fn cells(&self) -> Vec<String> {
         let mark = if self.is_as_expected() { "ok" } else { "WRONG" };
-        let answers: Vec<_> = self
-            .answers
-            .iter()
-            .map(|(kind, n)| match n {
+        let listed = |counts: &BTreeMap<String, u32>| {
+            let each = counts.iter().map(|(kind, n)| match n {
                 1 => kind.clone(),
                 n => format!("{n} x {kind}"),
-            })
-            .collect();
+            });
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let mut answers = listed(&self.answers);
+        if self.served.len() > 1 {
+            answers.push_str(&format!(" ({})", listed(&self.served)));
+        }
         vec![
             mark.to_owned(),
             self.from.clone(),
@@ -48,7 +53,7 @@ impl Row {
             self.request.clone(),
             self.verdict.to_string(),
             self.expected.to_string(),
-            answers.join(", "),
+            answers,
         ]
     }
 }
@@ -71,6 +76,7 @@ pub(super) async fn send(
         verdict,
         why: answers.why.filter(|_| verdict != Verdict::Allowed),
         answers: answers.counts,
+        served: answers.served,
     })
 }
 

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     discovery::{endpoints::EndpointWatch, outbound::Lookup},
     outbound::{Outbound, balance::BalancerState, retry::RouteNumbers},
+    table,
 };
 use http::StatusCode;
 use linkerd_policy::outbound::Protocol;
@@ -207,9 +208,13 @@ pub(super) fn retries(outbound: &Outbound, is_json: bool) -> Answer {
     if routes.is_empty() {
         return text(StatusCode::OK, "no route is in use\n");
     }
-    let mut out = format!(
-        "{:<48} {:>9} {:>8} {:>8} {:>7} {:>10} {:>8} {:>7}  {}\n",
-        "PARENT ROUTE",
+    let mut rows: Vec<_> = routes.iter().map(row).collect();
+    if routes.len() > 1 {
+        rows.push(row(&RouteNumbers::sum(&routes)));
+    }
+    let head = [
+        "DESTINATION",
+        "ROUTE",
         "REQUESTS",
         "RETRIED",
         "RETRIES",
@@ -217,15 +222,12 @@ pub(super) fn retries(outbound: &Outbound, is_json: bool) -> Answer {
         "RECOVERED",
         "GAVE UP",
         "BUDGET",
-        "WHY"
-    );
-    for route in &routes {
-        out.push_str(&row(route));
-    }
-    text(StatusCode::OK, out)
+        "WHY",
+    ];
+    text(StatusCode::OK, table(&head, &rows))
 }
 
-fn row(route: &RouteNumbers) -> String {
+fn row(route: &RouteNumbers) -> Vec<String> {
     let why = |counts: &[(&'static str, u64)]| {
         let some = counts.iter().filter(|(_, count)| *count > 0);
         some.map(|(name, count)| format!("{name} {count}"))
@@ -235,21 +237,22 @@ fn row(route: &RouteNumbers) -> String {
     let mut reasons = why(&route.reasons);
     let suppressed = why(&route.suppressed);
     if !suppressed.is_empty() {
-        reasons = format!("{reasons}; not retried: {suppressed}");
+        let gap = if reasons.is_empty() { "" } else { "; " };
+        reasons = format!("{reasons}{gap}not retried: {suppressed}");
     }
     let budget = route
         .budget
         .map_or_else(|| "-".to_owned(), |left| left.to_string());
-    format!(
-        "{:<48} {:>9} {:>8} {:>8} {:>6.1}% {:>10} {:>8} {:>7}  {}\n",
-        format!("{} {}", route.parent, route.route),
-        route.requests,
-        route.recovered + route.gave_up,
-        route.retries,
-        route.share() * 100.0,
-        route.recovered,
-        route.gave_up,
+    vec![
+        route.parent.clone(),
+        route.route.clone(),
+        route.requests.to_string(),
+        (route.recovered + route.gave_up).to_string(),
+        route.retries.to_string(),
+        format!("{:.1}%", route.share() * 100.0),
+        route.recovered.to_string(),
+        route.gave_up.to_string(),
         budget,
-        reasons
-    )
+        reasons,
+    ]
 }

@@ -933,8 +933,11 @@ async fn two_endpoints_of_which_one_is_slow_share_the_load_unevenly() {
                 let service = service_fn(move |_: Request<Incoming>| {
                     hits.fetch_add(1, Ordering::Relaxed);
                     async {
-                        // As a slow application: this is what is measured, not what is waited for.
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        // A slow application: it answers with the second stroke of a clock. This is what is
+                        // measured, not what is waited for.
+                        let mut clock = tokio::time::interval(Duration::from_millis(100));
+                        clock.tick().await;
+                        clock.tick().await;
                         Ok::<_, Infallible>(status(200))
                     }
                 });

@@ -132,6 +132,30 @@ pub(crate) struct RouteNumbers {
 }
 
 impl RouteNumbers {
+    /// What became of the requests of the whole proxy. Budgets belong to routes, and are not added up.
+    pub(crate) fn sum(routes: &[Self]) -> Self {
+        let total = |number: fn(&Self) -> u64| routes.iter().map(number).sum();
+        let counts = |list: fn(&Self) -> &[(&'static str, u64)]| {
+            let mut sums = BTreeMap::new();
+            for (name, count) in routes.iter().flat_map(list) {
+                *sums.entry(*name).or_insert(0) += count;
+            }
+            sums.into_iter().collect()
+        };
+        Self {
+            parent: "all".to_owned(),
+            route: String::new(),
+            requests: total(|route| route.requests),
+            retries: total(|route| route.retries),
+            recovered: total(|route| route.recovered),
+            gave_up: total(|route| route.gave_up),
+            budget: None,
+            reasons: counts(|route| &route.reasons),
+            suppressed: counts(|route| &route.suppressed),
+            fates: counts(|route| &route.fates),
+        }
+    }
+
     /// Retries among all attempts.
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     pub(crate) fn share(&self) -> f64 {
