@@ -78,6 +78,10 @@ impl<F: Into<Failure>> From<F> for Failed {
     }
 }
 
+/// Bytes of a body that are kept where no policy retries: an endpoint that goes away or refuses a stream did not begin
+/// to work on the request, which may then be sent again as it is.
+const SAFE_BYTES: usize = 64 * 1024;
+
 /// A request's life, with failures turned into answers.
 pub(super) async fn answer(
     connection: Arc<Connection>,
@@ -171,7 +175,10 @@ async fn request(
         matched,
         retry,
     };
-    let max_body = exchange.retry.as_ref().map(|retry| retry.max_request_bytes);
+    let max_body = exchange
+        .retry
+        .as_ref()
+        .map_or(SAFE_BYTES, |retry| retry.max_request_bytes);
     let (head, body) = request.into_parts();
     let upload = Upload::new(head, body, max_body);
     let response = exchange.run(upload, arrived).await?;

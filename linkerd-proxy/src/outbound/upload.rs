@@ -32,18 +32,15 @@ enum Kept {
 }
 
 impl Upload {
-    /// `max_body`: bytes that may be kept; absent where nothing is retried.
-    pub(super) fn new(head: Parts, body: Incoming, max_body: Option<usize>) -> Self {
+    /// `max_body`: bytes that may be kept.
+    pub(super) fn new(head: Parts, body: Incoming, max_body: usize) -> Self {
         let body = if body.is_end_stream() {
             Kept::None
+        } else if fits(&body, max_body) {
+            let (first, kept) = Replay::new(body, max_body);
+            Kept::Replay(Some(Box::new(first)), kept)
         } else {
-            match max_body {
-                Some(max) if fits(&body, max) => {
-                    let (first, kept) = Replay::new(body, max);
-                    Kept::Replay(Some(Box::new(first)), kept)
-                }
-                _ => Kept::Once(Some(body)),
-            }
+            Kept::Once(Some(body))
         };
         Self {
             head: Some(head),

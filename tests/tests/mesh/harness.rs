@@ -15,7 +15,7 @@ use linkerd_controller::{
 use linkerd_tls::{Id, KeyMaterial, LocalIdentity, TrustAnchors};
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -59,17 +59,24 @@ pub(crate) fn identity(account: &str) -> String {
     format!("{account}.shop.serviceaccount.identity.linkerd.cluster.local")
 }
 
-/// A loopback network of this test's own: 127.x.y.0/24.
-fn network() -> [u8; 3] {
+/// A loopback network of this test's own, 127.x.y.0/24, and what keeps it from tests of other processes.
+fn network() -> ([u8; 3], UdpSocket) {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = u8::try_from(std::process::id() % 200).unwrap() + 20;
-    [127, process, NEXT.fetch_add(1, Ordering::Relaxed)]
+    loop {
+        let network = [127, process, NEXT.fetch_add(1, Ordering::Relaxed)];
+        let [a, b, c] = network;
+        if let Ok(claim) = UdpSocket::bind((Ipv4Addr::new(a, b, c, 254), 1024)) {
+            return (network, claim);
+        }
+    }
 }
 
 /// The control plane, the workload `web` behind its sidecar, and where its application belongs.
 pub(crate) struct Mesh {
     folder: tempfile::TempDir,
     network: [u8; 3],
+    _claim: UdpSocket,
     pub(crate) config: Config,
     controller: Option<(oneshot::Sender<()>, std::thread::JoinHandle<()>)>,
     proxy: Option<Child>,
@@ -102,7 +109,7 @@ impl Mesh {
             &folder.path().join("state"),
         ]);
         // Ports on an address of this test's own: free ones that are asked for and let go could be given out twice.
-        let network = network();
+        let (network, claim) = network();
         let [a, b, c] = network;
         let own = |port| SocketAddr::new(Ipv4Addr::new(a, b, c, 1).into(), port);
         let config = Config {
@@ -116,6 +123,7 @@ impl Mesh {
         let mesh = Self {
             folder,
             network,
+            _claim: claim,
             config,
             controller: None,
             proxy: None,

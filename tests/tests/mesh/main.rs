@@ -9,6 +9,7 @@
 mod answers;
 mod authorization;
 mod certificates;
+mod frames;
 mod harness;
 mod http;
 mod life;
@@ -18,4 +19,5 @@ mod namespaces;
 mod opaque;
 mod origin;
 mod outbound;
+mod outbound_protocols;
 mod smuggling;

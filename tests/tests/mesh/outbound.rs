@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// An application that answers as a function says. Ends with the test.
-struct App(tokio::task::JoinHandle<()>);
+pub(crate) struct App(pub(crate) tokio::task::JoinHandle<()>);
 
 impl Drop for App {
     fn drop(&mut self) {
@@ -37,7 +37,7 @@ impl Drop for App {
     }
 }
 
-async fn app(
+pub(crate) async fn app(
     address: SocketAddr,
     answer: impl Fn(Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) -> App {
@@ -61,14 +61,14 @@ async fn app(
     }))
 }
 
-fn status(code: u16) -> Response<Full<Bytes>> {
+pub(crate) fn status(code: u16) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{code}")));
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
     response
 }
 
 /// A Pod outside the mesh, ready, of the application `app`.
-fn pod(name: &str, app: &str, ip: IpAddr) -> String {
+pub(crate) fn pod(name: &str, app: &str, ip: IpAddr) -> String {
     format!(
         "apiVersion: v1
 kind: Pod
@@ -80,7 +80,7 @@ status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True
     )
 }
 
-fn service(name: &str, annotations: &str) -> String {
+pub(crate) fn service(name: &str, annotations: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Service
@@ -92,13 +92,18 @@ spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: 8080}}]}}
 }
 
 /// A sidecar whose application reaches `catalog` at port 9000 of its address, and whose other listeners `more` names.
-struct Client {
-    mesh: Mesh,
+pub(crate) struct Client {
+    pub(crate) mesh: Mesh,
 }
 
 impl Client {
     /// `catalog`: annotations of the Service. `pods`: how many there are, at hosts 10 and up.
-    async fn start(catalog: &str, pods: u8, policy: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(
+        catalog: &str,
+        pods: u8,
+        policy: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut mesh = Mesh::without_proxy("");
         let mut text = service("catalog", catalog);
         for host in 0..pods {
@@ -121,42 +126,42 @@ impl Client {
         Self { mesh }
     }
 
-    fn at(&self, host: u8) -> SocketAddr {
+    pub(crate) fn at(&self, host: u8) -> SocketAddr {
         SocketAddr::new(self.mesh.ip(host), 8080)
     }
 
-    fn listener(&self, port: u16) -> SocketAddr {
+    pub(crate) fn listener(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.mesh.ip(2), port)
     }
 
-    async fn connect(&self, port: u16) -> TcpStream {
+    pub(crate) async fn connect(&self, port: u16) -> TcpStream {
         TcpStream::connect(self.listener(port)).await.unwrap()
     }
 
-    async fn get(&self, port: u16, path: &str) -> Response<Incoming> {
+    pub(crate) async fn get(&self, port: u16, path: &str) -> Response<Incoming> {
         one_http1(self.connect(port).await, get(path))
             .await
             .unwrap()
     }
 
-    async fn status(&self, port: u16) -> u16 {
+    pub(crate) async fn status(&self, port: u16) -> u16 {
         self.get(port, "/").await.status().as_u16()
     }
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<Incoming>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn why(response: &Response<Incoming>) -> String {
+pub(crate) fn why(response: &Response<Incoming>) -> String {
     let value = response.headers().get("l5d-proxy-error");
     value
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default()
 }
 
-fn route(kind: &str, rest: &str) -> String {
+pub(crate) fn route(kind: &str, rest: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: {kind}
