@@ -3,7 +3,10 @@
 //! Each is one type from end to end. They count what passes; the response's also drives the HTTP/1 connection that it
 //! comes from, so that no task stands between the origin's socket and the client's.
 
-use super::client::Exchange;
+use super::{
+    client::Exchange,
+    outcome::{Break, Ending, h2_error},
+};
 use crate::{
     activity::InFlight,
     inbound::record::Record,
@@ -84,6 +87,8 @@ pub(crate) struct RequestBody {
     ended: Option<Ended>,
     stall: Option<Stall>,
     progress: Option<Arc<Progress>>,
+    /// It came over HTTP/2, where an end is said or did not happen.
+    is_http2: bool,
 }
 
 #[derive(Debug)]
@@ -110,7 +115,13 @@ pub(crate) enum BodyError {
     Client(#[from] hyper::Error),
     #[error("the request's body stood still for {0:?}")]
     Stalled(Duration),
+    #[error("{CUT}")]
+    Cut,
 }
+
+/// A stream that was reset with NO_ERROR before its end. hyper lets such a body end as if it were whole (RFC 9113, 8.1
+/// allows the reset after a whole response only); passed on like that, a part would be taken for all.
+const CUT: &str = "the stream was reset before its end";
 
 impl Stall {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
@@ -145,6 +156,7 @@ impl RequestBody {
             ended: None,
             stall: None,
             progress: None,
+            is_http2: false,
         }
     }
 
@@ -155,7 +167,14 @@ impl RequestBody {
             ended: Some(ended),
             stall: None,
             progress: None,
+            is_http2: false,
         }
+    }
+
+    /// Whether it came over HTTP/2.
+    pub(crate) fn over_http2(mut self, is_http2: bool) -> Self {
+        self.is_http2 = is_http2;
+        self
     }
 
     /// Notes each frame.
@@ -208,6 +227,9 @@ impl http_body::Body for RequestBody {
         }
         if let Some(progress) = &self.progress {
             progress.beat();
+        }
+        if frame.is_none() && self.is_http2 && !self.is_end_stream() {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         if (frame.is_none() || self.is_end_stream())
             && let Some(ended) = self.ended.take()
@@ -278,6 +300,22 @@ pub(crate) enum ResponseError {
     Origin(#[from] hyper::Error),
     #[error("timed out processing response stream: {0}")]
     Expired(#[from] Expired),
+    #[error("{CUT}")]
+    Cut,
+}
+
+impl ResponseError {
+    /// How the break is counted.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending::Broken(match self {
+            Self::Expired(expired) => Break::Timeout(expired.label()),
+            Self::Origin(error) => {
+                let reason = h2_error(error).and_then(h2::Error::reason);
+                reason.map_or(Break::Unknown, Break::Reset)
+            }
+            Self::Cut => Break::Reset(h2::Reason::NO_ERROR),
+        })
+    }
 }
 
 impl From<Content> for Body {
@@ -379,13 +417,11 @@ impl Body {
     }
 
     fn end(&mut self, error: Option<&ResponseError>) {
+        let ending = error.map_or(Ending::Whole, ResponseError::ending);
         match std::mem::replace(&mut self.recorder, Recorder::Nobody) {
             Recorder::Nobody => {}
-            Recorder::Inbound(record) => record.end(match error {
-                Some(ResponseError::Origin(error)) => Some(error),
-                _ => None,
-            }),
-            Recorder::Outbound(record) => record.end(error),
+            Recorder::Inbound(record) => record.end(ending),
+            Recorder::Outbound(record) => record.end(ending),
         }
     }
 
@@ -436,6 +472,11 @@ impl Content {
                 self.poll(cx)
             }
         }
+    }
+
+    /// Whether a body that gives nothing more did not say that this is its end.
+    fn is_cut(&self) -> bool {
+        matches!(self, Self::Http2(body) if !body.is_end_stream())
     }
 
     /// Gives the origin's connection back as soon as the body has ended, not when the client is done with it.
@@ -505,6 +546,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => Poll::Ready(Some(self.told(error.into()))),
+            None if self.content.is_cut() => Poll::Ready(Some(self.told(ResponseError::Cut))),
             None => {
                 self.end(None);
                 Poll::Ready(None)

@@ -236,11 +236,13 @@ async fn forward(
     });
     let upgrade = shape::upgrades(&request).then(|| hyper::upgrade::on(&mut request));
     shape::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
+    let is_http2 = form.carried.is_some() || request.version() == Version::HTTP_2;
     shape::retarget(&mut request, &form, authority.as_ref());
     handles.requests.inc();
     handles.legacy_requests.inc();
     let stall = connection.worker.inbound.settings.body_idle;
     let (request, ended) = watched(request, handles.request_frames.clone(), arrived, stall);
+    let request = request.map(|body| body.over_http2(is_http2));
 
     let origin = connection.worker.origin(connection.destination.origin)?;
     let sent = Instant::now();

@@ -5,7 +5,7 @@
 use super::metrics::RouteHandles;
 use crate::http::{
     body::Ended,
-    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status, h2_error},
+    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -70,14 +70,8 @@ impl Record {
     }
 
     /// The response has ended, or broke off with `error`.
-    pub(crate) fn end(mut self, error: Option<&hyper::Error>) {
-        self.finish(match error {
-            None => Ending::Whole,
-            Some(error) => {
-                let reason = h2_error(error).and_then(h2::Error::reason);
-                Ending::Broken(reason.map_or(Break::Unknown, Break::Reset))
-            }
-        });
+    pub(crate) fn end(mut self, ending: Ending) {
+        self.finish(ending);
     }
 
     fn finish(&mut self, ending: Ending) {

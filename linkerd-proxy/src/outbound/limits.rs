@@ -34,7 +34,7 @@ pub(crate) enum Expired {
 
 impl Expired {
     /// The value of `error` in route families.
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Request(_) => "REQUEST_TIMEOUT",
             Self::Response(_) => "RESPONSE_STREAM_TIMEOUT",

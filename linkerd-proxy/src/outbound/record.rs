@@ -12,7 +12,7 @@ use super::{
 };
 use crate::http::{
     body::{Ended, ResponseError},
-    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status, h2_error},
+    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -74,7 +74,7 @@ impl Record {
         }
         let code = match error {
             ResponseError::Expired(_) => 4,
-            ResponseError::Origin(_) => 14,
+            ResponseError::Origin(_) | ResponseError::Cut => 14,
         };
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from(code));
@@ -86,12 +86,9 @@ impl Record {
         Some(trailers)
     }
 
-    /// The response has ended, or broke off with `error`.
-    pub(crate) fn end(mut self: Box<Self>, error: Option<&ResponseError>) {
-        self.finish(match error {
-            None => Ending::Whole,
-            Some(error) => broken(error),
-        });
+    /// The response has ended.
+    pub(crate) fn end(mut self: Box<Self>, ending: Ending) {
+        self.finish(ending);
     }
 
     fn finish(&mut self, ending: Ending) {
@@ -110,16 +107,6 @@ impl Drop for Record {
             self.finish(Ending::Broken(Break::Unknown));
         }
     }
-}
-
-fn broken(error: &ResponseError) -> Ending {
-    Ending::Broken(match error {
-        ResponseError::Expired(expired) => Break::Timeout(expired.label()),
-        ResponseError::Origin(error) => {
-            let reason = h2_error(error).and_then(h2::Error::reason);
-            reason.map_or(Break::Unknown, Break::Reset)
-        }
-    })
 }
 
 /// One attempt: sent to one endpoint.

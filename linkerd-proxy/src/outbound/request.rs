@@ -259,7 +259,7 @@ impl Exchange<'_> {
                                 tokio::time::sleep(pause).await;
                                 continue;
                             }
-                            Err(why) => journal.suppressed(why),
+                            Err(why) => { tracing::debug!(?why, attempts, "Not retried"); journal.suppressed(why) },
                         }
                     } else if attempts == 1 {
                         self.rule.budget.deposit(Instant::now());
@@ -280,7 +280,7 @@ impl Exchange<'_> {
                                 tokio::time::sleep(pause).await;
                                 continue;
                             }
-                            Err(why) => journal.suppressed(why),
+                            Err(why) => { tracing::debug!(?why, attempts, "Not retried"); journal.suppressed(why) },
                         }
                     }
                     let end = match &failure {

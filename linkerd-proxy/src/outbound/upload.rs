@@ -8,7 +8,7 @@ use super::{
     },
 };
 use crate::http::body::{Ended, RequestBody};
-use http::{Request, request::Parts};
+use http::{Request, Version, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use linkerd_metrics::{Handle, Histogram};
@@ -19,6 +19,8 @@ use std::time::Instant;
 pub(super) struct Upload {
     head: Option<Parts>,
     body: Kept,
+    /// It came over HTTP/2.
+    is_http2: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ impl Upload {
             Kept::Once(Some(body))
         };
         Self {
+            is_http2: head.version == Version::HTTP_2,
             head: Some(head),
             body,
         }
@@ -91,7 +94,10 @@ impl Upload {
         } else {
             self.head.clone()?
         };
-        let request = Request::from_parts(head, body.noting(limits.progress()));
+        let request = Request::from_parts(
+            head,
+            body.over_http2(self.is_http2).noting(limits.progress()),
+        );
         Some((request, ended))
     }
 }

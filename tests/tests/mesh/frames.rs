@@ -43,6 +43,8 @@ pub(crate) enum Act {
     Hold,
     /// Resets the stream with a code.
     Reset(u32),
+    /// Answers 200 with three bytes, and resets the stream with a code where more would follow.
+    Cut(u32),
     /// Answers all that it has and says that it goes away and has begun nothing after them; closes.
     Leave,
     /// Says that it goes away and that it has begun the streams up to `last`; answers `answers` of them; closes.
@@ -138,6 +140,11 @@ async fn answer(io: &mut TcpStream, stream: u32, act: Act) -> std::io::Result<bo
     match act {
         Act::Answer => frame(io, HEADERS, whole, stream, STATUS_200).await?,
         Act::Hold | Act::Leave => {}
+        Act::Cut(code) => {
+            frame(io, HEADERS, END_HEADERS, stream, STATUS_200).await?;
+            frame(io, DATA, 0, stream, b"abc").await?;
+            frame(io, RST_STREAM, 0, stream, &code.to_be_bytes()).await?;
+        }
         Act::Reset(code) => frame(io, RST_STREAM, 0, stream, &code.to_be_bytes()).await?,
         Act::GoAway { last, answers } => {
             let payload = [last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat();
@@ -149,6 +156,18 @@ async fn answer(io: &mut TcpStream, stream: u32, act: Act) -> std::io::Result<bo
         }
     }
     Ok(true)
+}
+
+/// Begins a POST with three bytes of body, and resets it with NO_ERROR where more would follow.
+pub(crate) async fn cut_request(io: &mut TcpStream) -> std::io::Result<()> {
+    // From HPACK's static table: POST, http, /; and a literal authority.
+    let mut head = vec![0x83, 0x86, 0x84, 0x01, 12];
+    head.extend(b"catalog.shop");
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+    frame(io, SETTINGS, 0, 0, &[]).await?;
+    frame(io, HEADERS, END_HEADERS, 1, &head).await?;
+    frame(io, DATA, 0, 1, b"abc").await?;
+    frame(io, RST_STREAM, 0, 1, &NO_ERROR.to_be_bytes()).await
 }
 
 async fn frame(

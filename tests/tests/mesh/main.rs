@@ -9,6 +9,7 @@
 mod answers;
 mod authorization;
 mod certificates;
+mod cut;
 mod frames;
 mod harness;
 mod http;
@@ -19,5 +20,6 @@ mod namespaces;
 mod opaque;
 mod origin;
 mod outbound;
+mod outbound_bodies;
 mod outbound_protocols;
 mod smuggling;
