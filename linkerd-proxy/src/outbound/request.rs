@@ -259,7 +259,7 @@ impl Exchange<'_> {
                                 tokio::time::sleep(pause).await;
                                 continue;
                             }
-                            Err(why) => { tracing::debug!(?why, attempts, "Not retried"); journal.suppressed(why) },
+                            Err(why) => journal.suppressed(why),
                         }
                     } else if attempts == 1 {
                         self.rule.budget.deposit(Instant::now());
@@ -280,7 +280,7 @@ impl Exchange<'_> {
                                 tokio::time::sleep(pause).await;
                                 continue;
                             }
-                            Err(why) => { tracing::debug!(?why, attempts, "Not retried"); journal.suppressed(why) },
+                            Err(why) => journal.suppressed(why),
                         }
                     }
                     let end = match &failure {
@@ -380,7 +380,7 @@ impl Exchange<'_> {
         if attempts > limit {
             return Err(Suppressed::Limit);
         }
-        upload.can_be_sent_again()?;
+        upload.can_be_sent_again(reason == Reason::Refused)?;
         let now = Instant::now();
         let pause = self
             .retry

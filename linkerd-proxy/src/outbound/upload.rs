@@ -30,7 +30,7 @@ enum Kept {
     /// Sent once, as it comes.
     Once(Option<Incoming>),
     /// Kept while it is sent, up to a limit.
-    Replay(Option<Box<Replay<Incoming>>>, KeptBody),
+    Replay(Option<Box<Replay<Incoming>>>, KeptBody<Incoming>),
 }
 
 impl Upload {
@@ -51,18 +51,24 @@ impl Upload {
         }
     }
 
-    /// Whether another attempt could send the same.
-    pub(super) fn can_be_sent_again(&self) -> Result<(), Suppressed> {
+    /// Whether another attempt could send the same. What was not even begun on need not have been sent to its end.
+    pub(super) fn can_be_sent_again(&self, is_unprocessed: bool) -> Result<(), Suppressed> {
         match &self.body {
             Kept::None => Ok(()),
             Kept::Once(Some(_)) => Ok(()),
             Kept::Once(None) => Err(Suppressed::BodyTooLarge),
             Kept::Replay(Some(_), _) => Ok(()),
-            Kept::Replay(None, kept) => match kept.replayable() {
-                Ok(()) => Ok(()),
-                Err(NotReplayable::TooLarge) => Err(Suppressed::BodyTooLarge),
-                Err(NotReplayable::NotFinished) => Err(Suppressed::BodyNotFinished),
-            },
+            Kept::Replay(None, kept) => {
+                let possible = if is_unprocessed {
+                    kept.resumable()
+                } else {
+                    kept.replayable()
+                };
+                possible.map_err(|error| match error {
+                    NotReplayable::TooLarge => Suppressed::BodyTooLarge,
+                    NotReplayable::NotFinished => Suppressed::BodyNotFinished,
+                })
+            }
         }
     }
 

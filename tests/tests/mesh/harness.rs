@@ -426,6 +426,15 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         one_http1(stream, request).await.unwrap()
     }
 
+    /// What the sidecar has in memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let pid = self.proxy.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() * 1024
+    }
+
     /// Tells the sidecar to end.
     pub(crate) fn terminate(&self) {
         let pid = self.proxy.as_ref().unwrap().id();

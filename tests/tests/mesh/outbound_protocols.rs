@@ -3,18 +3,29 @@
 
 use crate::{
     frames::{self, Act},
-    harness::within,
-    outbound::{Client, why},
+    harness::{get, one_http1, within},
+    origin,
+    outbound::{App, Client, pod, service, status, text, why},
 };
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 
 /// An application's HTTP/2 connection to its sidecar.
 async fn http2(client: &Client, port: u16) -> SendRequest<Full<Bytes>> {
@@ -214,4 +225,242 @@ async fn a_stream_reset_for_another_reason_is_not_asked_again() {
     assert_metric(&client, "outbound_route_retries_total", &[], 0.0).await;
     let failed = [r#"fate="failed""#];
     assert_metric(&client, "outbound_route_request_fates_total", &failed, 1.0).await;
+}
+
+/// A CA of the applications' own, and servers that it vouches for.
+struct Origins {
+    ca: Issuer<'static, KeyPair>,
+    anchor: CertificateDer<'static>,
+}
+
+impl Origins {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let anchor = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            ca: Issuer::new(params, key),
+            anchor,
+        }
+    }
+
+    /// Terminates TLS as `name`: says its name, then all that it reads.
+    async fn serve(&self, address: SocketAddr, name: &'static str) -> App {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, &self.ca).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind(address).await.unwrap();
+        App(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut tls = acceptor.accept(stream).await?;
+                    tls.write_all(name.as_bytes()).await?;
+                    let (mut read, mut write) = tokio::io::split(tls);
+                    tokio::io::copy(&mut read, &mut write).await?;
+                    write.shutdown().await
+                });
+            }
+        }))
+    }
+
+    /// Speaks TLS end to end with whoever proves to be `name`: what it answers to `bytes`.
+    async fn ask(
+        &self,
+        stream: TcpStream,
+        name: ServerName<'static>,
+        bytes: &[u8],
+    ) -> std::io::Result<Vec<u8>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.anchor.clone()).unwrap();
+        let config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        let tls = within("a handshake", connector.connect(name, stream)).await?;
+        let (mut read, mut write) = tokio::io::split(tls);
+        let send = async {
+            write.write_all(bytes).await?;
+            write.shutdown().await
+        };
+        let mut answer = Vec::new();
+        let (sent, received) = tokio::join!(send, read.read_to_end(&mut answer));
+        sent.and(received).map(|_| answer)
+    }
+}
+
+fn tls_route(name: &str, hostname: &str, backend: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TLSRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: core, kind: Service, name: catalog}}]
+  hostnames: ['{hostname}']
+  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]
+---
+"
+    )
+}
+
+#[tokio::test]
+async fn a_tls_connection_goes_where_its_server_name_says_and_nobody_reads_it_on_the_way() {
+    let routes = tls_route("one", "one.example", "catalog")
+        + &tls_route("rest", "*.two.example", "other")
+        + &service("other", "");
+    let client = Client::start("", 1, &routes, &[]).await;
+    let other = pod("other-0", "other", client.mesh.ip(30));
+    client.mesh.write("other.yaml", &other);
+    let origins = Origins::new();
+    let _one = origins.serve(client.at(10), "one.example").await;
+    let _two = origins.serve(client.at(30), "a.two.example").await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    for name in ["one.example", "a.two.example"] {
+        let server = ServerName::try_from(name).unwrap();
+        let stream = client.connect(9000).await;
+        let answer = origins.ask(stream, server, &bytes).await.unwrap();
+        let (said, echoed) = answer.split_at(name.len());
+        assert_eq!(String::from_utf8_lossy(said), name);
+        assert!(echoed == bytes, "{} bytes", echoed.len());
+    }
+    for (route, count) in [("one", 1.0), ("rest", 1.0)] {
+        let labels = [
+            &*format!("route_name=\"{route}\""),
+            r#"route_kind="TLSRoute""#,
+        ];
+        assert_metric(&client, "outbound_tls_route_open_total", &labels, count).await;
+    }
+
+    // What no route names, and what names nothing, is closed before a byte reaches an endpoint.
+    let address = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+    for server in [ServerName::try_from("three.example").unwrap(), address] {
+        let stream = client.connect(9000).await;
+        let refused = origins.ask(stream, server, b"secret").await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    let mut stream = client.connect(9000).await;
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within("the end", stream.read_to_end(&mut answer)).await;
+    assert_eq!(answer, b"", "no TLS at all");
+    assert_metric(&client, "outbound_tls_route_open_total", &[], 2.0).await;
+}
+
+fn overriding(name: &str) -> Request<Full<Bytes>> {
+    Request::get("/named")
+        .header("host", "public.example")
+        .header("l5d-dst-override", name)
+        .body(Full::default())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn in_ingress_mode_a_request_goes_where_its_header_says_else_where_it_was_going() {
+    let variables = [("INGRESS_MODE", "true")];
+    let client = Client::start("", 1, "", &variables).await;
+    let _catalog = crate::outbound::app(client.at(10), |request| {
+        assert!(!request.headers().contains_key("l5d-dst-override"));
+        status(201)
+    })
+    .await;
+    let _web = origin::echo(client.mesh.origin()).await;
+    let send = async |request| one_http1(client.connect(9000).await, request).await;
+
+    let response = send(overriding("web.shop.svc.cluster.local:80"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let said = text(response).await;
+    assert!(said.contains("GET /named"), "{said}");
+    assert!(said.contains("host: public.example"), "{said}");
+    assert!(
+        said.contains("l5d-client-id: web.shop"),
+        "mutual TLS: {said}"
+    );
+    assert!(!said.contains("l5d-dst-override"), "{said}");
+    // No port is port 80; the case of names says nothing.
+    let response = send(overriding("Web.shop.svc.cluster.local"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+
+    assert_eq!(send(get("/")).await.unwrap().status(), 201);
+    let not_a_name = send(overriding("not a name")).await.unwrap();
+    assert_eq!(not_a_name.status(), 201, "as if it were not there");
+
+    let address = send(overriding("10.1.2.3:80")).await.unwrap();
+    assert_eq!(address.status(), 400);
+    // Clients choose the names, so none is looked up in DNS.
+    let unknown = send(overriding("far.example:80")).await.unwrap();
+    assert_eq!(unknown.status(), 404);
+    assert_eq!(why(&unknown), "", "clients of an ingress are told nothing");
+}
+
+#[tokio::test]
+async fn without_ingress_mode_the_header_is_the_applications_own() {
+    let client = Client::start("", 1, "", &[]).await;
+    let _catalog = origin::echo(client.at(10)).await;
+    let request = overriding("web.shop.svc.cluster.local:80");
+    let response = one_http1(client.connect(9000).await, request)
+        .await
+        .unwrap();
+    let said = text(response).await;
+    assert!(said.contains("l5d-dst-override: web.shop"), "{said}");
+}
+
+/// Answers a request for a tunnel, then sends back what comes through it.
+async fn tunnel(address: SocketAddr) -> App {
+    let listener = TcpListener::bind(address).await.unwrap();
+    App(tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut head).await?;
+                }
+                assert!(head.starts_with(b"CONNECT far.example:443 HTTP/1.1\r\n"));
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello ").await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            });
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_tunnel_by_connect_passes_and_each_direction_ends_by_itself() {
+    let client = Client::start("", 1, "", &[]).await;
+    let _plain = tunnel(client.at(10)).await;
+    let _meshed = tunnel(client.mesh.origin()).await;
+    for port in [9000, 9001] {
+        let mut stream = client.connect(port).await;
+        stream
+            .write_all(b"CONNECT far.example:443 HTTP/1.1\r\nhost: far.example:443\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello ") {
+            let read = within("the tunnel", stream.read_buf(&mut answer)).await;
+            let seen = String::from_utf8_lossy(&answer).into_owned();
+            assert_ne!(read.unwrap(), 0, "port {port}: {seen}");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        answer.clear();
+        stream.write_all(b"across").await.unwrap();
+        stream.shutdown().await.unwrap();
+        within("the end", stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(answer, b"across", "port {port}");
+    }
 }

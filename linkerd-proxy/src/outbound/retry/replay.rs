@@ -1,4 +1,7 @@
 //! A request's body that can be sent again: kept while it is sent, up to a limit, trailers included.
+//!
+//! The client's body is shared by all attempts, and the last one reads it: an attempt that ended half-way leaves the rest
+//! to the next one, which sends what was kept and goes on from there.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -12,21 +15,24 @@ use std::{
 /// A body on its way, for the first time or again.
 #[derive(Debug)]
 pub(crate) struct Replay<B> {
-    source: Source<B>,
-    shared: Arc<Mutex<Buffer>>,
-}
-
-#[derive(Debug)]
-enum Source<B> {
-    /// From the client; what passes is kept.
-    First(B),
-    /// From what was kept: the next frame.
-    Again(usize),
+    shared: Arc<Mutex<Shared<B>>>,
+    /// Which attempt this is.
+    attempt: u32,
+    /// The next of what was kept.
+    at: usize,
 }
 
 /// What was kept, for attempts to come.
-#[derive(Clone, Debug)]
-pub(crate) struct Kept(Arc<Mutex<Buffer>>);
+#[derive(Debug)]
+pub(crate) struct Kept<B>(Arc<Mutex<Shared<B>>>);
+
+#[derive(Debug)]
+struct Shared<B> {
+    source: B,
+    buffer: Buffer,
+    /// The attempt that reads the source. One before it, which may live on for a moment, reads nothing more.
+    attempt: u32,
+}
 
 #[derive(Debug)]
 struct Buffer {
@@ -49,41 +55,55 @@ pub(crate) enum NotReplayable {
 
 impl<B: Body<Data = Bytes>> Replay<B> {
     /// Keeps at most `max` bytes of `body`. A body that grows beyond them is passed on, and nothing of it kept.
-    pub(crate) fn new(body: B, max: usize) -> (Self, Kept) {
-        let shared = Arc::new(Mutex::new(Buffer {
+    pub(crate) fn new(body: B, max: usize) -> (Self, Kept<B>) {
+        let buffer = Buffer {
             frames: Vec::new(),
             trailers: None,
             bytes: 0,
             max,
             is_too_large: false,
             is_whole: body.is_end_stream(),
+        };
+        let shared = Arc::new(Mutex::new(Shared {
+            source: body,
+            buffer,
+            attempt: 0,
         }));
         let first = Self {
-            source: Source::First(body),
             shared: shared.clone(),
+            attempt: 0,
+            at: 0,
         };
         (first, Kept(shared))
     }
 }
 
-impl Kept {
-    /// Whether the body can be sent again.
+impl<B> Kept<B> {
+    /// Whether the whole body can be sent again.
     pub(crate) fn replayable(&self) -> Result<(), NotReplayable> {
-        let buffer = lock(&self.0);
-        if buffer.is_too_large {
-            return Err(NotReplayable::TooLarge);
-        }
-        if !buffer.is_whole {
+        self.resumable()?;
+        if !lock(&self.0).buffer.is_whole {
             return Err(NotReplayable::NotFinished);
         }
         Ok(())
     }
 
-    /// The body once more.
-    pub(crate) fn replay<B>(&self) -> Result<Replay<B>, NotReplayable> {
-        self.replayable()?;
+    /// Whether the body can be sent again as far as it has come, and then go on.
+    pub(crate) fn resumable(&self) -> Result<(), NotReplayable> {
+        if lock(&self.0).buffer.is_too_large {
+            return Err(NotReplayable::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// The body once more. What is sending it now stops.
+    pub(crate) fn replay(&self) -> Result<Replay<B>, NotReplayable> {
+        self.resumable()?;
+        let mut shared = lock(&self.0);
+        shared.attempt = shared.attempt.wrapping_add(1);
         Ok(Replay {
-            source: Source::Again(0),
+            attempt: shared.attempt,
+            at: 0,
             shared: self.0.clone(),
         })
     }
@@ -125,8 +145,9 @@ impl Buffer {
         }
     }
 
-    fn is_end(&self, at: usize) -> bool {
-        at >= self.frames.len() + usize::from(self.trailers.is_some())
+    /// How much there is to be sent again: frames and trailers.
+    fn len(&self) -> usize {
+        self.frames.len() + usize::from(self.trailers.is_some())
     }
 }
 
@@ -138,48 +159,61 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let Self { source, shared } = &mut *self;
-        match source {
-            Source::First(body) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                lock(shared).keep(frame.as_ref(), body.is_end_stream());
-                Poll::Ready(frame)
-            }
-            Source::Again(at) => {
-                let frame = lock(shared).frame(*at);
-                *at += 1;
-                Poll::Ready(frame.map(Ok))
-            }
+        let this = &mut *self;
+        let mut shared = lock(&this.shared);
+        let Shared {
+            source,
+            buffer,
+            attempt,
+        } = &mut *shared;
+        if *attempt != this.attempt {
+            // Its stream was refused: nobody waits for more of it.
+            return Poll::Pending;
         }
+        if let Some(frame) = buffer.frame(this.at) {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if buffer.is_whole {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut *source).poll_frame(cx));
+        buffer.keep(frame.as_ref(), source.is_end_stream());
+        this.at = buffer.len();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::First(body) => body.is_end_stream(),
-            Source::Again(at) => lock(&self.shared).is_end(*at),
-        }
+        let shared = lock(&self.shared);
+        let is_whole = shared.buffer.is_whole || shared.source.is_end_stream();
+        shared.attempt == self.attempt && is_whole && self.at >= shared.buffer.len()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::First(body) => body.size_hint(),
-            Source::Again(at) => {
-                let buffer = lock(&self.shared);
-                let left = buffer.frames.iter().skip(*at).map(Bytes::len);
-                SizeHint::with_exact(left.sum::<usize>() as u64)
-            }
+        let shared = lock(&self.shared);
+        let kept = shared.buffer.frames.iter().skip(self.at).map(Bytes::len);
+        let kept = kept.sum::<usize>() as u64;
+        if shared.buffer.is_whole {
+            return SizeHint::with_exact(kept);
         }
+        let rest = shared.source.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint.set_lower(rest.lower().saturating_add(kept));
+        hint
     }
 }
 
-fn lock(buffer: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
-    buffer.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::stream;
+    use futures::{FutureExt as _, stream};
     use http_body_util::{BodyExt, StreamBody};
     use std::convert::Infallible;
 
@@ -209,7 +243,7 @@ mod tests {
         assert_eq!(sent.trailers().unwrap()["checksum"], "7");
         assert_eq!(sent.to_bytes(), "onetwo");
         for _ in 0..2 {
-            let again: Replay<http_body_util::Empty<Bytes>> = kept.replay().unwrap();
+            let again = kept.replay().unwrap();
             assert_eq!(again.size_hint().exact(), Some(6));
             let again = again.collect().await.unwrap();
             assert_eq!(again.trailers().unwrap()["checksum"], "7");
@@ -223,16 +257,27 @@ mod tests {
         assert_eq!(first.collect().await.unwrap().to_bytes(), "onetwothree");
         assert_eq!(kept.replayable(), Err(NotReplayable::TooLarge));
         assert!(
-            lock(&kept.0).frames.is_empty(),
+            lock(&kept.0).buffer.frames.is_empty(),
             "memory is given back at once"
         );
     }
 
     #[tokio::test]
-    async fn a_body_that_was_given_up_half_way_is_not_sent_again() {
-        let (mut first, kept) = Replay::new(body(&["one", "two"], false), 100);
+    async fn a_body_that_was_given_up_half_way_goes_on_from_there() {
+        let (mut first, kept) = Replay::new(body(&["one", "two", "three"], true), 100);
         first.frame().await.unwrap().unwrap();
-        drop(first);
         assert_eq!(kept.replayable(), Err(NotReplayable::NotFinished));
+        let mut second = kept.replay().unwrap();
+        assert_eq!(
+            first.frame().now_or_never().map(drop),
+            None,
+            "it is the next one's"
+        );
+        second.frame().await.unwrap().unwrap();
+        second.frame().await.unwrap().unwrap();
+        let third = kept.replay().unwrap().collect().await.unwrap();
+        assert_eq!(third.trailers().unwrap()["checksum"], "7");
+        assert_eq!(third.to_bytes(), "onetwothree");
+        assert_eq!(kept.replayable(), Ok(()));
     }
 }
