@@ -5,24 +5,19 @@
 //! process namespace of its own: whatever ends it, everything it made ends with it.
 
 use crate::{
-    Failure,
+    Failure, inside,
     mesh::Mesh,
     peers::{Kind, Subject, find_envoy},
-    process::{find, run as run_command},
+    process::find,
     report::{Machine, ONE_IDENTITY, ProcessRow, Report, YARDSTICK, median, rows},
     scenario::{self, Idle, Load, SCENARIOS, Sample, Scenario},
     sidecar::{Mode, Place, Sidecar},
 };
 use clap::Args;
-use rustix::{
-    process::{Resource, Rlimit, getrlimit, getuid, setrlimit},
-    thread::{sched_getaffinity, sched_setaffinity},
-};
+use rustix::process::getuid;
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -91,47 +86,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return measure(arguments, mode, folder.path());
     }
     if !arguments.inside {
-        return run_inside();
+        return inside::again();
     }
-    // Namespaces are named in /run; this one is ours alone and goes with us.
-    run_command(&["mount", "-t", "tmpfs", "bench", "/run"])?;
-    run_command(&["ip", "link", "set", "lo", "up"])?;
-    let folder = Path::new("/run/bench");
-    fs::create_dir(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-    measure(arguments, mode, folder)
-}
-
-/// Runs this command again within namespaces that end with it.
-fn run_inside() -> Result<(), Failure> {
-    let status = Command::new("setpriv")
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-        ])
-        .args(["--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .arg("--inside")
-        .status()
-        .map_err(|error| {
-            format!("setpriv (util-linux) cannot be started: {error}; try --mode explicit")
-        })?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("the harness in its own namespaces ended with {status}").into())
+    measure(arguments, mode, inside::settle()?)
 }
 
 fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failure> {
-    allow_descriptors()?;
+    inside::allow_descriptors()?;
     // Asked before the affinity changes, which would be counted.
     let machine = machine()?;
-    let pinned = !arguments.float && leave_first_cpu();
+    let pinned = !arguments.float && inside::leave_first_cpu();
     let place = Place { mode, pinned };
     let mesh = Mesh::create(folder)?;
     let (mut subjects, mut missing) = subjects(arguments, mode)?;
@@ -437,32 +401,6 @@ fn announce(sidecars: &[Sidecar], scenarios: &[&Scenario], arguments: &Arguments
     };
     let seconds = runs as f64 * (arguments.seconds + WARMUP) + idle;
     eprintln!("{runs} runs, about {seconds:.0} s");
-}
-
-/// Moves the harness, and so what it starts, off the CPU that proxies are to have. Whether that could be done.
-fn leave_first_cpu() -> bool {
-    let Ok(allowed) = sched_getaffinity(None) else {
-        return false;
-    };
-    let mut others = allowed;
-    others.unset(0);
-    allowed.is_set(0)
-        && others.count() > 0
-        && find("taskset").is_some()
-        && sched_setaffinity(None, &others).is_ok()
-}
-
-/// Idle connections need descriptors, here and in every process we start.
-fn allow_descriptors() -> Result<(), Failure> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?;
-    Ok(())
 }
 
 fn machine() -> Result<Machine, Failure> {

@@ -6,6 +6,7 @@
 mod control;
 mod decide;
 mod inbound;
+mod inside;
 mod load;
 mod mesh;
 mod origin;

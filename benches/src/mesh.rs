@@ -73,11 +73,11 @@ impl Mesh {
     }
 
     /// Writes what a proxy's entrypoint would: `key.p8` and `csr.der`.
-    pub(crate) fn write_identity(folder: &Path) -> Result<(), Failure> {
+    pub(crate) fn write_identity(folder: &Path, name: &str) -> Result<(), Failure> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([WORKLOAD.to_owned()])?;
+        let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, WORKLOAD);
+        params.distinguished_name.push(DnType::CommonName, name);
         let request = params.serialize_request(&key)?;
         fs::write(folder.join("key.p8"), key.serialize_der())?;
         fs::write(folder.join("csr.der"), request.der())?;

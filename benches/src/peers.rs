@@ -122,6 +122,33 @@ pub(crate) fn find_envoy() -> Option<PathBuf> {
     package().or_else(|| find("envoy"))
 }
 
+/// What the injector sets alike for every workload, without the prefix.
+pub(crate) const INJECTED: [(&str, &str); 20] = [
+    ("LOG", "warn,linkerd=info,hickory=error"),
+    ("LOG_FORMAT", "plain"),
+    ("CORES", "1"),
+    ("CORES_MIN", "1"),
+    ("SHUTDOWN_ENDPOINT_ENABLED", "false"),
+    (
+        "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION",
+        "25,587,3306,4444,5432,6379,9300,11211",
+    ),
+    ("INBOUND_DEFAULT_POLICY", "all-unauthenticated"),
+    ("DESTINATION_PROFILE_SUFFIXES", "svc.cluster.local."),
+    ("INBOUND_CONNECT_TIMEOUT", "100ms"),
+    ("OUTBOUND_CONNECT_TIMEOUT", "1000ms"),
+    ("INBOUND_DETECT_TIMEOUT", "10s"),
+    ("INBOUND_DISCOVERY_IDLE_TIMEOUT", "90s"),
+    ("INBOUND_ACCEPT_KEEPALIVE", "10000ms"),
+    ("INBOUND_ACCEPT_USER_TIMEOUT", "30s"),
+    ("OUTBOUND_CONNECT_KEEPALIVE", "10000ms"),
+    ("OUTBOUND_CONNECT_USER_TIMEOUT", "30s"),
+    ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "10s"),
+    ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "3s"),
+    ("CONTROL_STREAM_IDLE_TIMEOUT", "5m"),
+    ("CONTROL_STREAM_LIFETIME", "1h"),
+];
+
 /// The environment that the injector sets, with a control plane on loopback, which needs no names.
 fn sidecar_environment(pod: &Pod, folder: &Path, mesh: &Mesh) -> Vec<(String, String)> {
     const NETWORKS: &str = "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8";
@@ -129,23 +156,19 @@ fn sidecar_environment(pod: &Pod, folder: &Path, mesh: &Mesh) -> Vec<(String, St
     let ip = pod.address.ip().to_string();
     let port = pod.origin.port().to_string();
     let file = |name: &str| mesh.file(name).display().to_string();
-    let mut variables = vec![
-        ("LOG", "warn,linkerd=info,hickory=error".to_owned()),
-        ("LOG_FORMAT", "plain".to_owned()),
-        ("CORES", "1".to_owned()),
-        ("CORES_MIN", "1".to_owned()),
-        ("SHUTDOWN_ENDPOINT_ENABLED", "false".to_owned()),
+    let mut variables: Vec<_> = INJECTED
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()))
+        .collect();
+    variables.extend([
+        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "5s".to_owned()),
+        ("CONTROL_STREAM_INITIAL_TIMEOUT", "3s".to_owned()),
         ("INBOUND_LISTEN_ADDR", pod.mesh_listen.to_string()),
         ("ADMIN_LISTEN_ADDR", pod.admin_listen().to_string()),
         ("OUTBOUND_LISTEN_ADDR", pod.outbound.to_string()),
         ("OUTBOUND_LISTEN_ADDRS", pod.outbound.to_string()),
         ("INBOUND_IPS", ip),
         ("INBOUND_PORTS", port),
-        (
-            "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION",
-            "25,587,3306,4444,5432,6379,9300,11211".to_owned(),
-        ),
-        ("INBOUND_DEFAULT_POLICY", "all-unauthenticated".to_owned()),
         ("POLICY_CLUSTER_NETWORKS", NETWORKS.to_owned()),
         ("POLICY_SVC_ADDR", control.clone()),
         (
@@ -157,31 +180,13 @@ fn sidecar_environment(pod: &Pod, folder: &Path, mesh: &Mesh) -> Vec<(String, St
             "DESTINATION_CONTEXT",
             r#"{"ns":"bench", "nodeName":"node", "pod":"web"}"#.to_owned() + "\n",
         ),
-        (
-            "DESTINATION_PROFILE_SUFFIXES",
-            "svc.cluster.local.".to_owned(),
-        ),
         ("DESTINATION_PROFILE_NETWORKS", NETWORKS.to_owned()),
-        ("INBOUND_CONNECT_TIMEOUT", "100ms".to_owned()),
-        ("OUTBOUND_CONNECT_TIMEOUT", "1000ms".to_owned()),
-        ("INBOUND_DETECT_TIMEOUT", "10s".to_owned()),
-        ("INBOUND_DISCOVERY_IDLE_TIMEOUT", "90s".to_owned()),
-        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "5s".to_owned()),
-        ("INBOUND_ACCEPT_KEEPALIVE", "10000ms".to_owned()),
-        ("INBOUND_ACCEPT_USER_TIMEOUT", "30s".to_owned()),
-        ("OUTBOUND_CONNECT_KEEPALIVE", "10000ms".to_owned()),
-        ("OUTBOUND_CONNECT_USER_TIMEOUT", "30s".to_owned()),
-        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "10s".to_owned()),
-        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "3s".to_owned()),
-        ("CONTROL_STREAM_INITIAL_TIMEOUT", "3s".to_owned()),
-        ("CONTROL_STREAM_IDLE_TIMEOUT", "5m".to_owned()),
-        ("CONTROL_STREAM_LIFETIME", "1h".to_owned()),
         ("IDENTITY_SVC_ADDR", control),
         ("IDENTITY_LOCAL_NAME", WORKLOAD.to_owned()),
         ("IDENTITY_DIR", folder.display().to_string()),
         ("IDENTITY_TOKEN_FILE", file("token")),
         ("IDENTITY_TRUST_ANCHORS", mesh.anchors.clone()),
-    ];
+    ]);
     if !pod.redirected() {
         let listener = format!("{}={}", pod.listen, pod.origin);
         variables.push(("INBOUND_LISTENERS", listener));

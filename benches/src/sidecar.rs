@@ -2,7 +2,7 @@
 
 use crate::{
     Failure,
-    mesh::Mesh,
+    mesh::{Mesh, WORKLOAD},
     peers::{Kind, Subject},
     process::{Process, find, run},
 };
@@ -212,7 +212,7 @@ impl Sidecar {
         let pod = Pod::new(place, number)?;
         let folder = mesh.file(&format!("pod{number}"));
         fs::create_dir(&folder)?;
-        Mesh::write_identity(&folder)?;
+        Mesh::write_identity(&folder, WORKLOAD)?;
         if pod.redirected() {
             chown_all(&folder)?;
         }

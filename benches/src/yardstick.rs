@@ -8,7 +8,11 @@ use http::{
     Request, Response, Uri, Version,
     uri::{Authority, Scheme},
 };
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+    service::service_fn,
+};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
@@ -18,13 +22,14 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    sync::Mutex,
 };
 use tokio_rustls::{
-    TlsAcceptor,
+    TlsAcceptor, TlsConnector,
     rustls::{
-        RootCertStore, ServerConfig,
+        ClientConfig, RootCertStore, ServerConfig,
         crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
         server::WebPkiClientVerifier,
         version::TLS13,
     },
@@ -56,6 +61,13 @@ struct Arguments {
     /// Carries HTTP/2 requests to the origin as HTTP/1.1.
     #[arg(long)]
     to_http1: bool,
+    /// Folder with `ca.pem`, `client.pem` and `client.key`: one connection of HTTP/2 in mutual TLS carries all requests
+    /// to the origin, as a client's sidecar does it.
+    #[arg(long, requires = "origin_name")]
+    origin_tls: Option<PathBuf>,
+    /// The name that the origin must prove with `--origin-tls`.
+    #[arg(long)]
+    origin_name: Option<String>,
 }
 
 /// The pooled clients and where they connect to.
@@ -65,6 +77,15 @@ struct Origin {
     http1: Client<HttpConnector, Incoming>,
     http2: Client<HttpConnector, Incoming>,
     to_http1: bool,
+    meshed: Option<Arc<Meshed>>,
+}
+
+/// The one connection to another proxy.
+struct Meshed {
+    address: SocketAddr,
+    tls: TlsConnector,
+    name: ServerName<'static>,
+    connection: Mutex<Option<SendRequest<Incoming>>>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -114,7 +135,10 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(io), service_fn(|request| origin.send(request)))
+        .serve_connection(
+            TokioIo::new(io),
+            service_fn(|request| origin.clone().send(request)),
+        )
         .await
 }
 
@@ -128,10 +152,18 @@ impl Origin {
             http1: builder.build(connector.clone()),
             http2: builder.http2_only(true).build(connector),
             to_http1: arguments.to_http1,
+            meshed: Meshed::new(arguments)?.map(Arc::new),
         })
     }
 
-    fn send(
+    async fn send(self, request: Request<Incoming>) -> Result<Response<Incoming>, Failure> {
+        match &self.meshed {
+            Some(meshed) => meshed.send(request, &self.authority).await,
+            None => self.send_plain(request).await,
+        }
+    }
+
+    fn send_plain(
         &self,
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + use<> {
@@ -149,6 +181,59 @@ impl Origin {
             client.request(request)
         });
         async move { Ok(response?.await?) }
+    }
+}
+
+impl Meshed {
+    fn new(arguments: &Arguments) -> Result<Option<Self>, Failure> {
+        let (Some(folder), Some(name)) = (&arguments.origin_tls, &arguments.origin_name) else {
+            return Ok(None);
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(folder.join("ca.pem"))?)?;
+        let chain = vec![CertificateDer::from_pem_file(folder.join("client.pem"))?];
+        let key = PrivateKeyDer::from_pem_file(folder.join("client.key"))?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Some(Self {
+            address: arguments.origin,
+            tls: TlsConnector::from(Arc::new(config)),
+            name: ServerName::try_from(name.clone())?,
+            connection: Mutex::new(None),
+        }))
+    }
+
+    async fn send(
+        &self,
+        mut request: Request<Incoming>,
+        authority: &Authority,
+    ) -> Result<Response<Incoming>, Failure> {
+        let version = request.version();
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(authority.clone());
+        *request.uri_mut() = Uri::from_parts(parts)?;
+        *request.version_mut() = Version::HTTP_2;
+        let mut response = self.connection().await?.send_request(request).await?;
+        *response.version_mut() = version;
+        Ok(response)
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Incoming>, Failure> {
+        let mut kept = self.connection.lock().await;
+        if let Some(send) = kept.as_ref().filter(|send| !send.is_closed()) {
+            return Ok(send.clone());
+        }
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(self.tls.connect(self.name.clone(), stream).await?);
+        let (send, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        *kept = Some(send.clone());
+        Ok(send)
     }
 }
 

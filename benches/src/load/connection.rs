@@ -4,8 +4,15 @@ use super::Arguments;
 use crate::{Failure, mesh};
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{Request, StatusCode, Uri, Version};
-use std::{net::SocketAddr, sync::Arc};
+use http::{
+    HeaderValue, Method, Request, StatusCode, Uri, Version,
+    header::{CONTENT_TYPE, TE},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -30,12 +37,23 @@ pub(super) struct Endpoint {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     request: Bytes,
     uri: Uri,
+    grpc: bool,
 }
 
 /// One connection, or one of the requesters that share one.
 pub(super) enum Connection {
     Http1(Http1),
     Http2(Http2),
+    /// A new one for each request.
+    Fresh(Rc<Endpoint>),
+    Raw(Raw),
+}
+
+/// A connection to the raw server, which answers a number with so many bytes.
+pub(super) struct Raw {
+    io: Box<dyn Io>,
+    bytes: u64,
+    received: BytesMut,
 }
 
 /// An HTTP/1.1 connection.
@@ -50,11 +68,20 @@ pub(super) struct Http1 {
 pub(super) struct Http2 {
     send: SendRequest<Bytes>,
     uri: Uri,
+    grpc: bool,
 }
 
 impl Endpoint {
-    pub(super) fn new(arguments: &Arguments) -> Result<Self, Failure> {
+    /// The `number`th address, from 0.
+    pub(super) fn new(arguments: &Arguments, number: u16) -> Result<Self, Failure> {
         let Arguments { address, path, .. } = arguments;
+        let address = &match address.ip() {
+            IpAddr::V4(ip) => SocketAddr::new(
+                IpAddr::V4((u32::from(ip) + u32::from(number)).into()),
+                address.port(),
+            ),
+            IpAddr::V6(_) => *address,
+        };
         let tls = match (&arguments.tls, &arguments.server_name) {
             (Some(folder), Some(name)) => Some((
                 mesh::client_config(folder)?,
@@ -62,13 +89,19 @@ impl Endpoint {
             )),
             _ => None,
         };
+        let close = if arguments.fresh {
+            "connection: close\r\n"
+        } else {
+            ""
+        };
         let request =
-            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: bench\r\n\r\n");
+            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: bench\r\n{close}\r\n");
         Ok(Self {
             address: *address,
             tls,
             request: Bytes::from(request),
             uri: format!("http://{address}{path}").parse()?,
+            grpc: arguments.grpc,
         })
     }
 
@@ -89,7 +122,7 @@ impl Connection {
     /// As many as may have a request in flight at a time: `streams` for HTTP/2, one for HTTP/1.
     pub(super) fn requesters(self, streams: usize) -> Vec<Self> {
         match self {
-            Self::Http1(connection) => vec![Self::Http1(connection)],
+            Self::Http1(_) | Self::Fresh(_) | Self::Raw(_) => vec![self],
             Self::Http2(handle) => vec![handle; streams].into_iter().map(Self::Http2).collect(),
         }
     }
@@ -99,7 +132,34 @@ impl Connection {
         match self {
             Self::Http1(connection) => connection.exchange().await,
             Self::Http2(connection) => connection.exchange().await,
+            Self::Fresh(endpoint) => Http1::open(endpoint).await?.exchange().await,
+            Self::Raw(connection) => connection.exchange().await,
         }
+    }
+}
+
+impl Raw {
+    pub(super) async fn open(endpoint: &Endpoint, bytes: u64) -> Result<Self, Failure> {
+        Ok(Self {
+            io: endpoint.connect().await?,
+            bytes,
+            received: BytesMut::with_capacity(16 * BUFFER),
+        })
+    }
+
+    async fn exchange(&mut self) -> Result<(), Failure> {
+        self.io.write_u64(self.bytes).await?;
+        self.io.flush().await?;
+        let mut missing = self.bytes;
+        while missing > 0 {
+            self.received.clear();
+            let read = self.io.read_buf(&mut self.received).await?;
+            if read == 0 {
+                return Err("the connection was closed within an answer".into());
+            }
+            missing = missing.saturating_sub(read as u64);
+        }
+        Ok(())
     }
 }
 
@@ -170,6 +230,7 @@ impl Http2 {
         Ok(Self {
             send,
             uri: endpoint.uri.clone(),
+            grpc: endpoint.grpc,
         })
     }
 
@@ -178,15 +239,33 @@ impl Http2 {
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_2;
         let mut send = self.send.clone().ready().await?;
-        let (response, _) = send.send_request(request, true)?;
+        if self.grpc {
+            *request.method_mut() = Method::POST;
+            let headers = request.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        let (response, mut body) = send.send_request(request, !self.grpc)?;
+        if self.grpc {
+            // An empty message in gRPC's framing.
+            body.send_data(Bytes::from_static(&[0; 5]), true)?;
+        }
         let response = response.await?;
         if response.status() != StatusCode::OK {
             return Err(format!("answered with {}", response.status()).into());
         }
+        let in_head = response.headers().get("grpc-status").cloned();
         let mut body = response.into_body();
         while let Some(data) = body.data().await {
             let length = data?.len();
             body.flow_control().release_capacity(length)?;
+        }
+        if self.grpc {
+            let trailers = body.trailers().await?.unwrap_or_default();
+            let status = trailers.get("grpc-status").or(in_head.as_ref());
+            if status.is_none_or(|status| status != "0") {
+                return Err(format!("ended with gRPC status {status:?}").into());
+            }
         }
         Ok(())
     }

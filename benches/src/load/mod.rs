@@ -9,7 +9,7 @@ pub(crate) mod histogram;
 
 use crate::Failure;
 use clap::Args;
-use connection::{Connection, Endpoint, Http1, Http2};
+use connection::{Connection, Endpoint, Http1, Http2, Raw};
 use futures::future::join_all;
 use histogram::{Histogram, Quantiles};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,18 @@ pub(crate) struct Arguments {
     /// Sends one request on each connection as it is opened, and then only holds them.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) idle: bool,
+    /// Opens a connection for each request, and closes it after the response.
+    #[arg(long, conflicts_with_all = ["http2", "idle"])]
+    pub(crate) fresh: bool,
+    /// Sends gRPC calls, whose answers end with trailers, instead of GET.
+    #[arg(long, requires = "http2")]
+    pub(crate) grpc: bool,
+    /// Speaks to the raw server of `bench origin` instead of HTTP: each request is for so many bytes.
+    #[arg(long, conflicts_with_all = ["http2", "fresh"])]
+    pub(crate) raw: Option<u64>,
+    /// Spreads connections over so many addresses: `address` and those after it.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) addresses: u16,
     /// Folder with `ca.pem`, `client.pem` and `client.key`: connects with mTLS.
     #[arg(long, requires = "server_name")]
     pub(crate) tls: Option<PathBuf>,
@@ -105,9 +117,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn drive(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let endpoint = Endpoint::new(arguments)?;
+    let endpoints: Result<Vec<_>, _> = (0..arguments.addresses.max(1))
+        .map(|number| Endpoint::new(arguments, number).map(Rc::new))
+        .collect();
+    let endpoints = endpoints?;
     let tally = Rc::new(RefCell::new(Tally::new()));
-    let connections = open(arguments, &endpoint, &tally).await;
+    let connections = open(arguments, &endpoints, &tally).await;
     let start = Instant::now();
     let from = start + Duration::from_secs_f64(arguments.warmup);
     let end = from + Duration::from_secs_f64(arguments.seconds);
@@ -149,16 +164,21 @@ async fn drive(arguments: &Arguments) -> Result<Outcome, Failure> {
 /// request here, so that the proxy never has more than a few in flight and only the idle connections remain.
 async fn open(
     arguments: &Arguments,
-    endpoint: &Endpoint,
+    endpoints: &[Rc<Endpoint>],
     tally: &RefCell<Tally>,
 ) -> Vec<Connection> {
     const AT_A_TIME: usize = 64;
     let mut connections = Vec::with_capacity(arguments.connections);
+    let mut endpoints = endpoints.iter().cycle();
     while connections.len() < arguments.connections {
         let count = AT_A_TIME.min(arguments.connections - connections.len());
-        let opened = join_all((0..count).map(|_| async {
+        let opened = join_all(endpoints.by_ref().take(count).map(|endpoint| async {
             let mut connection = if arguments.http2 {
                 Connection::Http2(Http2::open(endpoint).await?)
+            } else if let Some(bytes) = arguments.raw {
+                Connection::Raw(Raw::open(endpoint, bytes).await?)
+            } else if arguments.fresh {
+                Connection::Fresh(endpoint.clone())
             } else {
                 Connection::Http1(Http1::open(endpoint).await?)
             };
