@@ -9,6 +9,7 @@ use super::{
 };
 use crate::config::StreamLimits;
 use arc_swap::{ArcSwap, Guard};
+use linkerd_metrics::{self as metrics, Counter};
 use linkerd_policy::{
     outbound::Endpoint,
     proto::{self, InvalidMessage},
@@ -117,6 +118,7 @@ impl EndpointWatch {
         client: ControlClient,
         limits: StreamLimits,
         runtime: &Handle,
+        refused: metrics::Handle<Counter>,
     ) -> Arc<Self> {
         let state = State::new(path);
         let request = GetDestination {
@@ -138,6 +140,7 @@ impl EndpointWatch {
             state: state.clone(),
             known: BTreeMap::new(),
             is_fresh: false,
+            refused,
         };
         let task = runtime.spawn(stream::follow(client, limits, open, updates));
         Arc::new(Self {
@@ -196,6 +199,7 @@ struct Updates {
     known: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// The stream has said nothing yet: what it adds first is all there is.
     is_fresh: bool,
+    refused: metrics::Handle<Counter>,
 }
 
 impl Listener<Update> for Updates {
@@ -211,6 +215,7 @@ impl Listener<Update> for Updates {
                 self.state.install(endpoints, exists);
             }
             Err(error) => {
+                self.refused.inc();
                 let path = &self.state.path;
                 tracing::warn!(%path, %error, "Endpoint update refused: the last good one stays");
             }
@@ -346,6 +351,9 @@ mod tests {
             state: State::new("web:80"),
             known: BTreeMap::new(),
             is_fresh: true,
+            refused: metrics::Registry::new(metrics::Options::default())
+                .counters(&metrics::describe::OUTBOUND_DISCOVERY_UPDATES_REFUSED_TOTAL)
+                .get(&metrics::Labels::new()),
         }
     }
 

@@ -532,6 +532,7 @@ impl OutboundStore {
             self.0.destination.clone(),
             settings.limits,
             &self.0.runtime,
+            self.0.refused.clone(),
         );
         endpoints.insert(path.to_owned(), Arc::downgrade(&watch));
         watch

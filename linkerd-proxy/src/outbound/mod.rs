@@ -365,7 +365,8 @@ impl Worker {
         via: Via,
     ) -> Result<(Target, Option<SocketAddr>), ConnectionError> {
         if let Via::Explicit(target) = via {
-            return Ok((target, None));
+            let address = target.address();
+            return Ok((target, address));
         }
         let original =
             listen::original_destination(stream, client).map_err(ConnectionError::NoOriginal)?;

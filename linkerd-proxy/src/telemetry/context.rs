@@ -41,8 +41,9 @@ pub(crate) fn extract(headers: &HeaderMap) -> Option<Context> {
         .or_else(|| b3(headers))
 }
 
-/// Names `span` as the one that the next hop belongs to, in the headers that the context came in.
-pub(crate) fn inject(headers: &mut HeaderMap, context: &Context, span: SpanId) {
+/// Names `span`, which belongs to `parent`, as the one that the next hop belongs to, in the headers that the context came
+/// in.
+pub(crate) fn inject(headers: &mut HeaderMap, context: &Context, parent: SpanId, span: SpanId) {
     let mut set = |name: HeaderName, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(name, value);
@@ -63,7 +64,7 @@ pub(crate) fn inject(headers: &mut HeaderMap, context: &Context, span: SpanId) {
         }
         Form::B3 => {
             set(B3_SPAN, hex(&span));
-            set(B3_PARENT, hex(&context.parent));
+            set(B3_PARENT, hex(&parent));
         }
     }
 }
@@ -227,7 +228,7 @@ mod tests {
         let context = extract(&map).unwrap();
         assert!(context.is_sampled);
         assert_eq!(hex(&context.parent), "00f067aa0ba902b7");
-        inject(&mut map, &context, span);
+        inject(&mut map, &context, context.parent, span);
         let want = format!("00-{TRACE}-0102030405060708-01");
         assert_eq!(map["traceparent"], want.as_str());
         assert_eq!(map["x-b3-traceid"], "1");
@@ -239,7 +240,7 @@ mod tests {
         ]);
         let context = extract(&map).unwrap();
         assert!(!context.is_sampled);
-        inject(&mut map, &context, span);
+        inject(&mut map, &context, context.parent, span);
         assert_eq!(map["x-b3-traceid"], "a3ce929d0e0e4736");
         assert_eq!(map["x-b3-spanid"], "0102030405060708");
         assert_eq!(map["x-b3-parentspanid"], "00000000000000b7");
@@ -252,7 +253,7 @@ mod tests {
         let mut map = headers(&[("grpc-trace-bin", &base64(&bytes))]);
         let context = extract(&map).unwrap();
         assert_eq!((context.trace, context.parent), ([7; 16], [9; 8]));
-        inject(&mut map, &context, span);
+        inject(&mut map, &context, context.parent, span);
         let again = extract(&map).unwrap();
         assert_eq!((again.parent, again.is_sampled), (span, true));
     }

@@ -92,7 +92,7 @@ impl Tracer {
         server: Option<SocketAddr>,
     ) -> Option<OpenSpan> {
         let id = random();
-        context::inject(headers, &traced.context, id);
+        context::inject(headers, &traced.context, traced.parent, id);
         self.open(traced, SpanKind::Client, id, traced.parent, request, server)
     }
 

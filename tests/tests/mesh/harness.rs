@@ -312,6 +312,11 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         self.proxy = Some(child.unwrap_or_else(|error| panic!("{}: {error}", binary().display())));
     }
 
+    /// What the sidecar has written so far.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.log()).unwrap()
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("proxy.log")
     }

@@ -22,4 +22,5 @@ mod origin;
 mod outbound;
 mod outbound_bodies;
 mod outbound_protocols;
+mod outbound_telemetry;
 mod smuggling;

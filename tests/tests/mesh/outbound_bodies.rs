@@ -37,7 +37,7 @@ const MIB: u64 = 1024 * 1024;
 const UNDERWAY: u64 = 48 * MIB;
 
 /// An application whose answers are bodies of any kind.
-async fn app<F>(
+pub(crate) async fn app<F>(
     address: SocketAddr,
     answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
 ) -> App
