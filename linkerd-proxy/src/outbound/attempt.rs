@@ -502,6 +502,8 @@ async fn deliver(
 }
 
 /// Puts an HTTP/1 request into HTTP/2, with a note of what it was.
+///
+/// `Host` stays: some servers' proxies open a connection for each request that comes out of HTTP/2 without one.
 fn carry(request: &mut Request<RequestBody>, form: &Form) {
     let note = match (request.version(), form.absolute) {
         (Version::HTTP_10, false) => "HTTP/1.0",
@@ -511,7 +513,26 @@ fn carry(request: &mut Request<RequestBody>, form: &Form) {
     };
     let headers = request.headers_mut();
     headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(header::HOST);
     headers.insert(shape::ORIG_PROTO, HeaderValue::from_static(note));
     *request.version_mut() = Version::HTTP_2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_carried_request_keeps_its_host() {
+        let request = Request::get("/").header(header::HOST, "web.shop");
+        let mut request = request
+            .header(header::TRANSFER_ENCODING, "chunked")
+            .body(RequestBody::empty())
+            .unwrap();
+        let form = shape::unwrap(&mut request);
+        carry(&mut request, &form);
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert_eq!(request.headers()[header::HOST], "web.shop");
+        assert_eq!(request.headers()[shape::ORIG_PROTO], "HTTP/1.1");
+        assert!(!request.headers().contains_key(header::TRANSFER_ENCODING));
+    }
 }
