@@ -21,6 +21,7 @@ mod opaque;
 mod origin;
 mod outbound;
 mod outbound_bodies;
+mod outbound_messages;
 mod outbound_protocols;
 mod outbound_telemetry;
 mod smuggling;

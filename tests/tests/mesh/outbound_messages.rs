@@ -1,0 +1,408 @@
+//! A control plane that breaks while requests flow: messages that cannot be used, messages with nothing in them, streams
+//! that end at once or with an error. What was said last and could be used stays in force, no request is lost, and what
+//! was refused is counted.
+
+use crate::{
+    harness::{Mesh, eventually, get, within},
+    outbound::{App, Client, app, status},
+};
+use http_body_util::BodyExt as _;
+use hyper_util::rt::TokioIo;
+use linkerd_policy::{
+    outbound::{
+        Action, Backend, Dispatcher, Distribution, HttpPolicy, HttpRoute, HttpRule, Load,
+        OutboundPolicy, Protocol, Queue, Ref, RouteBackend,
+    },
+    proto,
+};
+use linkerd2_proxy_api::{
+    destination::{
+        DestinationProfile, GetDestination, Update, WeightedAddr, WeightedAddrSet,
+        destination_server::{Destination, DestinationServer},
+        update,
+    },
+    outbound::{
+        self as api, TrafficSpec,
+        outbound_policies_server::{OutboundPolicies, OutboundPoliciesServer},
+        proxy_protocol::Kind,
+    },
+};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle};
+use tokio_stream::{
+    Stream, StreamExt as _,
+    wrappers::{TcpListenerStream, WatchStream},
+};
+use tonic::{Code, Request, Response, Status};
+
+type Streamed<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// What streams say now; each that is open says it, and each that opens begins with it.
+#[derive(Clone, Debug)]
+enum Says<M> {
+    Message(Box<M>),
+    Error(Code),
+    /// The stream ends well, without a word.
+    End,
+}
+
+fn stream<M: Clone + Send + Sync + 'static>(says: &watch::Receiver<Says<M>>) -> Streamed<M> {
+    let said = WatchStream::new(says.clone());
+    Box::pin(said.map_while(|says| match says {
+        Says::Message(message) => Some(Ok(*message)),
+        Says::Error(code) => Some(Err(Status::new(code, "broken"))),
+        Says::End => None,
+    }))
+}
+
+/// The control plane's answers to every question about traffic that leaves.
+#[derive(Clone)]
+struct Broken {
+    policies: watch::Receiver<Says<api::OutboundPolicy>>,
+    endpoints: watch::Receiver<Says<Update>>,
+}
+
+#[tonic::async_trait]
+impl OutboundPolicies for Broken {
+    type WatchStream = Streamed<api::OutboundPolicy>;
+
+    async fn get(&self, _: Request<TrafficSpec>) -> Result<Response<api::OutboundPolicy>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+
+    async fn watch(&self, _: Request<TrafficSpec>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(stream(&self.policies)))
+    }
+}
+
+#[tonic::async_trait]
+impl Destination for Broken {
+    type GetStream = Streamed<Update>;
+    type GetProfileStream = Streamed<DestinationProfile>;
+
+    async fn get(&self, _: Request<GetDestination>) -> Result<Response<Self::GetStream>, Status> {
+        Ok(Response::new(stream(&self.endpoints)))
+    }
+
+    async fn get_profile(
+        &self,
+        _: Request<GetDestination>,
+    ) -> Result<Response<Self::GetProfileStream>, Status> {
+        Err(Status::not_found("no profile"))
+    }
+}
+
+/// A sidecar, its control plane, and who says what there.
+struct Sides {
+    client: Client,
+    policies: watch::Sender<Says<api::OutboundPolicy>>,
+    endpoints: watch::Sender<Says<Update>>,
+    control: JoinHandle<Result<(), tonic::transport::Error>>,
+    _app: App,
+}
+
+impl Drop for Sides {
+    fn drop(&mut self) {
+        self.control.abort();
+    }
+}
+
+fn policy(parent: &str) -> api::OutboundPolicy {
+    let meta = Ref::default_named(parent);
+    let load = Load::default();
+    let path = "catalog.shop.svc.cluster.local:80".to_owned();
+    let backend = RouteBackend {
+        backend: Backend {
+            meta: meta.clone(),
+            dispatcher: Some(Dispatcher::Balance { path, load }),
+            queue: Queue {
+                capacity: 100,
+                failfast_timeout: Duration::from_secs(3),
+            },
+        },
+        filters: Vec::new(),
+        refusal: None,
+    };
+    let action = Action {
+        backends: Distribution::FirstAvailable(vec![backend]),
+        ..Action::default()
+    };
+    let route = HttpRoute {
+        meta: meta.clone(),
+        hosts: Vec::new(),
+        rules: vec![HttpRule {
+            matches: Vec::new(),
+            action,
+        }],
+    };
+    let protocol = Protocol::Http1(HttpPolicy {
+        routes: vec![route],
+        failure_accrual: None,
+    });
+    proto::outbound_to_api(&OutboundPolicy {
+        parent: meta,
+        protocol,
+    })
+}
+
+fn add(addresses: &[SocketAddr]) -> Update {
+    let addrs = addresses.iter().map(|address| WeightedAddr {
+        addr: Some(proto::tcp_address(*address)),
+        weight: 10_000,
+        ..WeightedAddr::default()
+    });
+    Update {
+        update: Some(update::Update::Add(WeightedAddrSet {
+            addrs: addrs.collect(),
+            ..WeightedAddrSet::default()
+        })),
+    }
+}
+
+fn message<M>(message: M) -> Says<M> {
+    Says::Message(Box::new(message))
+}
+
+impl Sides {
+    async fn start() -> Self {
+        let mut mesh = Mesh::without_proxy("");
+        let address = SocketAddr::new(mesh.ip(1), 9000);
+        let one = SocketAddr::new(mesh.ip(10), 8080);
+        let app = app(one, |_| status(200)).await;
+        let (policies, said) = watch::channel(message(policy("first")));
+        let (endpoints, updates) = watch::channel(message(add(&[one])));
+        let broken = Broken {
+            policies: said,
+            endpoints: updates,
+        };
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let control = tonic::transport::Server::builder()
+            .add_service(OutboundPoliciesServer::new(broken.clone()))
+            .add_service(DestinationServer::new(broken))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let control = tokio::spawn(control);
+        mesh.start_controller();
+        let address = address.to_string();
+        let listeners = format!("{}:9000=catalog.shop.svc.cluster.local:80", mesh.ip(2));
+        mesh.spawn_proxy(&[
+            ("POLICY_SVC_ADDR", &*address),
+            ("DESTINATION_SVC_ADDR", &*address),
+            ("POLICY_WAIT_TIMEOUT", "10ms"),
+            ("OUTBOUND_LISTENERS", &*listeners),
+        ]);
+        mesh.ready().await;
+        Self {
+            client: Client { mesh },
+            policies,
+            endpoints,
+            control,
+            _app: app,
+        }
+    }
+
+    async fn refused(&self) -> f64 {
+        let name = "outbound_discovery_updates_refused_total";
+        self.client.mesh.metric(name, &[]).await
+    }
+
+    /// Waits until one more update was refused.
+    async fn one_more(&self, before: f64, what: &str) {
+        eventually(what, async || (self.refused().await > before).then_some(())).await;
+    }
+}
+
+/// Requests, one after the other on each connection, until they are told to stop. Each is answered 200.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let task = |_| {
+            let (stop, done) = (stop.clone(), done.clone());
+            tokio::spawn(async move {
+                let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+                let (mut send, connection) =
+                    hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                while !stop.load(Ordering::Relaxed) {
+                    send.ready().await.unwrap();
+                    let response = send.send_request(get("/")).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    response.into_body().collect().await.unwrap();
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let tasks = (0..3).map(task).collect();
+        Self { stop, done, tasks }
+    }
+
+    /// Waits for as many more answers, so that whatever has just happened had its time to hurt.
+    async fn more(&self, count: usize) {
+        let wanted = self.done.load(Ordering::Relaxed) + count;
+        eventually("more answers", async || {
+            assert!(self.tasks.iter().all(|task| !task.is_finished()));
+            (self.done.load(Ordering::Relaxed) >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            within("the load's end", task).await.unwrap();
+        }
+    }
+}
+
+fn useless_policies() -> Vec<(&'static str, api::OutboundPolicy)> {
+    let nothing = api::OutboundPolicy::default();
+    let no_protocol = api::OutboundPolicy {
+        protocol: None,
+        ..policy("useless")
+    };
+    let no_parent = api::OutboundPolicy {
+        metadata: None,
+        ..policy("useless")
+    };
+    let mut no_backend = policy("useless");
+    let mut no_name = policy("useless");
+    let mut no_rule = policy("useless");
+    for (policy, spoil) in [(&mut no_backend, 0), (&mut no_name, 1), (&mut no_rule, 2)] {
+        let kind = policy.protocol.as_mut().unwrap().kind.as_mut();
+        let Some(Kind::Http1(http)) = kind else {
+            unreachable!()
+        };
+        let route = http.routes.first_mut().unwrap();
+        let rule = route.rules.first_mut().unwrap();
+        match spoil {
+            0 => spoil_backend(rule),
+            1 => route.metadata = None,
+            _ => rule.backends = None,
+        }
+    }
+    vec![
+        ("nothing", nothing),
+        ("no protocol", no_protocol),
+        ("no name", no_parent),
+        ("a backend without a name", no_backend),
+        ("a route without a name", no_name),
+        ("a rule without backends", no_rule),
+    ]
+}
+
+fn spoil_backend(rule: &mut api::http_route::Rule) {
+    use api::http_route::distribution::Kind;
+    let distribution = rule.backends.as_mut().unwrap();
+    let Some(Kind::FirstAvailable(first)) = distribution.kind.as_mut() else {
+        unreachable!()
+    };
+    let backend = first.backends.first_mut().unwrap();
+    backend.backend.as_mut().unwrap().metadata = None;
+}
+
+#[tokio::test]
+async fn policies_that_cannot_be_used_cost_no_request_and_the_next_good_one_applies() {
+    let sides = Sides::start().await;
+    let load = Traffic::start(sides.client.listener(9000));
+    load.more(50).await;
+    for (what, useless) in useless_policies() {
+        let before = sides.refused().await;
+        sides.policies.send_replace(message(useless));
+        sides.one_more(before, what).await;
+        load.more(20).await;
+    }
+    let statuses = "outbound_http_route_request_statuses_total";
+    let useless = [r#"parent_name="useless""#];
+    assert!(sides.client.mesh.metric(statuses, &useless).await < 0.5);
+
+    for broken in [
+        Says::Error(Code::Unavailable),
+        Says::Error(Code::Internal),
+        Says::Error(Code::InvalidArgument),
+        Says::End,
+    ] {
+        sides.policies.send_replace(broken);
+        load.more(100).await;
+    }
+    sides.policies.send_replace(message(policy("second")));
+    eventually("the good policy", async || {
+        let second = [r#"parent_name="second""#, r#"http_status="200""#];
+        (sides.client.mesh.metric(statuses, &second).await > 0.0).then_some(())
+    })
+    .await;
+    load.finish().await;
+    let errors = "outbound_http_errors_total";
+    assert!(sides.client.mesh.metric(errors, &[]).await < 0.5);
+}
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_used_cost_no_request_and_the_next_good_ones_are_used() {
+    let sides = Sides::start().await;
+    let load = Traffic::start(sides.client.listener(9000));
+    load.more(50).await;
+    let spoiled = |spoil: fn(&mut WeightedAddr)| {
+        // Beside one that is good: an update is taken as a whole or not at all.
+        let mut set = add(&[sides.client.at(20), sides.client.at(21)]);
+        let Some(update::Update::Add(added)) = set.update.as_mut() else {
+            unreachable!()
+        };
+        spoil(added.addrs.last_mut().unwrap());
+        set
+    };
+    for (what, useless) in [
+        ("nothing", Update::default()),
+        ("no address", spoiled(|addr| addr.addr = None)),
+        (
+            "a port beyond all ports",
+            spoiled(|addr| addr.addr.as_mut().unwrap().port = 70_000),
+        ),
+        (
+            "no IP address",
+            spoiled(|addr| addr.addr.as_mut().unwrap().ip = None),
+        ),
+    ] {
+        let before = sides.refused().await;
+        sides.endpoints.send_replace(message(useless));
+        sides.one_more(before, what).await;
+        load.more(20).await;
+    }
+    // A set of none adds none.
+    sides.endpoints.send_replace(message(add(&[])));
+    load.more(50).await;
+    for broken in [
+        Says::Error(Code::Unavailable),
+        Says::Error(Code::Internal),
+        Says::End,
+    ] {
+        sides.endpoints.send_replace(broken);
+        load.more(100).await;
+    }
+
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let two = sides.client.at(11);
+    let _two = app(two, move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        status(200)
+    })
+    .await;
+    sides.endpoints.send_replace(message(add(&[two])));
+    eventually("the new endpoint", async || {
+        (calls.load(Ordering::Relaxed) > 10).then_some(())
+    })
+    .await;
+    load.finish().await;
+}
