@@ -74,6 +74,15 @@ impl ClientError {
                 && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
         })
     }
+
+    /// Why the server reset the request's stream, if that is what it did.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        let Self::Broken(error) = self else {
+            return None;
+        };
+        let error = h2_error(error).filter(|error| error.is_reset() && error.is_remote())?;
+        error.reason()
+    }
 }
 
 /// A connection that takes a request.

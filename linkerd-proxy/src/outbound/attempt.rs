@@ -13,7 +13,7 @@ use crate::{
     http::{
         body::{Body, Ended, RequestBody},
         client::{self, Answer, ClientError, NoAnswer, Ready},
-        outcome::Ending,
+        outcome::{Break, Ending},
         request::{self as shape, Form},
     },
     telemetry::trace::{Described, OpenSpan, Traced},
@@ -65,6 +65,11 @@ impl Sent {
             is_http1: request.version() < Version::HTTP_2,
             traced,
         }
+    }
+
+    /// The application asked over HTTP/1.
+    pub(super) fn is_http1(&self) -> bool {
+        self.is_http1
     }
 }
 
@@ -416,14 +421,17 @@ impl Exchange<'_> {
             Ok(Err(error)) => {
                 let is_unprocessed = error.is_unprocessed();
                 let failure = Failure::Endpoint(address, error);
-                let row = failure.row();
-                attempt.failed(row.http, row.grpc);
+                match failure.reset().filter(|_| !self.sent.is_http1) {
+                    Some(reason) => attempt.ended(Ending::Broken(Break::Reset(reason))),
+                    None => {
+                        let row = failure.row();
+                        attempt.failed(row.http, row.grpc);
+                    }
+                }
                 return Err(failed(failure, is_unprocessed));
             }
             Err(expired) => {
-                attempt.ended(Ending::Broken(crate::http::outcome::Break::Timeout(
-                    expired.label(),
-                )));
+                attempt.ended(Ending::Broken(Break::Timeout(expired.label())));
                 return Err(failed(Failure::Expired(expired), false));
             }
         };

@@ -350,6 +350,14 @@ impl Failure {
         )
     }
 
+    /// Why the endpoint reset the request's stream, if it did.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        match self {
+            Self::Endpoint(_, error) => error.reset(),
+            _ => None,
+        }
+    }
+
     /// The text of `l5d-proxy-error` and `grpc-message`.
     pub(crate) fn text(&self, place: &str) -> String {
         match self {

@@ -9,7 +9,7 @@ use crate::{
 };
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 /// Serves the application's HTTP in one version until its connection ends.
 pub(super) async fn serve(
@@ -25,9 +25,7 @@ pub(super) async fn serve(
         let connection = requests.clone();
         let in_flight = active.begin();
         // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
-        async move {
-            Ok::<_, Infallible>(Box::pin(request::answer(connection, request, in_flight)).await)
-        }
+        async move { Box::pin(request::answer(connection, request, in_flight)).await }
     });
     let settings = &connection.worker.outbound.settings;
     let limits = Limits {

@@ -83,11 +83,15 @@ impl<F: Into<Failure>> From<F> for Failed {
 const SAFE_BYTES: usize = 64 * 1024;
 
 /// A request's life, with failures turned into answers.
+///
+/// # Errors
+/// A stream that the endpoint reset before it answered: over HTTP/2 the application's is reset alike, so that it can tell
+/// why.
 pub(super) async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
     in_flight: InFlight,
-) -> Response<Body> {
+) -> Result<Response<Body>, h2::Error> {
     let arrived = Instant::now();
     let wire = request.version();
     let form = form(&request);
@@ -104,6 +108,9 @@ pub(super) async fn answer(
             if asked.close_on_error && failure.is_connection_ending() {
                 connection.close();
             }
+            if let Some(reason) = failure.reset().filter(|_| wire == Version::HTTP_2) {
+                return Err(reason.into());
+            }
             failure.answer(&asked, &place.to_string())
         }
     };
@@ -113,7 +120,7 @@ pub(super) async fn answer(
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| body.holding(in_flight))
+    Ok(response.map(|body| body.holding(in_flight)))
 }
 
 fn form(request: &Request<Incoming>) -> Form {
@@ -431,8 +438,11 @@ impl Exchange<'_> {
             row.http
         };
         let ending = match &failure {
-            Failure::Stopped(Stop::Redirect { .. } | Stop::Failure { .. })
-            | Failure::Endpoint(..) => Ending::Whole,
+            Failure::Stopped(Stop::Redirect { .. } | Stop::Failure { .. }) => Ending::Whole,
+            Failure::Endpoint(..) => match failure.reset().filter(|_| !self.sent.is_http1()) {
+                Some(reason) => Ending::Broken(Break::Reset(reason)),
+                None => Ending::Whole,
+            },
             Failure::Expired(expired) => Ending::Broken(Break::Timeout(expired.label())),
             Failure::Unready(super::balance::Unready::FailFast(_)) => {
                 Ending::Broken(Break::Refused("FAIL_FAST"))

@@ -187,13 +187,14 @@ async fn a_slow_reader(http2: bool) {
     let client = Client::start("", 0, "", &[]).await;
     let made = Arc::new(AtomicU64::new(0));
     let counted = made.clone();
-    let _app = app(client.mesh.origin(), move |_| {
-        let body = Pattern::new(SIZE, &counted);
+    let _app = app(client.mesh.origin(), move |request| {
+        let is_small = request.method() == http::Method::PUT;
+        let body = Pattern::new(if is_small { 1 } else { SIZE }, &counted);
         async move { Response::new(BoxBody::new(body)) }
     })
     .await;
     // Warm: what every connection costs is no part of it.
-    let small = request("HEAD", http2, http_body_util::Empty::new());
+    let small = request("PUT", http2, http_body_util::Empty::new());
     drop(send(&client, http2, small).await);
     made.store(0, Ordering::Relaxed);
     let before = client.mesh.memory();

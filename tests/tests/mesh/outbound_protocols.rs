@@ -49,6 +49,12 @@ fn post(bytes: usize) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
+/// Why a stream was reset.
+fn reset(error: &hyper::Error) -> Option<h2::Reason> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<h2::Error>()?.reason()
+}
+
 async fn assert_metric(client: &Client, name: &str, labels: &[&str], want: f64) {
     let got = client.mesh.metric(name, labels).await;
     assert!(
@@ -198,17 +204,19 @@ async fn a_refused_stream_is_asked_again_without_any_retry_policy_and_counted() 
         6.0,
     )
     .await;
-    // More than is kept of a body cannot be sent again, and the page says so.
-    let response = within("an answer", send.send_request(post(100_000)))
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 502);
+    // More than is kept of a body cannot be sent again; the application is told that it may, and the page says so.
+    let refused = within("an outcome", send.send_request(post(100_000))).await;
+    assert_eq!(
+        reset(&refused.unwrap_err()),
+        Some(h2::Reason::REFUSED_STREAM)
+    );
     let name = "outbound_route_retries_suppressed_total";
     assert_metric(&client, name, &[r#"reason="body_too_large""#], 1.0).await;
 }
 
 #[tokio::test]
-async fn a_stream_reset_for_another_reason_is_not_asked_again() {
+async fn a_stream_reset_for_another_reason_is_not_asked_again_and_the_application_learns_the_reason()
+ {
     let client = Client::start("", 1, "", &[]).await;
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -218,13 +226,29 @@ async fn a_stream_reset_for_another_reason_is_not_asked_again() {
     })
     .await;
     let mut send = http2(&client, 9000).await;
-    let response = within("an answer", send.send_request(ask())).await.unwrap();
-    assert_eq!(response.status(), 502);
-    assert!(why(&response).contains("broken off"), "{}", why(&response));
+    let outcome = within("an outcome", send.send_request(ask())).await;
+    assert_eq!(
+        reset(&outcome.unwrap_err()),
+        Some(h2::Reason::INTERNAL_ERROR)
+    );
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert_metric(&client, "outbound_route_retries_total", &[], 0.0).await;
-    let failed = [r#"fate="failed""#];
-    assert_metric(&client, "outbound_route_request_fates_total", &failed, 1.0).await;
+    for (name, label) in [
+        ("outbound_route_request_fates_total", r#"fate="failed""#),
+        ("response_total", r#"error="h2(INTERNAL_ERROR)""#),
+        (
+            "outbound_http_route_request_statuses_total",
+            r#"http_status="",error="RESET""#,
+        ),
+        (
+            "outbound_http_route_backend_response_statuses_total",
+            r#"http_status="",error="RESET""#,
+        ),
+    ] {
+        assert_metric(&client, name, &[label], 1.0).await;
+    }
+    // The connection is good, and other streams of it go on.
+    assert!(send.ready().await.is_ok());
 }
 
 /// A CA of the applications' own, and servers that it vouches for.
