@@ -3,7 +3,7 @@
 
 use crate::outbound::App;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -58,10 +58,29 @@ pub(crate) struct Asked {
     pub(crate) connection: usize,
     /// 1, 3, 5 and so on.
     pub(crate) stream: u32,
+    /// Bytes of its body so far.
+    pub(crate) bytes: usize,
+    /// It has come in full.
+    pub(crate) is_whole: bool,
 }
 
-/// Serves HTTP/2 as `act` says. Ends with the test.
+/// Serves HTTP/2 as `act` says of each request that has come in full. Ends with the test.
 pub(crate) async fn serve(
+    address: SocketAddr,
+    act: impl Fn(Asked) -> Act + Send + Sync + 'static,
+) -> App {
+    let whole = move |asked: Asked| {
+        if asked.is_whole {
+            act(asked)
+        } else {
+            Act::Hold
+        }
+    };
+    serve_early(address, whole).await
+}
+
+/// Serves HTTP/2 as `act` says of each request with each part of it that comes. Ends with the test.
+pub(crate) async fn serve_early(
     address: SocketAddr,
     act: impl Fn(Asked) -> Act + Send + Sync + 'static,
 ) -> App {
@@ -90,6 +109,7 @@ async fn connected(
     frame(&mut io, SETTINGS, 0, 0, &[]).await?;
     // Streams come to their end in any order: all up to `done` are answered.
     let (mut done, mut answered) = (0, BTreeSet::new());
+    let mut bodies = BTreeMap::<u32, usize>::new();
     loop {
         let mut head = [0; 9];
         io.read_exact(&mut head).await?;
@@ -105,8 +125,15 @@ async fn connected(
         match kind {
             SETTINGS if flags & ACK == 0 => frame(&mut io, SETTINGS, ACK, 0, &[]).await?,
             PING if flags & ACK == 0 => frame(&mut io, PING, ACK, 0, &payload).await?,
-            HEADERS | DATA if flags & END_STREAM != 0 => {
-                let mut act = act(Asked { connection, stream });
+            HEADERS | DATA => {
+                let bytes = bodies.entry(stream).or_default();
+                *bytes += if kind == DATA { payload.len() } else { 0 };
+                let mut act = act(Asked {
+                    connection,
+                    stream,
+                    bytes: *bytes,
+                    is_whole: flags & END_STREAM != 0,
+                });
                 match act {
                     Act::Answer => {
                         answered.insert(stream);

@@ -4,7 +4,7 @@
 
 use crate::{
     harness::{Mesh, eventually, get, within},
-    outbound::{App, Client, app, status},
+    outbound::{App, Client, app, pod, status},
 };
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
@@ -316,13 +316,13 @@ fn spoil_backend(rule: &mut api::http_route::Rule) {
 #[tokio::test]
 async fn policies_that_cannot_be_used_cost_no_request_and_the_next_good_one_applies() {
     let sides = Sides::start().await;
-    let load = Traffic::start(sides.client.listener(9000));
-    load.more(50).await;
+    let traffic = Traffic::start(sides.client.listener(9000));
+    traffic.more(50).await;
     for (what, useless) in useless_policies() {
         let before = sides.refused().await;
         sides.policies.send_replace(message(useless));
         sides.one_more(before, what).await;
-        load.more(20).await;
+        traffic.more(20).await;
     }
     let statuses = "outbound_http_route_request_statuses_total";
     let useless = [r#"parent_name="useless""#];
@@ -335,7 +335,7 @@ async fn policies_that_cannot_be_used_cost_no_request_and_the_next_good_one_appl
         Says::End,
     ] {
         sides.policies.send_replace(broken);
-        load.more(100).await;
+        traffic.more(100).await;
     }
     sides.policies.send_replace(message(policy("second")));
     eventually("the good policy", async || {
@@ -343,7 +343,7 @@ async fn policies_that_cannot_be_used_cost_no_request_and_the_next_good_one_appl
         (sides.client.mesh.metric(statuses, &second).await > 0.0).then_some(())
     })
     .await;
-    load.finish().await;
+    traffic.finish().await;
     let errors = "outbound_http_errors_total";
     assert!(sides.client.mesh.metric(errors, &[]).await < 0.5);
 }
@@ -351,8 +351,8 @@ async fn policies_that_cannot_be_used_cost_no_request_and_the_next_good_one_appl
 #[tokio::test]
 async fn endpoints_that_cannot_be_used_cost_no_request_and_the_next_good_ones_are_used() {
     let sides = Sides::start().await;
-    let load = Traffic::start(sides.client.listener(9000));
-    load.more(50).await;
+    let traffic = Traffic::start(sides.client.listener(9000));
+    traffic.more(50).await;
     let spoiled = |spoil: fn(&mut WeightedAddr)| {
         // Beside one that is good: an update is taken as a whole or not at all.
         let mut set = add(&[sides.client.at(20), sides.client.at(21)]);
@@ -377,18 +377,18 @@ async fn endpoints_that_cannot_be_used_cost_no_request_and_the_next_good_ones_ar
         let before = sides.refused().await;
         sides.endpoints.send_replace(message(useless));
         sides.one_more(before, what).await;
-        load.more(20).await;
+        traffic.more(20).await;
     }
     // A set of none adds none.
     sides.endpoints.send_replace(message(add(&[])));
-    load.more(50).await;
+    traffic.more(50).await;
     for broken in [
         Says::Error(Code::Unavailable),
         Says::Error(Code::Internal),
         Says::End,
     ] {
         sides.endpoints.send_replace(broken);
-        load.more(100).await;
+        traffic.more(100).await;
     }
 
     let calls = Arc::new(AtomicUsize::new(0));
@@ -404,5 +404,42 @@ async fn endpoints_that_cannot_be_used_cost_no_request_and_the_next_good_ones_ar
         (calls.load(Ordering::Relaxed) > 10).then_some(())
     })
     .await;
-    load.finish().await;
+    traffic.finish().await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_goes_and_comes_back_costs_no_request() {
+    let mut client = Client::start("", 1, "", &[]).await;
+    let _one = app(client.at(10), |_| status(200)).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let _two = app(client.at(11), move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        status(200)
+    })
+    .await;
+    let traffic = Traffic::start(client.listener(9000));
+    traffic.more(50).await;
+    for round in 0..3 {
+        client.mesh.stop_controller();
+        traffic.more(100).await;
+        // What changed while it was away is found when it is back.
+        let extra = pod(&format!("extra-{round}"), "catalog", client.mesh.ip(11));
+        let text = if round % 2 == 0 { extra } else { String::new() };
+        client.mesh.write("extra.yaml", &text);
+        client.mesh.start_controller();
+        let endpoints = if round % 2 == 0 { 2.0 } else { 1.0 };
+        eventually("the change", async || {
+            let name = "outbound_http_balancer_p2c_endpoints";
+            let now = client
+                .mesh
+                .metric(name, &[r#"backend_name="catalog""#])
+                .await;
+            ((now - endpoints).abs() < 0.5).then_some(())
+        })
+        .await;
+        traffic.more(50).await;
+    }
+    traffic.finish().await;
+    assert!(calls.load(Ordering::Relaxed) > 10);
 }

@@ -9,12 +9,14 @@ use crate::{
 };
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{Full, StreamBody};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::{
+    convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -24,8 +26,10 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
+use tokio_stream::wrappers::ReceiverStream;
 
 /// An application's HTTP/2 connection to its sidecar.
 async fn http2(client: &Client, port: u16) -> SendRequest<Full<Bytes>> {
@@ -212,6 +216,50 @@ async fn a_refused_stream_is_asked_again_without_any_retry_policy_and_counted() 
     );
     let name = "outbound_route_retries_suppressed_total";
     assert_metric(&client, name, &[r#"reason="body_too_large""#], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_stream_refused_before_its_client_has_said_everything_goes_on_elsewhere() {
+    let client = Client::start("", 1, "", &[]).await;
+    let (heads, mut seen) = watch::channel(0);
+    let _app = frames::serve_early(client.at(10), move |asked| {
+        let is_head = asked.bytes == 0 && !asked.is_whole;
+        heads.send_modify(|heads| *heads += usize::from(is_head));
+        match (asked.stream, asked.is_whole) {
+            // Refused with its first message, while the client has more to say.
+            (1, false) if !is_head => Act::Reset(frames::REFUSED_STREAM),
+            (_, false) => Act::Hold,
+            (_, true) if asked.bytes == 6 => Act::Answer,
+            (_, true) => Act::Reset(frames::INTERNAL_ERROR),
+        }
+    })
+    .await;
+    let (say, says) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let body = StreamBody::new(ReceiverStream::new(says));
+    let io = TokioIo::new(client.connect(9000).await);
+    let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://catalog.shop/").body(body).unwrap();
+    let speaking = async {
+        say.send(Ok(Frame::data("one".into()))).await.unwrap();
+        within("a second attempt", seen.wait_for(|heads| *heads == 2))
+            .await
+            .unwrap();
+        say.send(Ok(Frame::data("two".into()))).await.unwrap();
+        drop(say);
+    };
+    let (response, ()) = tokio::join!(within("an answer", send.send_request(request)), speaking);
+    assert_eq!(response.unwrap().status(), 200, "both messages came to it");
+    let recovered = [r#"fate="recovered""#];
+    assert_metric(
+        &client,
+        "outbound_route_request_fates_total",
+        &recovered,
+        1.0,
+    )
+    .await;
 }
 
 #[tokio::test]
