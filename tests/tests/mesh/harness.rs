@@ -244,7 +244,48 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         }
     }
 
-    fn spawn(&mut self, mut command: Command, variables: &[(&str, &str)]) {
+    fn spawn(&mut self, command: Command, variables: &[(&str, &str)]) {
+        self.proxy = Some(self.launch(command, "web", 2, variables));
+    }
+
+    /// Starts the sidecar of another workload, on a host of its own, and waits until it is ready.
+    pub(crate) async fn peer(
+        &self,
+        account: &str,
+        host: u8,
+        variables: &[(&str, &str)],
+    ) -> Sidecar {
+        let own = |port| SocketAddr::new(self.ip(host), port);
+        let workload = format!(r#"{{"ns":"shop","external_workload":"{account}"}}"#);
+        let (direct, outbound) = (own(4143).to_string(), own(4140).to_string());
+        let (admin, id) = (own(4191), identity(account));
+        let admin_address = admin.to_string();
+        let own = [
+            ("IDENTITY_LOCAL_NAME", &*id),
+            ("POLICY_WORKLOAD", &*workload),
+            ("INBOUND_LISTEN_ADDR", &*direct),
+            ("INBOUND_LISTENERS", ""),
+            ("OUTBOUND_LISTEN_ADDRS", &*outbound),
+            ("ADMIN_LISTEN_ADDR", &*admin_address),
+        ];
+        let variables = [&own, variables].concat();
+        let command = Command::new(binary());
+        let sidecar = Sidecar(self.launch(command, account, host, &variables));
+        eventually("readiness", async || {
+            let (status, _) = page_of(admin, "/ready").await?;
+            (status == 200).then_some(())
+        })
+        .await;
+        sidecar
+    }
+
+    fn launch(
+        &self,
+        mut command: Command,
+        account: &str,
+        host: u8,
+        variables: &[(&str, &str)],
+    ) -> Child {
         // The controller makes the state directory; whoever comes first does.
         let authority = loop {
             if let Ok(authority) = Authority::open(&self.config.state_dir) {
@@ -254,12 +295,12 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         };
         let subject = Subject::ServiceAccount {
             namespace: "shop".into(),
-            name: "web".into(),
+            name: account.into(),
         };
         let token = token::issue(&authority, &subject, Duration::from_secs(3600)).unwrap();
-        let token_file = self.folder.path().join("token");
+        let token_file = self.folder.path().join(format!("token-{host}"));
         fs::write(&token_file, token).unwrap();
-        let keys = self.folder.path().join("keys");
+        let keys = self.folder.path().join(format!("keys-{host}"));
         fs::create_dir_all(&keys).unwrap();
         for path in [self.folder.path(), &keys, &token_file] {
             // A sidecar of another user reads the token and writes its key.
@@ -302,14 +343,19 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         for (name, value) in variables {
             command.env(format!("LINKERD2_PROXY_{name}"), value);
         }
-        let log = fs::File::create(self.log()).unwrap();
+        let mut log = fs::OpenOptions::new();
+        // A sidecar that is started again begins a new log; two write the same.
+        let log = log.create(true).append(true).open(self.log()).unwrap();
+        if account == "web" {
+            log.set_len(0).unwrap();
+        }
         let error = log.try_clone().unwrap();
         let child = command
             .stdout(log)
             .stderr(error)
             .stdin(Stdio::null())
             .spawn();
-        self.proxy = Some(child.unwrap_or_else(|error| panic!("{}: {error}", binary().display())));
+        child.unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
     }
 
     /// What the sidecar has written so far.
@@ -332,11 +378,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// A page of the admin server: status and text. `None` while nobody listens.
     pub(crate) async fn get_admin(&self, path: &str) -> Option<(u16, String)> {
-        let stream = TcpStream::connect(self.admin()).await.ok()?;
-        let response = one_http1(stream, get(path)).await.ok()?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.ok()?.to_bytes();
-        Some((status, String::from_utf8_lossy(&body).into_owned()))
+        page_of(self.admin(), path).await
     }
 
     /// The sum of the series of a metric whose labels contain all of `labels`.
@@ -433,11 +475,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// What the sidecar has in memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let pid = self.proxy.as_ref().unwrap().id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.unwrap().trim().trim_end_matches(" kB");
-        kib.parse::<u64>().unwrap() * 1024
+        memory(self.proxy.as_ref().unwrap())
     }
 
     /// Tells the sidecar to end.
@@ -471,6 +509,39 @@ impl Drop for Mesh {
             );
         }
     }
+}
+
+/// The sidecar of another workload, until this goes.
+pub(crate) struct Sidecar(Child);
+
+impl Sidecar {
+    /// What it has in memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        memory(&self.0)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn memory(process: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+/// A page of an admin server: status and text. `None` while nobody listens.
+async fn page_of(admin: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let stream = TcpStream::connect(admin).await.ok()?;
+    let response = one_http1(stream, get(path)).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// The sidecar's binary, beside this test's.

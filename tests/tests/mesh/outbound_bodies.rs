@@ -3,7 +3,7 @@
 
 use crate::{
     authorization::server,
-    harness::{LIMIT, Mesh, eventually, within},
+    harness::{LIMIT, Mesh, Sidecar, eventually, identity, within},
     outbound::{App, Client, route},
 };
 use bytes::Bytes;
@@ -335,66 +335,90 @@ async fn pour(io: &mut TcpStream, size: u64) {
     io.shutdown().await.unwrap();
 }
 
-/// The port of `web` as bytes, on both sides.
-async fn opaque() -> (Client, TcpListener) {
-    let policy = "apiVersion: v1
-kind: Service
-metadata: {name: other, namespace: shop, annotations: {config.linkerd.io/opaque-ports: '80,8080'}}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
----
-"
-    .to_owned()
-        + &server("accessPolicy: all-unauthenticated, proxyProtocol: opaque");
-    let client = Client::start("", 0, &policy, &[]).await;
-    let listener = TcpListener::bind(client.mesh.origin()).await.unwrap();
-    (client, listener)
+/// Two sidecars: `api` sends bytes, and `web` takes them.
+struct Pair {
+    web: Mesh,
+    api: Sidecar,
+    application: TcpListener,
 }
 
-async fn carried(mesh: &Mesh) {
-    let mutual = [r#"direction="outbound""#, r#"peer="dst""#, r#"tls="true""#];
-    assert!(mesh.metric("tcp_open_total", &mutual).await >= 1.0);
-    let header = "inbound_tcp_transport_header_connections_total";
-    assert!(mesh.metric(header, &[]).await >= 1.0);
+impl Pair {
+    async fn start() -> Self {
+        let policy = server("accessPolicy: all-authenticated, proxyProtocol: opaque")
+            + "---
+apiVersion: v1
+kind: Service
+metadata: {name: bytes, namespace: shop, annotations: {config.linkerd.io/opaque-ports: '80,8080'}}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+";
+        let web = Mesh::start(&policy).await;
+        let listener = format!("{}:9000=bytes.shop.svc.cluster.local:80", web.ip(6));
+        let variables = [("OUTBOUND_LISTENERS", &*listener)];
+        let api = web.peer("api", 6, &variables).await;
+        let application = TcpListener::bind(web.origin()).await.unwrap();
+        Self {
+            web,
+            api,
+            application,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        let address = SocketAddr::new(self.web.ip(6), 9000);
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// What came, came by mutual TLS with the header that says for which port.
+    async fn assert_meshed(&self) {
+        let header = "inbound_tcp_transport_header_connections_total";
+        let client = format!("client_id=\"{}\"", identity("api"));
+        let count = self.web.metric(header, &[&client]).await;
+        assert!((count - 1.0).abs() < f64::EPSILON, "{count}");
+    }
 }
 
 #[tokio::test]
 async fn a_gibibyte_passes_two_sidecars_unchanged_and_each_direction_ends_by_itself() {
     const HALF: u64 = 512 * MIB;
-    let (client, listener) = opaque().await;
-    let far = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
+    let pair = Pair::start().await;
+    let far = async {
+        let (mut stream, _) = pair.application.accept().await.unwrap();
         let seen = hashed(&mut stream).await;
         // The client has ended its direction; the other begins.
         pour(&mut stream, HALF).await;
         seen
-    });
-    let before = client.mesh.memory();
-    let mut stream = client.connect(9002).await;
-    let both = async {
+    };
+    let before = pair.web.memory() + pair.api.memory();
+    let near = async {
+        let mut stream = pair.connect().await;
         pour(&mut stream, HALF).await;
         hashed(&mut stream).await
     };
-    let came_back = tokio::time::timeout(LIMIT * 4, both).await.unwrap();
-    assert_eq!(came_back, (HALF, hash_of(HALF)));
-    assert_eq!(within("the far side", far).await.unwrap(), came_back);
-    let grown = client.mesh.memory().saturating_sub(before);
+    let both = tokio::time::timeout(LIMIT * 4, async { tokio::join!(near, far) });
+    let (came_back, seen) = both.await.unwrap();
+    assert_eq!(seen, (HALF, hash_of(HALF)));
+    assert_eq!(came_back, seen);
+    let grown = (pair.web.memory() + pair.api.memory()).saturating_sub(before);
     assert!(grown < 16 * MIB, "{grown} bytes");
-    carried(&client.mesh).await;
+    pair.assert_meshed().await;
 }
 
 #[tokio::test]
 async fn a_server_that_ends_its_direction_first_still_hears_its_client() {
-    let (client, listener) = opaque().await;
-    let far = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
+    let pair = Pair::start().await;
+    let far = async {
+        let (mut stream, _) = pair.application.accept().await.unwrap();
         pour(&mut stream, 100_000).await;
         hashed(&mut stream).await
-    });
-    let mut stream = client.connect(9002).await;
-    let heard = within("the server's words", hashed(&mut stream)).await;
+    };
+    let near = async {
+        let mut stream = pair.connect().await;
+        let heard = hashed(&mut stream).await;
+        pour(&mut stream, 8 * MIB).await;
+        heard
+    };
+    let (heard, seen) = within("both directions", async { tokio::join!(near, far) }).await;
     assert_eq!(heard, (100_000, hash_of(100_000)));
-    pour(&mut stream, 8 * MIB).await;
-    let seen = within("the far side", far).await.unwrap();
     assert_eq!(seen, (8 * MIB, hash_of(8 * MIB)));
-    carried(&client.mesh).await;
+    pair.assert_meshed().await;
 }

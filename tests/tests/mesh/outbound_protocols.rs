@@ -2,8 +2,9 @@
 //! requests give, tunnels, and bodies and byte streams of any size.
 
 use crate::{
+    authorization::server,
     frames::{self, Act},
-    harness::{get, one_http1, within},
+    harness::{Mesh, get, identity, one_http1, within},
     origin,
     outbound::{App, Client, pod, service, status, text, why},
 };
@@ -535,4 +536,29 @@ async fn a_tunnel_by_connect_passes_and_each_direction_ends_by_itself() {
             .unwrap();
         assert_eq!(answer, b"across", "port {port}");
     }
+}
+
+#[tokio::test]
+async fn a_server_learns_which_workload_asks_whatever_the_application_says_it_is() {
+    let mesh = Mesh::start(&server("accessPolicy: all-authenticated")).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let listen = SocketAddr::new(mesh.ip(6), 9000);
+    let listener = format!("{listen}=web.shop.svc.cluster.local:80");
+    let variables = [("OUTBOUND_LISTENERS", &*listener)];
+    let _sidecar = mesh.peer("api", 6, &variables).await;
+    let mut request = get("/");
+    let other = identity("admin").parse().unwrap();
+    request.headers_mut().insert("l5d-client-id", other);
+    let stream = TcpStream::connect(listen).await.unwrap();
+    let response = one_http1(stream, request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let said = text(response).await;
+    assert!(
+        said.contains(&format!("l5d-client-id: {}", identity("api"))),
+        "{said}"
+    );
+    assert!(!said.contains("admin"), "{said}");
+    let client = format!("client_id=\"{}\"", identity("api"));
+    let served = [r#"direction="inbound""#, r#"tls="true""#, &client];
+    assert!((mesh.metric("request_total", &served).await - 1.0).abs() < f64::EPSILON);
 }
