@@ -126,6 +126,15 @@ impl Connection {
         result
     }
 
+    /// Reads how the application begins, whatever it is: a connection that is closed for it is then closed in good
+    /// order, not reset over bytes that nobody read.
+    pub(super) async fn beginning(io: &mut Io, limit: Duration) -> std::io::Result<()> {
+        let mut read = BytesMut::new();
+        let begun = tokio::time::timeout(limit, detect::http(io, &mut read)).await;
+        io.replay(read);
+        begun.unwrap_or(Ok(detect::Detected::NotHttp)).map(drop)
+    }
+
     /// Ends the application's connection after what is in flight.
     pub(super) fn close(&self) {
         self.close.notify_one();

@@ -411,7 +411,10 @@ impl Worker {
                 (connection.detect(&mut io, &plan, limit).await?, None)
             }
             How::Http1(_) => (Some(detect::Http::Http1), None),
-            How::Http2(_) => (Some(detect::Http::Http2), None),
+            How::Http2(_) => {
+                Connection::beginning(&mut io, settings.detect_timeout).await?;
+                (Some(detect::Http::Http2), None)
+            }
             How::Opaque(streams) => (None, Some(streams)),
             How::Tls(streams) => {
                 let sni = self.server_name(&mut io).await?;

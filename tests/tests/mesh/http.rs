@@ -250,19 +250,18 @@ async fn the_conformance_suite_of_http2_passes() {
     ))
     .await;
     let _origin = origin::echo(mesh.origin()).await;
+    conforms(mesh.web()).await;
+}
+
+/// Runs h2spec against an address.
+pub(crate) async fn conforms(address: std::net::SocketAddr) {
     let cached = std::env::var("HOME").unwrap_or_default() + "/.cache/linkerd-workspace/bin/h2spec";
     let mut command = tokio::process::Command::new("h2spec");
     if std::path::Path::new(&cached).is_file() {
         command = tokio::process::Command::new(cached);
     }
-    command.args([
-        "--host",
-        &mesh.web().ip().to_string(),
-        "--port",
-        "8080",
-        "--timeout",
-        "5",
-    ]);
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    command.args(["--host", &host, "--port", &port, "--timeout", "5"]);
     let output = match command.output().await {
         Ok(output) => output,
         Err(error) => {

@@ -4,7 +4,8 @@
 use crate::{
     authorization::server,
     frames::{self, Act},
-    harness::{Mesh, get, identity, one_http1, within},
+    harness::{Mesh, eventually, get, identity, one_http1, within},
+    http::conforms,
     origin,
     outbound::{App, Client, pod, service, status, text, why},
 };
@@ -561,4 +562,24 @@ async fn a_server_learns_which_workload_asks_whatever_the_application_says_it_is
     let client = format!("client_id=\"{}\"", identity("api"));
     let served = [r#"direction="inbound""#, r#"tls="true""#, &client];
     assert!((mesh.metric("request_total", &served).await - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn the_conformance_suite_of_http2_passes_on_an_outbound_listener() {
+    let client = Client::start("", 1, "", &[]).await;
+    let ports = "ports: [{port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}]";
+    let service = service("catalog", "").replace("ports: [{port: 80, targetPort: 8080}]", ports);
+    assert!(service.contains(ports));
+    let pod = pod("catalog-0", "catalog", client.mesh.ip(10));
+    client.mesh.write("catalog.yaml", &(service + &pod));
+    let _origin = origin::echo(client.at(10)).await;
+    eventually("the port's protocol", async || {
+        let mut send = http2(&client, 9000).await;
+        assert_eq!(send.send_request(ask()).await.unwrap().status(), 200);
+        let name = "outbound_tcp_protocol_connections_total";
+        let known = [r#"protocol="http/2""#];
+        (client.mesh.metric(name, &known).await > 0.0).then_some(())
+    })
+    .await;
+    conforms(client.listener(9000)).await;
 }
