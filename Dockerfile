@@ -6,5 +6,7 @@ RUN cargo build --locked --release --bin linkerd-proxy --bin linkerd-controller 
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /src/target/release/linkerd-proxy /src/target/release/linkerd-controller /src/target/release/linkerd /usr/lib/linkerd/
+# No huge pages on hosts that give them to everybody: a sidecar is smaller than five of them.
+ENV MIMALLOC_ALLOW_THP=0
 USER 2102
 ENTRYPOINT ["/usr/lib/linkerd/linkerd-proxy"]

@@ -1,7 +1,9 @@
 //! Label sets. A [`Labels`] is rendered once, to the text a page needs (`a="1",b="2"`), so that a series costs one
-//! string however many labels it has, and making a page copies it. Built by `*/labels.rs` of the proxy.
+//! string however many labels it has, and making a page copies it; sets that begin alike share the beginning. Built by
+//! `*/labels.rs` of the proxy.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
@@ -10,10 +12,22 @@ pub const MAX_VALUE_BYTES: usize = 512;
 
 /// An ordered, immutable set of label names and values. A clone is a reference count.
 ///
+/// What is added to a set that others hold too is kept beside it: the series of one route share the text of the route's
+/// labels, and each has but its own.
+///
 /// Two sets with the same labels in another order are different series; the table in [`crate::describe`] gives the
 /// order. Values are escaped when they are added, in every family.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Option<Arc<String>>);
+#[derive(Clone, Default)]
+pub struct Labels(Option<Arc<Part>>);
+
+/// What a set is made of.
+#[derive(Clone, Debug)]
+enum Part {
+    /// The last labels, rendered, after those of another set.
+    Text { head: Labels, tail: Box<str> },
+    /// One set after another.
+    Join { head: Labels, tail: Labels },
+}
 
 impl Labels {
     /// The empty set.
@@ -26,10 +40,9 @@ impl Labels {
     /// [`MAX_VALUE_BYTES`]. A name given twice counts once, with the later value.
     #[must_use]
     pub fn with(self, key: impl AsRef<str>, value: impl fmt::Display) -> Self {
-        let mut shared = self.0.unwrap_or_default();
-        let text = Arc::make_mut(&mut shared);
-        push_label(text, key.as_ref(), &value);
-        Self(Some(shared))
+        let (head, mut tail) = self.open();
+        push_label(&mut tail, key.as_ref(), &value);
+        Self::close(head, tail)
     }
 
     /// Adds a label if there is a value: for labels that are absent rather than empty.
@@ -44,17 +57,49 @@ impl Labels {
     /// Adds all labels of another set at the end.
     #[must_use]
     pub fn extend(self, other: &Self) -> Self {
-        let Some(tail) = &other.0 else {
+        if other.is_empty() {
             return self;
-        };
-        let Some(mut shared) = self.0 else {
+        }
+        if self.is_empty() {
             return other.clone();
-        };
-        let text = Arc::make_mut(&mut shared);
-        text.reserve_exact(tail.len() + 1);
-        text.push(',');
-        text.push_str(tail);
-        Self(Some(shared))
+        }
+        Self(Some(Arc::new(Part::Join {
+            head: self,
+            tail: other.clone(),
+        })))
+    }
+
+    /// What is shared, and the text that is this set's alone.
+    fn open(self) -> (Self, String) {
+        match self.0.map(Arc::try_unwrap) {
+            None => (Self(None), String::new()),
+            Some(Ok(Part::Text { head, tail })) => (head, tail.into_string()),
+            Some(Ok(join)) => (Self(Some(Arc::new(join))), String::new()),
+            Some(Err(shared)) => (Self(Some(shared)), String::new()),
+        }
+    }
+
+    fn close(head: Self, tail: String) -> Self {
+        let tail = tail.into_boxed_str();
+        Self(Some(Arc::new(Part::Text { head, tail })))
+    }
+
+    /// The text in pieces, commas between parts included.
+    fn pieces(&self) -> impl Iterator<Item = &str> {
+        // From the last to the first.
+        let (mut texts, mut open) = (Vec::new(), vec![self]);
+        while let Some(labels) = open.pop() {
+            match labels.0.as_deref() {
+                None => {}
+                Some(Part::Text { head, tail }) => {
+                    texts.push(&**tail);
+                    open.push(head);
+                }
+                Some(Part::Join { head, tail }) => open.extend([head, tail]),
+            }
+        }
+        let first = texts.pop().into_iter();
+        first.chain(texts.into_iter().rev().flat_map(|text| [",", text]))
     }
 
     /// True if there is no label.
@@ -65,15 +110,13 @@ impl Labels {
 
     /// The names and (unescaped) values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        Pairs {
-            rest: self.rendered(),
-        }
+        self.pieces().flat_map(|piece| Pairs { rest: piece })
     }
 
     /// The labels as they stand on a page, without braces.
     #[must_use]
-    pub fn rendered(&self) -> &str {
-        self.0.as_deref().map_or("", String::as_str)
+    pub fn rendered(&self) -> String {
+        self.to_string()
     }
 
     /// A copy in which the value of each label that `hide` names is `other`.
@@ -112,9 +155,90 @@ impl Labels {
 /// The value that stands for all values that a family has no room for.
 pub(crate) const OTHER: &str = "other";
 
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces().try_for_each(|piece| f.write_str(piece))
+    }
+}
+
 impl fmt::Debug for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{{}}}", self.rendered())
+        write!(f, "{{{self}}}")
+    }
+}
+
+/// By their text, however it is shared.
+impl Ord for Labels {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if let (Some(own), Some(other)) = (&self.0, &other.0) {
+            if Arc::ptr_eq(own, other) {
+                return Ordering::Equal;
+            }
+            if let (
+                Part::Text {
+                    head: Self(Some(head)),
+                    tail,
+                },
+                Part::Text {
+                    head: Self(Some(others)),
+                    tail: more,
+                },
+            ) = (&**own, &**other)
+                && Arc::ptr_eq(head, others)
+            {
+                return tail.cmp(more);
+            }
+        }
+        compare(self.pieces(), other.pieces())
+    }
+}
+
+impl PartialOrd for Labels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Labels {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Labels {}
+
+/// Compares texts in pieces.
+fn compare<'a>(
+    mut left: impl Iterator<Item = &'a str>,
+    mut right: impl Iterator<Item = &'a str>,
+) -> Ordering {
+    let (mut own, mut other): (&[u8], &[u8]) = (&[], &[]);
+    loop {
+        while own.is_empty() {
+            match left.next() {
+                Some(piece) => own = piece.as_bytes(),
+                None => break,
+            }
+        }
+        while other.is_empty() {
+            match right.next() {
+                Some(piece) => other = piece.as_bytes(),
+                None => break,
+            }
+        }
+        let common = own.len().min(other.len());
+        if common == 0 {
+            return own.len().cmp(&other.len());
+        }
+        let (Some((head, rest)), Some((others, more))) =
+            (own.split_at_checked(common), other.split_at_checked(common))
+        else {
+            return Ordering::Equal;
+        };
+        match head.cmp(others) {
+            Ordering::Equal => (own, other) = (rest, more),
+            differ => return differ,
+        }
     }
 }
 
@@ -132,7 +256,6 @@ fn push_label(text: &mut String, key: &str, value: &impl fmt::Display) {
     // A `Display` that fails leaves what it wrote so far; the closing quote keeps the page well formed.
     let _ = write!(escaped, "{value}");
     text.push('"');
-    text.shrink_to_fit();
 }
 
 /// Writes a label value with `\`, `"` and line feeds escaped, up to the longest value allowed.

@@ -84,13 +84,13 @@ impl Page {
         if labels.is_empty() {
             return Ok(());
         }
-        write!(self.text, "{{{}}}", labels.rendered())
+        write!(self.text, "{{{labels}}}")
     }
 
     fn histogram(&mut self, desc: &Desc, labels: &Labels, snapshot: &Snapshot) -> fmt::Result {
         let comma = if labels.is_empty() { "" } else { "," };
         for (bound, count) in snapshot.cumulative() {
-            let (name, labels, le) = (desc.name, labels.rendered(), Number(bound));
+            let (name, labels, le) = (desc.name, labels, Number(bound));
             let point = if desc.style == Style::Modern && bound.is_finite() && bound.fract() == 0.0
             {
                 ".0"

@@ -131,7 +131,7 @@ fn finish(stage: &[Step], workdir: &str, target: &Path, profile: &str) -> Result
     let mut entry = None;
     for step in stage {
         match step.name.as_str() {
-            "FROM" => {}
+            "FROM" | "ENV" => {}
             "USER" => user = Some(step.rest.as_str()),
             "ENTRYPOINT" => entry = Some(step.rest.trim_matches(['[', ']', '"'])),
             "COPY" => copied.extend(copies(&step.rest, workdir, &made)?),

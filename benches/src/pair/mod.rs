@@ -228,7 +228,10 @@ fn compare(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     let pairs = pairs(arguments, &around)?;
     let log = folder.join("load.log");
     let mut memory = Vec::new();
-    for pair in pairs.iter().filter(|pair| !pair.is_yardstick()) {
+    let sidecars = pairs
+        .iter()
+        .filter(|pair| pair.yardstick_to_http1().is_none());
+    for pair in sidecars {
         eprintln!("memory: {}", pair.name);
         memory.push(remember(pair, network, &log)?);
     }
@@ -259,7 +262,7 @@ fn compare(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     Ok(())
 }
 
-/// Everything that is compared; the yardstick last.
+/// Everything that is compared; the yardsticks last.
 fn pairs(arguments: &Arguments, around: &Around<'_>) -> Result<Vec<Pair>, Failure> {
     let own = arguments.proxy.as_path();
     let mut pairs = vec![Pair::start(around, "pair", 0, own, own)?];
@@ -268,7 +271,9 @@ fn pairs(arguments: &Arguments, around: &Around<'_>) -> Result<Vec<Pair>, Failur
         pairs.push(Pair::start(around, "to vs", 2, own, other)?);
         pairs.push(Pair::start(around, "from vs", 3, other, own)?);
     }
-    pairs.push(Pair::yardstick(arguments, around, 9)?);
+    // What was HTTP/1 at the client is HTTP/1 again at the application.
+    pairs.push(Pair::yardstick(arguments, around, 8, true)?);
+    pairs.push(Pair::yardstick(arguments, around, 9, false)?);
     Ok(pairs)
 }
 
@@ -280,9 +285,11 @@ impl Scenario {
 
     /// Whether a pair, or nothing between client and server, can take part.
     fn takes(&self, pair: Option<&Pair>) -> bool {
-        match pair {
-            Some(pair) if pair.is_yardstick() => self.is_pair && self.shape != Shape::Raw,
-            Some(_) => true,
+        match pair.map(Pair::yardstick_to_http1) {
+            Some(Some(to_http1)) => {
+                self.is_pair && self.shape != Shape::Raw && to_http1 != self.http2
+            }
+            Some(None) => true,
             None => self.is_pair,
         }
     }

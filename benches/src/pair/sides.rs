@@ -44,7 +44,10 @@ pub(super) struct Pair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Sidecars(Mode),
-    Yardstick,
+    /// Whether it carries requests to the application as HTTP/1.1.
+    Yardstick {
+        to_http1: bool,
+    },
 }
 
 /// What sidecars need beside themselves.
@@ -84,11 +87,12 @@ impl Pair {
         arguments: &Arguments,
         around: &Around<'_>,
         number: u8,
+        to_http1: bool,
     ) -> Result<Self, Failure> {
         let (folder, network) = (around.folder, around.network);
-        let certificates = folder.join("yardstick");
-        fs::create_dir(&certificates)?;
-        let mesh = Mesh::create(&certificates)?;
+        let folder = folder.join(format!("{number}-yardstick"));
+        fs::create_dir(&folder)?;
+        let mesh = Mesh::create(&folder)?;
         let program = arguments.proxy.with_file_name("yardstick");
         let (accepts, calls) = (network.at(number, 2, 4143), network.at(number, 4, 4140));
         let mut server = Command::new(&program);
@@ -97,13 +101,16 @@ impl Pair {
         server.arg("--tls-cert").arg(mesh.file("server.pem"));
         server.arg("--tls-key").arg(mesh.file("server.key"));
         server.arg("--tls-client-ca").arg(mesh.file("ca.pem"));
+        if to_http1 {
+            server.arg("--to-http1");
+        }
         let mut client = Command::new(&program);
         client.args(["--listen", &calls.to_string()]);
         client.args(["--origin", &accepts.to_string()]);
         client.arg("--origin-tls").arg(mesh.folder());
         client.args(["--origin-name", crate::mesh::WORKLOAD]);
-        let server = Process::start_logged(server, &folder.join("yardstick-server.log"))?;
-        let client = Process::start_logged(client, &folder.join("yardstick-client.log"))?;
+        let server = Process::start_logged(server, &folder.join("server.log"))?;
+        let client = Process::start_logged(client, &folder.join("client.log"))?;
         within("the yardstick", || answers(calls, "/1").then_some(()))
             .map_err(|error| format!("{error}: {}", client.last_words()))?;
         Ok(Self {
@@ -111,13 +118,17 @@ impl Pair {
             client,
             server,
             number,
-            kind: Kind::Yardstick,
+            kind: Kind::Yardstick { to_http1 },
             network,
         })
     }
 
-    pub(super) fn is_yardstick(&self) -> bool {
-        self.kind == Kind::Yardstick
+    /// Absent for sidecars.
+    pub(super) fn yardstick_to_http1(&self) -> Option<bool> {
+        match self.kind {
+            Kind::Yardstick { to_http1 } => Some(to_http1),
+            Kind::Sidecars(_) => None,
+        }
     }
 
     /// Whether any address may be called, for the redirect finds the sidecar.
@@ -140,7 +151,7 @@ impl Pair {
             Kind::Sidecars(Mode::Explicit) => {
                 self.network.at(0, 4, FIRST_LISTENER + u16::from(service))
             }
-            Kind::Yardstick => self.network.at(self.number, 4, 4140),
+            Kind::Yardstick { .. } => self.network.at(self.number, 4, 4140),
         }
     }
 

@@ -14,9 +14,7 @@ use linkerd_policy::{
     outbound::Endpoint,
     proto::{self, InvalidMessage},
 };
-use linkerd2_proxy_api::destination::{
-    GetDestination, Update, destination_client::DestinationClient, update,
-};
+use linkerd2_proxy_api::destination::{GetDestination, Update, update};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -31,8 +29,6 @@ use tonic::{Code, metadata::MetadataMap};
 
 /// Most endpoints of one name; an update beyond them is refused.
 const MAX_ENDPOINTS: usize = 100_000;
-/// Largest message taken, in bytes.
-const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 
 /// The endpoints of a name at one moment.
 #[derive(Debug)]
@@ -126,16 +122,8 @@ impl EndpointWatch {
             path: path.to_owned(),
             context_token: context,
         };
-        let open = move |client: ControlClient| {
-            let request = request.clone();
-            async move {
-                let origin = client.origin();
-                DestinationClient::with_origin(client, origin)
-                    .max_decoding_message_size(MAX_MESSAGE)
-                    .get(request)
-                    .await
-            }
-        };
+        const GET: &str = "/io.linkerd.proxy.destination.Destination/Get";
+        let open = move |client| stream::open(client, GET, request.clone());
         let updates = Updates {
             state: state.clone(),
             known: BTreeMap::new(),

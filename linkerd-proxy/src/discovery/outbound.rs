@@ -21,10 +21,8 @@ use linkerd_policy::{
     proto,
 };
 use linkerd2_proxy_api::{
-    destination::{DestinationProfile, GetDestination, destination_client::DestinationClient},
-    outbound::{
-        self as api, TrafficSpec, outbound_policies_client::OutboundPoliciesClient, traffic_spec,
-    },
+    destination::{DestinationProfile, GetDestination},
+    outbound::{self as api, TrafficSpec, traffic_spec},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,8 +34,6 @@ use std::{
 use tokio::{runtime, sync::watch, task::AbortHandle};
 use tonic::{Code, metadata::MetadataMap};
 
-/// Largest message taken, in bytes.
-const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// How often a name that only DNS knows is resolved again.
 const DNS_INTERVAL: Duration = Duration::from_secs(30);
 /// Metadata of the policy stream: what the control plane says of mutual TLS, beyond the API.
@@ -617,16 +613,8 @@ impl OutboundStore {
                 Target::Name(name) => traffic_spec::Target::Authority(name.clone()),
             }),
         };
-        let open = move |client: ControlClient| {
-            let spec = spec.clone();
-            async move {
-                let origin = client.origin();
-                OutboundPoliciesClient::with_origin(client, origin)
-                    .max_decoding_message_size(MAX_MESSAGE)
-                    .watch(spec)
-                    .await
-            }
-        };
+        const WATCH: &str = "/io.linkerd.proxy.outbound.OutboundPolicies/Watch";
+        let open = move |client| stream::open(client, WATCH, spec.clone());
         let follow = stream::follow(
             self.0.policy.clone(),
             settings.limits,
@@ -643,16 +631,8 @@ impl OutboundStore {
             path: state.target.to_string(),
             context_token: settings.context.clone(),
         };
-        let open = move |client: ControlClient| {
-            let request = request.clone();
-            async move {
-                let origin = client.origin();
-                DestinationClient::with_origin(client, origin)
-                    .max_decoding_message_size(MAX_MESSAGE)
-                    .get_profile(request)
-                    .await
-            }
-        };
+        const GET_PROFILE: &str = "/io.linkerd.proxy.destination.Destination/GetProfile";
+        let open = move |client| stream::open(client, GET_PROFILE, request.clone());
         let follow = stream::follow(
             self.0.destination.clone(),
             settings.limits,

@@ -2,13 +2,71 @@
 
 use super::{backoff::Pauses, client::ControlClient};
 use crate::config::StreamLimits;
-use std::{fmt, future::Future, time::Duration};
+use http::uri::PathAndQuery;
+use std::{fmt, future::Future, marker::PhantomData, time::Duration};
 use tokio::time::Instant;
-use tonic::{Code, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    client::Grpc,
+    codec::{BufferSettings, Codec},
+    metadata::MetadataMap,
+};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Longest pause before a stream is opened again while the control plane answers: it costs the controller a frame,
 /// and requests wait for what it says.
 const STREAM_PAUSE: Duration = Duration::from_secs(2);
+
+/// The largest message that is taken, in bytes: 100,000 authorizations fit. A larger one ends the stream, and is counted as
+/// `too_large`.
+const MAX_MESSAGE: usize = 32 * 1024 * 1024;
+/// What each stream's buffer begins with. It grows when a message needs it; tonic's own would take 8 KiB for each of the
+/// three streams of each destination.
+const BUFFER: usize = 256;
+/// tonic's own: what is encoded before it is sent on.
+const YIELD: usize = 32 * 1024;
+
+/// The messages of one method, with a small buffer.
+struct Messages<Q, R>(PhantomData<(Q, R)>);
+
+impl<Q, R> Codec for Messages<Q, R>
+where
+    Q: prost::Message + Send + 'static,
+    R: prost::Message + Default + Send + 'static,
+{
+    type Encode = Q;
+    type Decode = R;
+    type Encoder = ProstEncoder<Q>;
+    type Decoder = ProstDecoder<R>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<Q, R>::raw_encoder(BufferSettings::new(BUFFER, YIELD))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Q, R>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
+    }
+}
+
+/// Opens a stream of a method, which `path` names: `/package.Service/Method`.
+pub(super) async fn open<Q, R>(
+    client: ControlClient,
+    path: &'static str,
+    request: Q,
+) -> Result<Response<Streaming<R>>, Status>
+where
+    Q: prost::Message + Send + Sync + 'static,
+    R: prost::Message + Default + Send + Sync + 'static,
+{
+    let origin = client.origin();
+    let mut grpc = Grpc::with_origin(client, origin).max_decoding_message_size(MAX_MESSAGE);
+    grpc.ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::from_static(path);
+    grpc.server_streaming(Request::new(request), path, Messages(PhantomData))
+        .await
+}
 
 /// Why a stream is over.
 #[derive(Debug)]

@@ -73,3 +73,31 @@ proptest! {
         prop_assert!(!labels.rendered().contains('\n'));
     }
 }
+
+proptest! {
+    /// The same order and equality as that of the texts, however sets share them.
+    #[test]
+    fn sets_are_in_the_order_of_their_texts(
+        pairs in vec(vec(("[ab]", "[a-c]{0,2}"), 0..4), 2..12),
+        shared in vec(any::<bool>(), 64),
+    ) {
+        let mut shared = shared.into_iter().cycle();
+        let mut held = Vec::new();
+        let sets: Vec<Labels> = pairs.iter().map(|pairs| {
+            pairs.iter().fold(Labels::new(), |labels, (key, value)| {
+                if shared.next() == Some(true) {
+                    held.push(labels.clone());
+                }
+                match shared.next() {
+                    Some(true) => labels.with(key, value),
+                    _ => labels.extend(&Labels::new().with(key, value)),
+                }
+            })
+        }).collect();
+        for a in &sets {
+            for b in &sets {
+                prop_assert_eq!(a.cmp(b), a.rendered().cmp(&b.rendered()), "{:?} {:?}", a, b);
+            }
+        }
+    }
+}

@@ -7,9 +7,7 @@ use super::{
 use crate::discovery::backoff::Pauses;
 use linkerd_metrics::{Gauge, Handle, Labels};
 use linkerd_policy::proto;
-use linkerd2_proxy_api::inbound::{
-    PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient,
-};
+use linkerd2_proxy_api::inbound::{PortSpec, Server};
 use std::{
     fmt,
     sync::Arc,
@@ -18,8 +16,6 @@ use std::{
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// Largest message taken, in bytes; a larger one ends the stream, and is counted as `too_large`.
-const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// Longest pause before a stream is opened again while the controller answers: it costs the controller a frame, and
 /// everybody behind this proxy waits for it.
 const STREAM_PAUSE: Duration = Duration::from_secs(2);
@@ -104,12 +100,11 @@ impl Keeper {
             port: self.port.number().into(),
         };
         let opened = Instant::now();
-        let origin = client.origin();
-        let mut api = InboundServerPoliciesClient::with_origin(client.clone(), origin)
-            .max_decoding_message_size(MAX_MESSAGE);
+        const WATCH_PORT: &str = "/io.linkerd.proxy.inbound.InboundServerPolicies/WatchPort";
+        let messages = crate::discovery::stream::open(client.clone(), WATCH_PORT, spec);
         let first = deadline(opened, limits.initial);
         let opening = async {
-            match tokio::time::timeout_at(first, api.watch_port(spec)).await {
+            match tokio::time::timeout_at(first, messages).await {
                 Ok(Ok(response)) => Ok(response.into_inner()),
                 Ok(Err(status)) => Err(End::Status(status)),
                 Err(_) => Err(End::Limit("no answer in time")),

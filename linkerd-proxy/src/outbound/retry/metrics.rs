@@ -8,7 +8,7 @@ use linkerd_metrics::{
 use linkerd_policy::outbound::{Ref, profile};
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Instant,
 };
@@ -42,7 +42,7 @@ struct PeerFamilies {
 
 /// Budgets in use, read when a page is made.
 #[derive(Clone, Debug, Default)]
-struct Budgets(Arc<Mutex<HashMap<Labels, Weak<Budget>>>>);
+struct Budgets(Arc<Mutex<BTreeMap<Labels, Weak<Budget>>>>);
 
 impl Collect for Budgets {
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -106,6 +106,9 @@ impl RetryFamilies {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if is_time_to_sweep(budgets.len()) {
+            budgets.retain(|_, budget| budget.strong_count() > 0);
+        }
         budgets.insert(route, Arc::downgrade(&budget));
         budget
     }
@@ -208,6 +211,11 @@ impl RetryFamilies {
     }
 }
 
+/// Now and then, so that what comes and goes does not pile up, and what only comes is not searched each time.
+const fn is_time_to_sweep(len: usize) -> bool {
+    len >= 64 && len.is_power_of_two()
+}
+
 /// What became of a request of an application: a closed set.
 const FATES: [&str; 10] = [
     "success",
@@ -274,7 +282,9 @@ impl RouteRetries {
             .routes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        routes.retain(|(.., series)| series.strong_count() > 0);
+        if is_time_to_sweep(routes.len()) {
+            routes.retain(|(.., series)| series.strong_count() > 0);
+        }
         let (parent, name) = (parent.to_string(), name.to_string());
         routes.push((parent, name, route, Arc::downgrade(&series)));
         drop(routes);
