@@ -141,7 +141,11 @@ async fn stands_still(made: &AtomicU64) -> u64 {
     let (mut before, mut times) = (u64::MAX, 0);
     eventually("a body that waits", async || {
         let now = made.load(Ordering::Relaxed);
-        times = if now == before && now > 0 { times + 1 } else { 0 };
+        times = if now == before && now > 0 {
+            times + 1
+        } else {
+            0
+        };
         before = now;
         (times == 20).then_some(now)
     })
