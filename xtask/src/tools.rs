@@ -16,11 +16,23 @@ const DEBIAN: [(&str, &str); 4] = [
 ];
 
 /// Go tools: the program, its folder in `tools/`, and its package.
-const GO: [(&str, &str, &str); 1] = [(
-    "h2spec",
-    "h2spec",
-    "github.com/summerwind/h2spec/cmd/h2spec",
-)];
+const GO: [(&str, &str, &str); 3] = [
+    (
+        "h2spec",
+        "h2spec",
+        "github.com/summerwind/h2spec/cmd/h2spec",
+    ),
+    (
+        "grpc-interop-client",
+        "grpc-interop",
+        "google.golang.org/grpc/interop/client",
+    ),
+    (
+        "grpc-interop-server",
+        "grpc-interop",
+        "google.golang.org/grpc/interop/server",
+    ),
+];
 
 /// Where built tools and the target folder of CI are kept.
 pub(crate) fn cache() -> PathBuf {
