@@ -13,6 +13,7 @@ mod cut;
 mod frames;
 mod harness;
 mod http;
+mod interop;
 mod life;
 mod messages;
 mod metrics;
