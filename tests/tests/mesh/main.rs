@@ -10,6 +10,7 @@ mod answers;
 mod authorization;
 mod certificates;
 mod cut;
+mod failures;
 mod frames;
 mod harness;
 mod http;
