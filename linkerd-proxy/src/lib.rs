@@ -14,6 +14,7 @@
 //! | `admin` | metrics, readiness, what is enforced and why |
 //! | `table` | tables for people |
 //! | `drain`, `limit`, `activity` | what every connection shares |
+//! | `hosts` | series by names that clients choose, where operators want them |
 
 pub mod config;
 
@@ -21,6 +22,7 @@ mod activity;
 mod admin;
 mod discovery;
 mod drain;
+mod hosts;
 mod http;
 mod inbound;
 mod limit;

@@ -588,6 +588,9 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
         reject_suspicious_paths: inbound.path_normalization == PathNormalization::Reject,
         http1_max_head: inbound.http1_max_header_bytes,
         http2: http2(&inbound.http2),
+        authority_labels: inbound
+            .authority_labels
+            .then_some(config.metrics.retain_idle),
         origin: Arc::new(client::Settings {
             connect_timeout: inbound.connect_timeout,
             socket: SocketOptions {
@@ -687,6 +690,10 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
             is_required: Some(outbound.mtls_required),
             identities: Vec::new(),
         },
+        destination_in_flight: outbound.max_in_flight_per_destination,
+        hostname_labels: outbound
+            .hostname_labels
+            .then_some(config.metrics.retain_idle),
         client: Arc::new(client::Settings {
             connect_timeout: outbound.connect_timeout,
             socket: SocketOptions {

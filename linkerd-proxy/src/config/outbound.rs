@@ -70,6 +70,8 @@ pub struct Outbound {
     pub http_failfast_timeout: Duration,
     /// Requests that wait for response headers.
     pub max_in_flight: usize,
+    /// Requests to one destination that may wait for response headers. `OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION`.
+    pub max_in_flight_per_destination: usize,
     /// Idle HTTP/1 connections to an endpoint. `OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT`.
     pub pool_max_idle: usize,
     /// How long they are kept. `OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT`.
@@ -208,6 +210,7 @@ impl Outbound {
             http_queue_capacity: reader.value("OUTBOUND_HTTP_QUEUE_CAPACITY"),
             http_failfast_timeout: reader.value("OUTBOUND_HTTP_FAILFAST_TIMEOUT"),
             max_in_flight: reader.value("OUTBOUND_MAX_IN_FLIGHT"),
+            max_in_flight_per_destination: reader.value("OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION"),
             pool_max_idle: reader.value("OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT"),
             pool_idle_timeout: reader.value("OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT"),
             disable_informational_headers: reader

@@ -47,8 +47,6 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "INBOUND_GATEWAY_SUFFIXES",
     "INBOUND_HTTP_FAILFAST_TIMEOUT",
     "INBOUND_HTTP_QUEUE_CAPACITY",
-    "INBOUND_METRICS_AUTHORITY_LABELS",
-    "OUTBOUND_METRICS_HOSTNAME_LABELS",
     "TAP_SVC_NAME",
 ];
 
@@ -355,7 +353,10 @@ vars! {
     "OUTBOUND_HTTP_FAILFAST_TIMEOUT", Syntax::Duration, Some("3s"), Known,
         "How long they wait.";
     "OUTBOUND_MAX_IN_FLIGHT", Syntax::Number, Some("100000"), Known,
-        "Requests that wait for response headers.";
+        "Requests that wait for response headers, to all destinations; further ones get 503.";
+    "OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION", Syntax::Number, Some("50000"), Ours,
+        "Requests that wait for response headers from one destination, so that one that hangs leaves room for the others; \
+         further ones get 503.";
     "OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT", Syntax::Number, Some("10000"), Known,
         "Idle HTTP/1 connections kept to an endpoint.";
     "OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT", Syntax::Duration, Some("3s"), Known,

@@ -9,7 +9,9 @@ use super::{
     labels::{self, ClientTls},
     metrics::{Detection, InboundMetrics, RouteHandles, RouteKey, Transport},
 };
-use crate::{admin::denials::Denial, discovery::policy::Snapshot, http::request::Form};
+use crate::{
+    admin::denials::Denial, discovery::policy::Snapshot, hosts::Hosts, http::request::Form,
+};
 use arc_swap::ArcSwap;
 use http::{Request, uri::Authority};
 use linkerd_metrics::{Counter, Handle, Labels};
@@ -43,18 +45,29 @@ pub(crate) struct View {
     transport: OnceLock<Arc<Transport>>,
     detection: OnceLock<Detection>,
     not_found: OnceLock<Handle<Counter>>,
-    routes: ArcSwap<Vec<(u32, u32, Arc<RouteHandles>)>>,
+    routes: Routes,
+    /// The same by the name that a request asks for, where operators want it.
+    hosts: Option<Hosts<Routes>>,
     /// What the `audit` policy let through, and the second of this view's life at which that is said again.
     audited: AtomicU64,
     audit_due: AtomicU64,
 }
 
+/// The handles of requests by route and authorization, for one name or for all.
+#[derive(Debug, Default)]
+struct Routes {
+    authority: Option<Box<str>>,
+    known: ArcSwap<Vec<(u32, u32, Arc<RouteHandles>)>>,
+}
+
 impl View {
+    /// `authority_labels`: how long a name that clients ask for is told apart without use, if at all.
     pub(super) fn new(
         metrics: &InboundMetrics,
         destination: Destination,
         tls: &ClientTls,
         snapshot: Arc<Snapshot>,
+        authority_labels: Option<Duration>,
     ) -> Self {
         Self {
             snapshot,
@@ -65,7 +78,13 @@ impl View {
             transport: OnceLock::new(),
             detection: OnceLock::new(),
             not_found: OnceLock::new(),
-            routes: ArcSwap::default(),
+            routes: Routes::default(),
+            hosts: authority_labels.map(|retain| {
+                Hosts::new(retain, |name| Routes {
+                    authority: Some(name.into()),
+                    ..Routes::default()
+                })
+            }),
             audited: AtomicU64::new(0),
             audit_due: AtomicU64::new(0),
         }
@@ -114,9 +133,27 @@ impl View {
     }
 
     /// The handles of requests that one authorization permits on one route.
-    fn handles(&self, matched: &Matched, authorized: Authorized) -> Arc<RouteHandles> {
+    fn handles(
+        &self,
+        matched: &Matched,
+        authorized: Authorized,
+        authority: Option<&Authority>,
+    ) -> Arc<RouteHandles> {
+        let hosts = self.hosts.as_ref().zip(authority);
+        match hosts.and_then(|(hosts, authority)| hosts.of(authority.as_str())) {
+            Some(routes) => self.handles_of(&routes, matched, authorized),
+            None => self.handles_of(&self.routes, matched, authorized),
+        }
+    }
+
+    fn handles_of(
+        &self,
+        routes: &Routes,
+        matched: &Matched,
+        authorized: Authorized,
+    ) -> Arc<RouteHandles> {
         let (route, authorization) = (matched.route, authorized.authorization);
-        let known = self.routes.load();
+        let known = routes.known.load();
         let found = known
             .iter()
             .find(|(r, a, _)| (*r, *a) == (route, authorization));
@@ -137,9 +174,10 @@ impl View {
                     .unwrap_or(&fallback),
                 authorization: self.policy().authorization_meta(authorized),
                 is_grpc_policy: matches!(self.policy().server().protocol, Protocol::Grpc { .. }),
+                authority: routes.authority.as_deref(),
             },
         ));
-        self.routes.rcu(|known| {
+        routes.known.rcu(|known| {
             let mut known = Vec::clone(known);
             known.push((route, authorization, handles.clone()));
             known
@@ -260,7 +298,7 @@ impl Connection {
         };
         match policy.authorize(&self.peer(), matched.route as usize) {
             Ok(authorized) => {
-                let handles = view.handles(&matched, authorized);
+                let handles = view.handles(&matched, authorized, authority.as_ref());
                 handles.allowed.inc();
                 if policy.authorization_meta(authorized).is_audit() {
                     self.audit(&view, Some(&matched));

@@ -391,6 +391,8 @@ pub(crate) struct RouteKey<'a> {
     pub(super) route: &'a Meta,
     pub(super) authorization: &'a Meta,
     pub(super) is_grpc_policy: bool,
+    /// What the request asks for, where operators want it in the `request_total` and its like.
+    pub(super) authority: Option<&'a str>,
 }
 
 impl RouteHandles {
@@ -403,6 +405,7 @@ impl RouteHandles {
         let parent = labels::parent(key.server, key.port, key.route);
         let legacy = Labels::new()
             .with("direction", "inbound")
+            .with_some("authority", key.authority)
             .extend(&target)
             .extend(&tls)
             .extend(&server)

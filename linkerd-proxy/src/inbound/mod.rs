@@ -83,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) http1_max_head: usize,
     pub(crate) http2: Http2Settings,
     pub(crate) origin: Arc<client::Settings>,
+    /// Requests are counted by the authority that clients ask for, each kept this long without use.
+    pub(crate) authority_labels: Option<Duration>,
     /// Addresses of this proxy's own listeners: never an origin.
     pub(crate) own: Vec<SocketAddr>,
     /// Explicit listeners: where the policy port's application really is.
@@ -393,6 +395,7 @@ impl Worker {
             destination,
             tls,
             snapshot.clone(),
+            self.inbound.settings.authority_labels,
         ));
         if views.len() >= MAX_VIEWS {
             views.clear();

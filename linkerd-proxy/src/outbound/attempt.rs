@@ -7,6 +7,7 @@ use super::{
     failure::Failure,
     record::Attempt,
     request::Exchange,
+    retry,
     upload::Upload,
 };
 use crate::{
@@ -157,8 +158,7 @@ impl Exchange<'_> {
         is_retry: bool,
     ) -> Result<Attempted, Failed> {
         let started = Instant::now();
-        let Some((mut request, ended)) =
-            upload.take(&self.limits, &self.rule.handles.request_frames)
+        let Some((mut request, ended)) = upload.take(&self.limits, &self.handles().request_frames)
         else {
             return Err(Failure::BadRequest("its body cannot be sent again").into());
         };
@@ -185,6 +185,9 @@ impl Exchange<'_> {
             .map_err(|expired| in_backend(Failure::Expired(expired)))?
             .map_err(in_backend)?;
         self.shape(&mut request, &reached.remote, reached.is_carried, backend);
+        if is_retry && let Some(left) = self.limits.client_waits(Instant::now()) {
+            retry::headers::set_grpc_timeout(request.headers_mut(), left);
+        }
         let ended = match ended {
             Ended::At(_) => Ended::at(Instant::now()),
             later @ Ended::Later(_) => later,
@@ -402,6 +405,7 @@ impl Exchange<'_> {
             remote.clone(),
             backend.clone(),
             picked,
+            self.rule.profile.clone(),
             ended.clone(),
             is_grpc,
             is_retry,

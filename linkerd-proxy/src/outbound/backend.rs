@@ -4,7 +4,7 @@ use super::{
     Worker,
     balance::Balancer,
     labels,
-    metrics::{BackendHandles, EndpointHandles},
+    metrics::{BackendHandles, EndpointHandles, Stack},
 };
 use crate::{
     http::{
@@ -28,6 +28,8 @@ pub(super) struct Backend {
     pub(super) kind: Kind,
     /// The balanced name, as the `authority` of endpoint metrics.
     pub(super) authority: Option<Arc<str>>,
+    /// Counts it while it balances.
+    pub(super) _stack: Option<Stack>,
 }
 
 /// How the endpoints of a backend are found.
@@ -126,6 +128,16 @@ pub(super) enum Carried {
     Opaque,
 }
 
+impl Carried {
+    /// The value of `protocol` in `stack_*`.
+    fn stack(self) -> &'static str {
+        match self {
+            Self::Http1 | Self::Http2 => "http",
+            Self::Opaque => "opaq",
+        }
+    }
+}
+
 /// One worker's way to an endpoint: its connections, and what is counted there.
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -137,6 +149,7 @@ pub(super) struct Remote {
     pub(super) is_local: bool,
     /// Requests are sent with this authority.
     pub(super) authority_override: Option<Authority>,
+    _stack: Stack,
 }
 
 /// An endpoint that cannot be used as discovery describes it.
@@ -180,6 +193,14 @@ impl Remote {
             grpc_failures: settings.grpc_failures,
             is_local,
             authority_override: overriding,
+            _stack: worker.outbound.metrics.stack(
+                carried.stack(),
+                if authority.is_some() {
+                    "endpoint"
+                } else {
+                    "forward"
+                },
+            ),
         })
     }
 

@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     BadRequest(&'static str),
     /// Too many requests wait for an answer.
     Overloaded,
+    /// Too many requests to this destination wait for an answer.
+    DestinationOverloaded(Box<str>),
     /// The control plane has said nothing of the destination in time.
     Unknown(String),
     /// No route takes the request.
@@ -265,7 +267,7 @@ impl Failure {
         ] = ROWS;
         match self {
             Self::BadRequest(_) => bad_request,
-            Self::Overloaded => overloaded,
+            Self::Overloaded | Self::DestinationOverloaded(_) => overloaded,
             Self::Unknown(_) => unknown,
             Self::NoRoute => no_route,
             Self::InvalidPolicy => invalid_policy,
@@ -341,6 +343,7 @@ impl Failure {
         matches!(
             self,
             Self::Overloaded
+                | Self::DestinationOverloaded(_)
                 | Self::NoBackend
                 | Self::Unready(_)
                 | Self::RequiredId { .. }
@@ -364,7 +367,10 @@ impl Failure {
             Self::Stopped(Stop::Redirect { .. }) => "redirected".to_owned(),
             Self::Stopped(Stop::Failure { message, .. }) => message.clone(),
             Self::Endpoint(address, error) => format!("endpoint {address}: {error}"),
-            Self::BadRequest(_) | Self::Overloaded | Self::Unknown(_) => self.to_string(),
+            Self::BadRequest(_)
+            | Self::Overloaded
+            | Self::DestinationOverloaded(_)
+            | Self::Unknown(_) => self.to_string(),
             _ if place.is_empty() => self.to_string(),
             _ => format!("{place}: {self}"),
         }
@@ -376,6 +382,10 @@ impl fmt::Display for Failure {
         match self {
             Self::BadRequest(what) => write!(f, "bad request: {what}"),
             Self::Overloaded | Self::NoBackend => f.write_str("service unavailable"),
+            Self::DestinationOverloaded(name) => write!(
+                f,
+                "service unavailable: too many requests to {name} wait for an answer"
+            ),
             Self::Unknown(name) => {
                 write!(
                     f,

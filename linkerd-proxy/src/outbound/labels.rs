@@ -53,6 +53,14 @@ pub(super) fn source(original: Option<SocketAddr>) -> Labels {
         .with("no_tls_reason", "loopback")
 }
 
+/// A way to somewhere.
+pub(super) fn stack(protocol: &str, name: &str) -> Labels {
+    Labels::new()
+        .with("direction", "outbound")
+        .with("protocol", protocol)
+        .with("name", name)
+}
+
 /// An endpoint: of requests, and with `peer` of connections. `authority` is the balanced name, port 80 left out.
 pub(super) fn endpoint(
     peer: Option<&'static str>,

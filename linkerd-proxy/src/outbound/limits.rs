@@ -100,6 +100,9 @@ pub(crate) struct Limits {
     pub(super) head: Option<Duration>,
     /// When the head of a response must be there, whatever it takes, and the limit that says so.
     pub(super) profile: Option<(Instant, Duration)>,
+    /// When a gRPC client stops waiting. It says so itself then, so that this only ends attempts that would come
+    /// too late, and is a limit of its own where a rule lets clients set limits.
+    pub(super) client: Option<Instant>,
     pub(super) idle: Option<(Duration, Arc<Progress>)>,
 }
 
@@ -112,6 +115,7 @@ impl Limits {
             response: timeouts.response,
             head: None,
             profile: None,
+            client: None,
             idle: timeouts.idle.map(|limit| (limit, Progress::new())),
         }
     }
@@ -120,6 +124,27 @@ impl Limits {
     pub(super) fn with_profile(mut self, limit: Option<Duration>, arrived: Instant) -> Self {
         self.profile = limit.and_then(|limit| Some((arrived.checked_add(limit)?, limit)));
         self
+    }
+
+    /// With the time that a gRPC client waits, as a limit if it `is_allowed` to set one.
+    pub(super) fn with_client(
+        mut self,
+        limit: Option<Duration>,
+        arrived: Instant,
+        is_allowed: bool,
+    ) -> Self {
+        let deadline = limit.and_then(|limit| Some((arrived.checked_add(limit)?, limit)));
+        self.client = deadline.map(|(at, _)| at);
+        if is_allowed {
+            let both = [self.request, deadline].into_iter().flatten();
+            self.request = both.min_by_key(|(at, _)| *at);
+        }
+        self
+    }
+
+    /// What is left of the time that a gRPC client waits.
+    pub(super) fn client_waits(&self, now: Instant) -> Option<Duration> {
+        Some(self.client?.saturating_duration_since(now))
     }
 
     fn is_none(&self) -> bool {
@@ -184,7 +209,7 @@ impl Limits {
     /// The time left for more attempts.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let ends = [self.request, self.profile].into_iter().flatten();
-        let at = ends.map(|(at, _)| at).min()?;
+        let at = ends.map(|(at, _)| at).chain(self.client).min()?;
         Some(at.saturating_duration_since(now))
     }
 }
@@ -291,5 +316,24 @@ mod tests {
         let expired = limits.race(&ended, std::future::pending::<()>()).await;
         assert_eq!(expired, Err(Expired::Request(Duration::from_millis(20))));
         assert_eq!(limits.left(Instant::now()), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_client_that_stops_waiting_ends_retries_and_is_a_limit_only_where_it_may_set_one() {
+        let arrived = Instant::now();
+        let second = Duration::from_secs(1);
+        let policy = Timeouts {
+            request: Some(2 * second),
+            ..Timeouts::default()
+        };
+        let limits = |is_allowed, waits| {
+            Limits::new(&policy, arrived).with_client(Some(waits), arrived, is_allowed)
+        };
+        let bound = limits(false, second);
+        assert_eq!(bound.left(arrived), Some(second));
+        assert_eq!(bound.request.unwrap().1, 2 * second);
+        assert_eq!(limits(true, second).request.unwrap().1, second);
+        assert_eq!(limits(true, 3 * second).request.unwrap().1, 2 * second);
+        assert_eq!(limits(true, 3 * second).left(arrived), Some(2 * second));
     }
 }

@@ -28,6 +28,9 @@ struct Families {
     route_request: Family<Counter>,
     route_response: Family<Counter>,
     route_latency: Family<Histogram>,
+    route_actual_request: Family<Counter>,
+    route_actual_response: Family<Counter>,
+    route_retryable: Family<Counter>,
     http_errors: Family<Counter>,
     tcp_errors: Family<Counter>,
     protocols: Family<Counter>,
@@ -45,6 +48,8 @@ struct Families {
     tcp_close: Family<Counter>,
     tls_open: Family<Counter>,
     tls_close: Family<Counter>,
+    created: Family<Counter>,
+    dropped: Family<Counter>,
 }
 
 /// The families that stand once for HTTP and once for gRPC policies.
@@ -68,6 +73,9 @@ impl OutboundMetrics {
             route_request: registry.counters(&describe::ROUTE_REQUEST_TOTAL),
             route_response: registry.counters(&describe::ROUTE_RESPONSE_TOTAL),
             route_latency: registry.histograms(&describe::ROUTE_RESPONSE_LATENCY_MS),
+            route_actual_request: registry.counters(&describe::ROUTE_ACTUAL_REQUEST_TOTAL),
+            route_actual_response: registry.counters(&describe::ROUTE_ACTUAL_RESPONSE_TOTAL),
+            route_retryable: registry.counters(&describe::ROUTE_RETRYABLE_TOTAL),
             http_errors: registry.counters(&describe::OUTBOUND_HTTP_ERRORS_TOTAL),
             tcp_errors: registry.counters(&describe::OUTBOUND_TCP_ERRORS_TOTAL),
             protocols: registry.counters(&describe::OUTBOUND_TCP_PROTOCOL_CONNECTIONS_TOTAL),
@@ -114,11 +122,25 @@ impl OutboundMetrics {
             tcp_close: registry.counters(&describe::OUTBOUND_TCP_ROUTE_CLOSE_TOTAL),
             tls_open: registry.counters(&describe::OUTBOUND_TLS_ROUTE_OPEN_TOTAL),
             tls_close: registry.counters(&describe::OUTBOUND_TLS_ROUTE_CLOSE_TOTAL),
+            created: registry.counters(&describe::STACK_CREATE_TOTAL),
+            dropped: registry.counters(&describe::STACK_DROP_TOTAL),
         };
+        for (protocol, name) in STACKS {
+            let labels = labels::stack(protocol, name);
+            drop(families.created.get(&labels));
+            drop(families.dropped.get(&labels));
+        }
         Self {
             tcp,
             families: Arc::new(families),
         }
+    }
+
+    /// Counts a way to somewhere, until it is let go of.
+    pub(super) fn stack(&self, protocol: &'static str, name: &'static str) -> Stack {
+        let labels = labels::stack(protocol, name);
+        self.families.created.get(&labels).inc();
+        Stack(self.families.dropped.get(&labels))
     }
 
     /// Counts a request that failed in the proxy.
@@ -176,18 +198,17 @@ impl OutboundMetrics {
         }
     }
 
-    /// What is counted for a route of connections. `name`: the server name of TLS, if operators want it.
+    /// What is counted for a route of connections. `name`: of TLS the server name, empty unless operators want it.
     pub(super) fn stream_route(
         &self,
-        is_tls: bool,
+        name: Option<&str>,
         parent: &Ref,
         route: &Ref,
-        original: Option<SocketAddr>,
-        port: Option<u16>,
+        (original, port): (Option<SocketAddr>, Option<u16>),
     ) -> StreamHandles {
         let labels = labels::parent(parent).extend(&labels::route(route));
-        let (open, close, labels) = if is_tls {
-            let labels = labels.with("hostname", "");
+        let (open, close, labels) = if let Some(name) = name {
+            let labels = labels.with("hostname", name);
             (&self.families.tls_open, &self.families.tls_close, labels)
         } else {
             let ip = original.map(|original| original.ip().to_string());
@@ -214,6 +235,27 @@ impl OutboundMetrics {
             let labels = Labels::new().with("op", op).with("zone_locality", locality);
             self.families.transfer.get(&labels)
         })
+    }
+}
+
+/// What is counted in `stack_create_total` and `stack_drop_total`, there from the start.
+const STACKS: [(&str, &str); 7] = [
+    ("http", "forward"),
+    ("http", "endpoint"),
+    ("http", "balance"),
+    ("opaq", "forward"),
+    ("opaq", "endpoint"),
+    ("opaq", "balance"),
+    ("tls", "balance"),
+];
+
+/// A way to somewhere, counted when it is made and when it goes.
+#[derive(Debug)]
+pub(super) struct Stack(Handle<Counter>);
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.0.inc();
     }
 }
 
@@ -493,6 +535,11 @@ fn response(labels: &Labels, outcome: Outcome, is_success: bool) -> Labels {
 pub(super) struct ProfileHandles {
     pub(super) requests: Handle<Counter>,
     responses: ByOutcome<[Handle<Counter>; 2]>,
+    /// Attempts, and how they ended.
+    pub(super) attempts: Handle<Counter>,
+    attempted: ByOutcome<[Handle<Counter>; 2]>,
+    retryable: Handle<Counter>,
+    no_budget: Handle<Counter>,
     latency: ByOutcome<Handle<Histogram>>,
     metrics: OutboundMetrics,
     labels: Labels,
@@ -512,6 +559,13 @@ impl ProfileHandles {
         Self {
             requests: metrics.families.route_request.get(&labels),
             responses: ByOutcome::default(),
+            attempts: metrics.families.route_actual_request.get(&labels),
+            attempted: ByOutcome::default(),
+            retryable: metrics.families.route_retryable.get(&labels),
+            no_budget: metrics
+                .families
+                .route_retryable
+                .get(&labels.clone().with("skipped", "no_budget")),
             latency: ByOutcome::default(),
             metrics: metrics.clone(),
             labels,
@@ -531,10 +585,34 @@ impl ProfileHandles {
     /// Counts the end of a response, which the profile may class otherwise than its status does.
     pub(super) fn ended(&self, outcome: Outcome, is_success: bool) {
         let family = &self.metrics.families.route_response;
+        self.count(family, &self.responses, outcome, is_success);
+    }
+
+    /// Counts the end of an attempt.
+    pub(super) fn attempted(&self, outcome: Outcome, is_success: bool) {
+        let family = &self.metrics.families.route_actual_response;
+        self.count(family, &self.attempted, outcome, is_success);
+    }
+
+    /// Counts a failure that may be retried, whether or not it is.
+    pub(super) fn retryable(&self, is_out_of_budget: bool) {
+        self.retryable.inc();
+        if is_out_of_budget {
+            self.no_budget.inc();
+        }
+    }
+
+    fn count(
+        &self,
+        family: &Family<Counter>,
+        counts: &ByOutcome<[Handle<Counter>; 2]>,
+        outcome: Outcome,
+        is_success: bool,
+    ) {
         let resolve = |outcome| {
             [false, true].map(|success| family.get(&response(&self.labels, outcome, success)))
         };
-        self.responses.with(outcome, resolve, |[failure, success]| {
+        counts.with(outcome, resolve, |[failure, success]| {
             if is_success {
                 success.inc();
             } else {

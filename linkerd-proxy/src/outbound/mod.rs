@@ -103,6 +103,10 @@ pub(crate) struct Settings {
     /// Addresses of this proxy's own listeners: never an endpoint.
     pub(crate) own: Vec<SocketAddr>,
     pub(crate) grpc_failures: GrpcFailures,
+    /// Requests to one destination that may wait for an answer.
+    pub(crate) destination_in_flight: usize,
+    /// Routes are counted by the names that clients ask for, each kept this long without use.
+    pub(crate) hostname_labels: Option<Duration>,
     /// Where policy says nothing of mutual TLS.
     pub(crate) mtls: Mtls,
 }
@@ -160,7 +164,8 @@ impl Outbound {
             kept.used = Instant::now();
             return kept.plan.clone();
         }
-        let plan = Arc::new(Plan::new(self, lookup.clone(), known));
+        let earlier = plans.get(lookup.target()).map(|kept| &*kept.plan);
+        let plan = Arc::new(Plan::new(self, lookup.clone(), known, earlier));
         let kept = Kept {
             plan: plan.clone(),
             used: Instant::now(),

@@ -7,12 +7,17 @@ use super::{
     Outbound, Settings,
     backend::{Backend, Choice, Kind, RouteBackend},
     balance::{self, Balancer, BalancerMetrics},
+    failure::Failure,
     labels,
     metrics::{BackendHandles, Detection, ProfileHandles, RouteHandles, StreamHandles},
     retry::{Budget, Params, RouteRetries},
-    route::{ProfileRule, Rule},
+    route::{Named, ProfileRule, Rule},
 };
-use crate::discovery::outbound::{Known, Lookup, Mtls, Source, Target};
+use crate::{
+    discovery::outbound::{Known, Lookup, Mtls, Source, Target},
+    hosts::Hosts,
+    limit::{Limit, Place},
+};
 use linkerd_metrics::Labels;
 use linkerd_policy::{
     RequestView,
@@ -31,11 +36,13 @@ use std::{sync::Arc, time::Duration};
 pub(super) struct Plan {
     pub(super) known: Arc<Known>,
     /// Keeps what is known up to date while the plan is in use.
-    _lookup: Arc<Lookup>,
+    lookup: Arc<Lookup>,
     pub(super) parent: Ref,
     pub(super) how: How,
     pub(super) detection: Detection,
     pub(super) mtls: Mtls,
+    /// Requests that wait for an answer, over all versions of the destination.
+    in_flight: Limit,
 }
 
 /// How connections are handled.
@@ -116,6 +123,8 @@ pub(super) struct StreamRule {
     pub(super) refusal: Option<Refusal>,
     pub(super) choice: Choice,
     pub(super) handles: StreamHandles,
+    /// The same by server name, where operators want it.
+    pub(super) hosts: Option<Hosts<StreamHandles>>,
     pub(super) place: Box<str>,
 }
 
@@ -127,6 +136,15 @@ impl StreamPlan {
 }
 
 impl Plan {
+    /// A place among the requests to this destination that wait for an answer, so that one that does not answer leaves
+    /// room for the others.
+    pub(super) fn enter(&self, outbound: &Outbound) -> Result<Place, Failure> {
+        self.in_flight.enter().ok_or_else(|| {
+            outbound.metrics.refused("destination_in_flight");
+            Failure::DestinationOverloaded(self.lookup.target().to_string().into())
+        })
+    }
+
     /// The routes of what is not HTTP, if there may be such connections.
     pub(super) fn streams(&self) -> Option<&StreamPlan> {
         match &self.how {
@@ -138,7 +156,12 @@ impl Plan {
     }
 
     /// Resolves what is known.
-    pub(super) fn new(outbound: &Outbound, lookup: Arc<Lookup>, known: Arc<Known>) -> Self {
+    pub(super) fn new(
+        outbound: &Outbound,
+        lookup: Arc<Lookup>,
+        known: Arc<Known>,
+        earlier: Option<&Self>,
+    ) -> Self {
         let mut parent = known.policy.parent.clone();
         let build = |parent: &Ref| {
             let build = Build {
@@ -169,8 +192,12 @@ impl Plan {
             parent,
             how,
             mtls,
-            _lookup: lookup,
+            lookup,
             known,
+            in_flight: earlier.map_or_else(
+                || Limit::new(outbound.settings.destination_in_flight),
+                |earlier| earlier.in_flight.clone(),
+            ),
         }
     }
 }
@@ -289,6 +316,7 @@ impl Build<'_> {
             }
             let choice = self.choice(&action.backends, meta, is_grpc, accrual);
             let budget = self.budget(None, meta);
+            let retries = self.retries(is_grpc, meta);
             rules.push(Arc::new(Rule {
                 filters: action.filters.clone(),
                 choice,
@@ -302,7 +330,8 @@ impl Build<'_> {
                     meta,
                     "",
                 ),
-                retries: self.retries(is_grpc, meta),
+                hosts: self.hosts(is_grpc, meta, &retries),
+                retries,
                 budget,
                 profile: None,
                 grpc_failures: self.settings.grpc_failures,
@@ -333,6 +362,18 @@ impl Build<'_> {
         RouteRetries::resolve(&self.outbound.retries, is_grpc, names, labels)
     }
 
+    /// What requests of a route are counted in by the name that they ask for, where operators want that.
+    fn hosts(&self, is_grpc: bool, route: &Ref, retries: &RouteRetries) -> Option<Hosts<Named>> {
+        let retain = self.settings.hostname_labels?;
+        let (metrics, families) = (self.outbound.metrics.clone(), self.outbound.retries.clone());
+        let (parent, labels) = (self.parent.clone(), self.labels(route));
+        let (route, retries) = (route.clone(), retries.clone());
+        Some(Hosts::new(retain, move |name| Named {
+            handles: RouteHandles::resolve(&metrics, is_grpc, &parent, &route, name),
+            retries: retries.of_host(&families, is_grpc, labels.clone(), name),
+        }))
+    }
+
     /// The rules of a service profile: one for each route, and one for requests that none takes.
     fn by_profile(&self, profile: &Profile) -> HttpPlan {
         let router = Arc::new(ProfileRouter::new(profile));
@@ -344,6 +385,7 @@ impl Build<'_> {
         let rule = |at: Option<usize>| {
             let routed = at.and_then(|at| profile.routes.get(at));
             let labels = routed.map(|route| &route.labels).into_iter().flatten();
+            let retries = self.retries(false, &route);
             let is_retryable =
                 profile.budget.is_some() && routed.is_some_and(|route| route.is_retryable);
             Arc::new(Rule {
@@ -359,15 +401,16 @@ impl Build<'_> {
                     &route,
                     "",
                 ),
-                retries: self.retries(false, &route),
+                hosts: self.hosts(false, &route, &retries),
+                retries,
                 budget: budget.clone(),
-                profile: Some(ProfileRule {
+                profile: Some(Arc::new(ProfileRule {
                     router: router.clone(),
                     route: at,
                     handles: ProfileHandles::resolve(&self.outbound.metrics, &self.logical, labels),
                     timeout: routed.and_then(|route| route.timeout),
                     is_retryable,
-                }),
+                })),
                 grpc_failures: self.settings.grpc_failures,
                 place: format!("logical service {}", self.logical).into(),
             })
@@ -456,16 +499,21 @@ impl Build<'_> {
             Target::Addr(address) => Some(*address),
             Target::Name(_) => None,
         };
+        let (metrics, port) = (self.outbound.metrics.clone(), self.target.port());
+        let (parent, named) = (self.parent.clone(), route.clone());
+        let counted = move |name: &str| {
+            let place = (address, port);
+            metrics.stream_route(is_tls.then_some(name), &parent, &named, place)
+        };
         StreamRule {
             refusal,
             choice,
-            handles: self.outbound.metrics.stream_route(
-                is_tls,
-                &self.parent,
-                route,
-                address,
-                self.target.port(),
-            ),
+            handles: counted(""),
+            hosts: self
+                .settings
+                .hostname_labels
+                .filter(|_| is_tls)
+                .map(|retain| Hosts::new(retain, counted)),
             place: format!("logical service {}: route {route}", self.logical).into(),
         }
     }
@@ -550,6 +598,7 @@ impl Build<'_> {
                     meta: policy.meta.clone(),
                     kind: Kind::Missing,
                     authority: None,
+                    _stack: None,
                 });
             }
             Some(Dispatcher::Forward(endpoint)) => {
@@ -557,6 +606,7 @@ impl Build<'_> {
                     meta: policy.meta.clone(),
                     kind: Kind::Forward(Arc::new(endpoint.clone())),
                     authority: None,
+                    _stack: None,
                 });
             }
             Some(Dispatcher::Balance { path, load }) => (path, *load),
@@ -589,6 +639,7 @@ impl Build<'_> {
                     metrics,
                 )),
                 authority: Some(path.as_str().into()),
+                _stack: Some(self.outbound.metrics.stack(kind.stack(), "balance")),
             }
         })
     }
@@ -620,6 +671,14 @@ struct Protocols {
 }
 
 impl Protocols {
+    /// The value of `protocol` in `stack_*`.
+    fn stack(self) -> &'static str {
+        match self.family {
+            "tcp" => "opaq",
+            family => family,
+        }
+    }
+
     const HTTP: Self = Self {
         family: "http",
         is_http: true,

@@ -8,7 +8,7 @@ use super::{
     balance::{Class, Picked},
     limits::{Expired, Watch},
     retry::{End, Journal},
-    route::Rule,
+    route::{Named, ProfileRule, Rule},
 };
 use crate::http::{
     body::{Ended, ResponseError},
@@ -115,6 +115,8 @@ pub(super) struct Attempt {
     remote: Arc<Remote>,
     backend: Arc<RouteBackend>,
     picked: Option<Picked>,
+    /// Counts attempts as well, where a service profile routes.
+    profile: Option<Arc<ProfileRule>>,
     sent: Instant,
     request_ended: Ended,
     status: StatusCode,
@@ -131,6 +133,7 @@ impl Attempt {
         remote: Arc<Remote>,
         backend: Arc<RouteBackend>,
         picked: Option<Picked>,
+        profile: Option<Arc<ProfileRule>>,
         request_ended: Ended,
         is_grpc: bool,
         is_retry: bool,
@@ -141,6 +144,7 @@ impl Attempt {
             remote,
             backend,
             picked,
+            profile,
             sent: Instant::now(),
             request_ended,
             status: StatusCode::OK,
@@ -239,6 +243,10 @@ impl Attempt {
         self.backend
             .handles
             .ended(outcome, self.is_retry, is_success);
+        if let Some(profile) = &self.profile {
+            let is_success = profile.is_success(outcome, self.remote.grpc_failures);
+            profile.handles.attempted(outcome, is_success);
+        }
         let since = self.request_ended.get().unwrap_or(now).max(self.sent);
         self.backend
             .handles
@@ -294,17 +302,21 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 #[derive(Debug)]
 pub(super) struct Whole {
     rule: Arc<Rule>,
+    named: Option<Arc<Named>>,
     arrived: Instant,
     journal: Journal,
 }
 
 impl Whole {
-    pub(super) fn new(rule: Arc<Rule>, arrived: Instant, journal: Journal) -> Self {
-        if let Some(profile) = &rule.profile {
-            profile.handles.requests.inc();
-        }
+    pub(super) fn new(
+        rule: Arc<Rule>,
+        named: Option<Arc<Named>>,
+        arrived: Instant,
+        journal: Journal,
+    ) -> Self {
         Self {
             rule,
+            named,
             arrived,
             journal,
         }
@@ -323,8 +335,9 @@ impl Whole {
     /// The request is over.
     pub(super) fn finish(self, outcome: Outcome, now: Instant) {
         let elapsed = now.saturating_duration_since(self.arrived);
-        self.rule.handles.duration.observe(elapsed.as_secs_f64());
-        self.rule.handles.ended(outcome);
+        let handles = self.rule.handles(self.named.as_deref());
+        handles.duration.observe(elapsed.as_secs_f64());
+        handles.ended(outcome);
         let is_success = self.rule.is_success(outcome);
         if let Some(profile) = &self.rule.profile {
             profile.handles.ended(outcome, is_success);

@@ -4,7 +4,7 @@
 //!
 //! | step | may end the request with |
 //! |---|---|
-//! | limit in flight | 503 |
+//! | limits in flight: of the proxy, of the destination | 503 |
 //! | name: one authority, a clean target | 400 |
 //! | destination: the connection's, or by name in ingress mode | 504 |
 //! | route: the rule that takes it | 404 |
@@ -18,10 +18,11 @@ use super::{
     connection::Connection,
     failure::{Asked, Failure},
     limits::{Expired, Limits},
+    metrics::RouteHandles,
     plan::{How, HttpPlan, Plan},
     record::{Record, Whole},
     retry::{self, End, Reason, Suppressed},
-    route::Rule,
+    route::{Named, Rule},
     upload::Upload,
 };
 use crate::{
@@ -164,6 +165,8 @@ async fn request(
     });
     let plan = connection.destination(&mut request).await?;
     let (rule, matched) = route(&plan, &request, authority.as_ref())?;
+    let named = rule.named(authority.as_ref());
+    let _with_destination = plan.enter(outbound)?;
     let mut timeouts = rule.timeouts;
     let mut retry = rule.retry.clone();
     retry::headers::take(
@@ -172,14 +175,21 @@ async fn request(
         &mut timeouts,
         &mut retry,
     );
+    let client_timeout = form
+        .grpc
+        .then(|| retry::headers::grpc_timeout(request.headers()))
+        .flatten();
     let profile_timeout = rule.profile.as_ref().and_then(|profile| profile.timeout);
     let exchange = Exchange {
         connection,
-        limits: Limits::new(&timeouts, arrived).with_profile(profile_timeout, arrived),
+        limits: Limits::new(&timeouts, arrived)
+            .with_profile(profile_timeout, arrived)
+            .with_client(client_timeout, arrived, rule.allow_headers),
         sent: Sent::new(&mut request, form, authority, required, traced),
         plan,
         rule,
         matched,
+        named,
         retry,
     };
     let max_body = exchange
@@ -227,6 +237,8 @@ pub(super) struct Exchange<'c> {
     pub(super) matched: Option<Matched>,
     pub(super) sent: Sent,
     pub(super) limits: Limits,
+    /// What the request is counted in by its name, where operators want that.
+    named: Option<Arc<Named>>,
     retry: Option<retry::Params>,
 }
 
@@ -241,7 +253,12 @@ enum Verdict {
 impl Exchange<'_> {
     /// Attempts until one is the answer.
     async fn run(mut self, mut upload: Upload, arrived: Instant) -> Result<Response<Body>, Failed> {
-        let mut journal = self.rule.retries.begin(arrived);
+        let retries = self.named.as_ref().map(|named| &named.retries);
+        let mut journal = retries.unwrap_or(&self.rule.retries).begin();
+        let profile = self.rule.profile.clone();
+        if let Some(profile) = &profile {
+            profile.handles.requests.inc();
+        }
         let mut avoid = None;
         let mut attempts = 0u16;
         loop {
@@ -252,6 +269,9 @@ impl Exchange<'_> {
                 .filter(|_| may_follow)
                 .and_then(|retry| retry.timeout);
             journal.attempt();
+            if let Some(profile) = &profile {
+                profile.handles.attempts.inc();
+            }
             let attempted = self.attempt(&mut upload, avoid, attempts > 0).await;
             attempts = attempts.saturating_add(1);
             match attempted {
@@ -279,6 +299,9 @@ impl Exchange<'_> {
                     endpoint,
                     is_unprocessed,
                 }) => {
+                    if let Some(profile) = profile.as_ref().filter(|_| endpoint.is_none()) {
+                        profile.handles.attempted(self.outcome(&failure), false);
+                    }
                     if let Some(reason) = self.reason(&failure, is_unprocessed) {
                         match self.retry(attempts, reason, &upload, None) {
                             Ok(pause) => {
@@ -371,6 +394,23 @@ impl Exchange<'_> {
         upload: &Upload,
         hint: Option<Duration>,
     ) -> Result<Duration, Suppressed> {
+        let result = self.may_retry(attempts, reason, upload, hint);
+        if let Some(profile) = &self.rule.profile
+            && profile.is_retryable
+        {
+            let is_out_of_budget = result == Err(Suppressed::Budget);
+            profile.handles.retryable(is_out_of_budget);
+        }
+        result
+    }
+
+    fn may_retry(
+        &self,
+        attempts: u16,
+        reason: Reason,
+        upload: &Upload,
+        hint: Option<Duration>,
+    ) -> Result<Duration, Suppressed> {
         // What the endpoint did not begin to work on may be sent again without being asked to, a few times.
         const SAFE: u16 = 2;
         let limit = match &self.retry {
@@ -413,10 +453,9 @@ impl Exchange<'_> {
         journal: retry::Journal,
         arrived: Instant,
     ) -> Response<Body> {
-        let whole = Whole::new(self.rule.clone(), arrived, journal);
+        let whole = Whole::new(self.rule.clone(), self.named.clone(), arrived, journal);
         let in_proxy = arrived.elapsed().saturating_sub(attempted.waited);
-        self.rule
-            .handles
+        self.handles()
             .proxy_duration
             .observe(in_proxy.as_secs_f64());
         let is_informational = self.connection.worker.outbound.settings.informational;
@@ -428,8 +467,13 @@ impl Exchange<'_> {
         response.map(|body| body.recorded_outbound(record))
     }
 
-    /// A request that ends with a failure, counted for its route.
-    fn over(&self, failure: Failure, backend: Option<Ref>, arrived: Instant) -> Failed {
+    /// What the request is counted in for its route.
+    pub(super) fn handles(&self) -> &RouteHandles {
+        self.rule.handles(self.named.as_deref())
+    }
+
+    /// How a request ends that fails so.
+    fn outcome(&self, failure: &Failure) -> Outcome {
         let row = failure.row();
         let grpc = self.sent.form.grpc.then_some(GrpcStatus::Code(row.grpc));
         let status = if self.sent.form.grpc {
@@ -437,7 +481,7 @@ impl Exchange<'_> {
         } else {
             row.http
         };
-        let ending = match &failure {
+        let ending = match failure {
             Failure::Stopped(Stop::Redirect { .. } | Stop::Failure { .. }) => Ending::Whole,
             Failure::Endpoint(..) => match failure.reset().filter(|_| !self.sent.is_http1()) {
                 Some(reason) => Ending::Broken(Break::Reset(reason)),
@@ -450,16 +494,19 @@ impl Exchange<'_> {
             Failure::NoBackend | Failure::Unready(_) => Ending::Broken(Break::Refused("LOAD_SHED")),
             _ => Ending::Broken(Break::Unknown),
         };
-        let outcome = Outcome {
+        Outcome {
             status,
             grpc,
             ending,
-        };
-        self.rule
-            .handles
-            .duration
-            .observe(arrived.elapsed().as_secs_f64());
-        self.rule.handles.ended(outcome);
+        }
+    }
+
+    /// A request that ends with a failure, counted for its route.
+    fn over(&self, failure: Failure, backend: Option<Ref>, arrived: Instant) -> Failed {
+        let outcome = self.outcome(&failure);
+        let handles = self.handles();
+        handles.duration.observe(arrived.elapsed().as_secs_f64());
+        handles.ended(outcome);
         if let Some(profile) = &self.rule.profile {
             profile
                 .handles

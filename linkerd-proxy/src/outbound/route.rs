@@ -5,7 +5,11 @@ use super::{
     metrics::{ProfileHandles, RouteHandles},
     retry::{Budget, Params, RouteRetries},
 };
-use crate::http::outcome::{Ending, GrpcFailures, Outcome};
+use crate::{
+    hosts::Hosts,
+    http::outcome::{Ending, GrpcFailures, Outcome},
+};
+use http::uri::Authority;
 use linkerd_policy::{
     outbound::{Timeouts, router::ProfileRouter},
     server::Filter,
@@ -22,11 +26,20 @@ pub(super) struct Rule {
     pub(super) allow_headers: bool,
     pub(super) handles: RouteHandles,
     pub(super) retries: RouteRetries,
+    /// The same by the name that a request asks for, where operators want it.
+    pub(super) hosts: Option<Hosts<Named>>,
     pub(super) budget: Arc<Budget>,
-    pub(super) profile: Option<ProfileRule>,
+    pub(super) profile: Option<Arc<ProfileRule>>,
     pub(super) grpc_failures: GrpcFailures,
     /// Where errors of this rule say that they come from: `logical service …: route …`.
     pub(super) place: Box<str>,
+}
+
+/// What requests of a rule for one name are counted in.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) handles: RouteHandles,
+    pub(super) retries: RouteRetries,
 }
 
 /// What a service profile says of a route.
@@ -42,12 +55,32 @@ pub(super) struct ProfileRule {
 }
 
 impl Rule {
+    /// What a request is counted in by the name that it asks for, if names are counted.
+    pub(super) fn named(&self, authority: Option<&Authority>) -> Option<Arc<Named>> {
+        self.hosts.as_ref()?.of(authority?.host())
+    }
+
+    /// What requests of one name, or of all, are counted in.
+    pub(super) fn handles<'r>(&'r self, named: Option<&'r Named>) -> &'r RouteHandles {
+        named.map_or(&self.handles, |named| &named.handles)
+    }
+
     /// Whether a response is what the application hoped for: as the profile says, else by its status.
     pub(super) fn is_success(&self, outcome: Outcome) -> bool {
-        let by_profile = self.profile.as_ref().and_then(|profile| {
-            let is_failure = profile.router.is_failure(profile.route?, outcome.status)?;
+        match &self.profile {
+            Some(profile) => profile.is_success(outcome, self.grpc_failures),
+            None => outcome.is_success(self.grpc_failures),
+        }
+    }
+}
+
+impl ProfileRule {
+    /// Whether a response is a success by the route's classes, else by its status.
+    pub(super) fn is_success(&self, outcome: Outcome, grpc_failures: GrpcFailures) -> bool {
+        let by_class = self.route.and_then(|route| {
+            let is_failure = self.router.is_failure(route, outcome.status)?;
             Some(!is_failure && outcome.ending == Ending::Whole)
         });
-        by_profile.unwrap_or_else(|| outcome.is_success(self.grpc_failures))
+        by_class.unwrap_or_else(|| outcome.is_success(grpc_failures))
     }
 }

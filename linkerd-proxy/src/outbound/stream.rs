@@ -26,14 +26,20 @@ pub(super) async fn serve(
     let rule = streams
         .find(sni)
         .ok_or(ConnectionError::Refused("no route takes the connection"))?;
-    rule.handles.opened.inc();
+    let named = rule
+        .hosts
+        .as_ref()
+        .zip(sni)
+        .and_then(|(hosts, sni)| hosts.of(sni));
+    let handles = named.as_deref().unwrap_or(&rule.handles);
+    handles.opened.inc();
     let result = relayed(&connection, &mut io, plan, rule).await;
     match &result {
-        Ok(()) => rule.handles.clean.inc(),
-        Err(ConnectionError::Forbidden) => rule.handles.forbidden.inc(),
-        Err(ConnectionError::InvalidBackend(_)) => rule.handles.invalid_backend.inc(),
-        Err(ConnectionError::Refused(_)) => rule.handles.invalid_policy.inc(),
-        Err(_) => rule.handles.unexpected.inc(),
+        Ok(()) => handles.clean.inc(),
+        Err(ConnectionError::Forbidden) => handles.forbidden.inc(),
+        Err(ConnectionError::InvalidBackend(_)) => handles.invalid_backend.inc(),
+        Err(ConnectionError::Refused(_)) => handles.invalid_policy.inc(),
+        Err(_) => handles.unexpected.inc(),
     }
     result
 }

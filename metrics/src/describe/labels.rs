@@ -112,6 +112,7 @@ pub static LABELS: &[Label] = &[
     fixed("fate", "what became of a request; a closed set"),
     fixed("outcome", "`recovered` or `gave_up`"),
     fixed("retry", "`true` for attempts after the first"),
+    fixed("skipped", "why a retry was not made: `no_budget`"),
     mesh("logical", "name that the application used"),
     mesh("concrete", "name that is balanced over"),
     mesh(

@@ -110,7 +110,7 @@ families! {
     OUTBOUND_HTTP_PROXY_DURATION_SECONDS =
         Desc::latency("outbound_http_proxy_duration_seconds", &[0.0001, 0.001, 0.01, 0.1, 1.0]).labels(&[PARENT]);
     /// The number of requests and connections that were refused because of a limit.
-    /// `limit`: `in_flight`, `connections`, `destinations`.
+    /// `limit`: `in_flight`, `destination_in_flight`, `connections`, `destinations`.
     OUTBOUND_REFUSED_TOTAL = Desc::counter("outbound_refused_total").fixed(&[&["limit"]]);
     /// The number of requests that wait for the head of a response.
     OUTBOUND_HTTP_REQUESTS_IN_FLIGHT = Desc::gauge("outbound_http_requests_in_flight");

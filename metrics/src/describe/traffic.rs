@@ -49,6 +49,14 @@ families! {
             .unit(Unit::Milliseconds)
             .legacy()
             .labels(&[DIRECTION, PROFILE, &["status_code"]]);
+    /// Total count of attempts at HTTP requests by route of a service profile.
+    ROUTE_ACTUAL_REQUEST_TOTAL = Desc::counter("route_actual_request_total").legacy().labels(&[DIRECTION, PROFILE]);
+    /// Total count of responses to attempts by route of a service profile.
+    ROUTE_ACTUAL_RESPONSE_TOTAL =
+        Desc::counter("route_actual_response_total").legacy().labels(&[DIRECTION, PROFILE, RESPONSE]);
+    /// Total count of failed responses that may be retried, by route of a service profile.
+    /// With `skipped="no_budget"`: those of them that were not, because there was no budget.
+    ROUTE_RETRYABLE_TOTAL = Desc::counter("route_retryable_total").legacy().labels(&[DIRECTION, PROFILE, &["skipped"]]);
     /// Total count of opened connections.
     /// Counted after detection. The application's side of inbound has only `direction`, `peer`, `tls`,
     /// `no_tls_reason`.
@@ -64,7 +72,9 @@ families! {
     /// Total count of closed connections.
     TCP_CLOSE_TOTAL = Desc::counter("tcp_close_total").legacy().labels(&[SIDE, TGT, TLS, SRV, ENDPOINT, &["errno"]]);
     /// Total number of services created.
+    /// Ways to endpoints (`endpoint`, `forward`) and balancers of the outbound side.
     STACK_CREATE_TOTAL = Desc::counter("stack_create_total").legacy().fixed(&[STACK]);
     /// Total number of services dropped.
+    /// As `stack_create_total`.
     STACK_DROP_TOTAL = Desc::counter("stack_drop_total").legacy().fixed(&[STACK]);
 }

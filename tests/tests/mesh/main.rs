@@ -23,6 +23,7 @@ mod opaque;
 mod origin;
 mod outbound;
 mod outbound_bodies;
+mod outbound_limits;
 mod outbound_messages;
 mod outbound_protocols;
 mod outbound_telemetry;

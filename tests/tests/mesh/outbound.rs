@@ -104,7 +104,19 @@ impl Client {
         policy: &str,
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::start_with(catalog, pods, policy, variables, |_| {}).await
+    }
+
+    /// The same with the control plane configured otherwise.
+    pub(crate) async fn start_with(
+        catalog: &str,
+        pods: u8,
+        policy: &str,
+        variables: &[(&str, &str)],
+        configure: impl FnOnce(&mut linkerd_controller::Config),
+    ) -> Self {
         let mut mesh = Mesh::without_proxy("");
+        configure(&mut mesh.config);
         let mut text = service("catalog", catalog);
         for host in 0..pods {
             text.push_str(&pod(

@@ -1,7 +1,7 @@
 //! Timeouts and retries that clients ask for, where a rule lets them. Source: `allow_l5d_request_headers`.
 
 use super::Params;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use linkerd_policy::outbound::{Backoff, RetryConditions, Timeouts};
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -102,6 +102,40 @@ pub(crate) fn codes(text: &str) -> Option<Vec<u16>> {
         .collect()
 }
 
+/// What a gRPC client gives the whole call, by `grpc-timeout`: up to eight digits and `H`, `M`, `S`, `m`, `u` or `n`.
+/// Source: the gRPC protocol over HTTP/2. A value that cannot be read, or zero, says nothing.
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = is_number.then(|| number.parse().ok()).flatten()?;
+    let limit = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    (limit > Duration::ZERO).then_some(limit)
+}
+
+/// Tells the endpoint of another attempt what is left of the call's time.
+pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
+    let milliseconds = left.as_millis().max(1);
+    let text = if milliseconds < 100_000_000 {
+        format!("{milliseconds}m")
+    } else {
+        format!("{}S", left.as_secs().min(99_999_999))
+    };
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+}
+
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
 /// A whole number with `ms`, `s`, `m`, `h` or `d`. Zero is no limit.
 fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -160,6 +194,34 @@ mod tests {
         assert!(map.is_empty());
         assert_eq!(timeouts.request, Some(Duration::from_millis(200)));
         assert_eq!((timeouts.response, retry.is_none()), (None, true));
+    }
+
+    #[test]
+    fn what_a_grpc_client_waits_is_read_in_every_unit_and_told_anew() {
+        let read = |text: &'static str| grpc_timeout(&headers(&[("grpc-timeout", text)]));
+        for (text, limit) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("99999999S", Duration::from_secs(99_999_999)),
+            ("250m", Duration::from_millis(250)),
+            ("250u", Duration::from_micros(250)),
+            ("250n", Duration::from_nanos(250)),
+        ] {
+            assert_eq!(read(text), Some(limit), "{text}");
+        }
+        for bad in ["", "S", "1", "0S", "-1S", "1s", "100000000S", "1 S", "é"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        for limit in [0, 1, 250, 99_999_999, 100_000_000, u64::MAX] {
+            let limit = Duration::from_millis(limit);
+            let mut map = headers(&[("grpc-timeout", "1S")]);
+            set_grpc_timeout(&mut map, limit);
+            let told = grpc_timeout(&map).unwrap();
+            assert!(
+                told <= limit.max(Duration::from_millis(1)),
+                "{limit:?}: {told:?}"
+            );
+        }
     }
 
     #[test]

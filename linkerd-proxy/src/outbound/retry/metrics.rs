@@ -97,6 +97,10 @@ impl RetryFamilies {
         }
     }
 
+    fn peer(&self, is_grpc: bool) -> &PeerFamilies {
+        if is_grpc { &self.grpc } else { &self.http }
+    }
+
     /// The budget of a route, as configured or as its service profile says.
     pub(crate) fn budget(&self, settings: Option<profile::Budget>, route: Labels) -> Arc<Budget> {
         let settings = settings.unwrap_or(self.budget);
@@ -196,7 +200,7 @@ impl RetryFamilies {
                 parent: parent.clone(),
                 route: route.clone(),
                 requests: fates.iter().map(|(_, count)| count).sum(),
-                retries: series.requests.get(),
+                retries: series.retries.iter().map(|count| count.get()).sum(),
                 recovered: series.recovered.get(),
                 gave_up: series.gave_up.get(),
                 budget: budget.map(|budget| budget.remaining(Instant::now())),
@@ -234,7 +238,7 @@ const FATES: [&str; 10] = [
 #[derive(Clone, Debug)]
 pub(crate) struct RouteRetries(Arc<Series>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Series {
     requests: Handle<Counter>,
     successes: Handle<Counter>,
@@ -257,11 +261,7 @@ impl RouteRetries {
         (parent, name): (&Ref, &Ref),
         route: Labels,
     ) -> Self {
-        let peer = if is_grpc {
-            &families.grpc
-        } else {
-            &families.http
-        };
+        let peer = families.peer(is_grpc);
         let named = route.clone().with("hostname", "");
         let with = |key: &str, value: &str| route.clone().with(key, value);
         let series = Arc::new(Series {
@@ -291,8 +291,27 @@ impl RouteRetries {
         Self(series)
     }
 
+    /// The same route for one name that clients ask for: the peer's families tell it apart, ours do not.
+    pub(crate) fn of_host(
+        &self,
+        families: &RetryFamilies,
+        is_grpc: bool,
+        route: Labels,
+        name: &str,
+    ) -> Self {
+        let peer = families.peer(is_grpc);
+        let named = route.with("hostname", name);
+        Self(Arc::new(Series {
+            requests: peer.requests.get(&named),
+            successes: peer.successes.get(&named),
+            limit_exceeded: peer.limit_exceeded.get(&named),
+            overflow: peer.overflow.get(&named),
+            ..Series::clone(&self.0)
+        }))
+    }
+
     /// A request of an application.
-    pub(crate) fn begin(&self, _arrived: Instant) -> Journal {
+    pub(crate) fn begin(&self) -> Journal {
         Journal {
             series: self.0.clone(),
             attempts: 0,
@@ -417,7 +436,7 @@ mod tests {
             assert!(page().contains(&line), "{line}");
         }
         let run = |attempts: u16, suppressed: Option<Suppressed>, end: End| {
-            let mut journal = route.begin(Instant::now());
+            let mut journal = route.begin();
             for attempt in 0..attempts {
                 if attempt > 0 {
                     journal.retried(Reason::Status(503));
@@ -438,7 +457,7 @@ mod tests {
         run(1, Some(Suppressed::BodyTooLarge), End::Failure);
         run(1, None, End::TimedOut);
         run(0, None, End::Shed);
-        drop(route.begin(Instant::now()));
+        drop(route.begin());
         let page = page();
         for fate in FATES {
             let line = format!("outbound_route_request_fates_total{{fate=\"{fate}\"}} 1");
