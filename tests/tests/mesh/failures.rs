@@ -46,21 +46,23 @@ fn documented() -> BTreeMap<String, Row> {
     let rows = inbound.lines().filter(|line| line.starts_with("| "));
     let rows = rows.skip(1).map(|line| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let http = match (cells[1], cells[3]) {
+        let [_, name, _, http, grpc, error, end, _] = cells.as_slice() else {
+            panic!("{line}");
+        };
+        let http = match (*name, *http) {
             // As the routes below say.
             ("redirect", "the route's, else 301") => 308,
             ("injected failure", "the route's") => 418,
             (_, number) => number.parse().unwrap(),
         };
+        let error = error.strip_prefix('`');
         let row = Row {
             http,
-            grpc: cells[4].parse().unwrap(),
-            error: cells[5]
-                .strip_prefix('`')
-                .map(|label| label.trim_end_matches('`').to_owned()),
-            closed: cells[6] == "closed",
+            grpc: grpc.parse().unwrap(),
+            error: error.map(|label| label.trim_end_matches('`').to_owned()),
+            closed: *end == "closed",
         };
-        (cells[1].to_owned(), row)
+        ((*name).to_owned(), row)
     });
     rows.collect()
 }
