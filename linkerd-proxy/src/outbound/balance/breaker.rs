@@ -34,6 +34,17 @@ impl Tripped {
     }
 }
 
+/// A request that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    pub(super) class: Class,
+    /// Of the breaker, when the request was sent.
+    pub(super) generation: u64,
+    pub(super) is_probe: bool,
+    /// How long the endpoint asks to be left alone.
+    pub(super) hint: Option<Duration>,
+}
+
 /// The state of one endpoint's circuit.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -69,15 +80,25 @@ impl Breaker {
         self.generation
     }
 
-    /// The result of a request that was sent in `generation`; `roll` is within 0 to 1.
-    pub(super) fn result(
-        &mut self,
-        class: Class,
-        generation: u64,
-        is_probe: bool,
-        now: Instant,
-        roll: f64,
-    ) -> Change {
+    /// The result of a request; `roll` is within 0 to 1.
+    pub(super) fn result(&mut self, report: Report, now: Instant, roll: f64) -> Change {
+        let change = self.change(report, now, roll);
+        let backoff = &self.settings.backoff;
+        match (change, report.hint) {
+            (Change::Shut(pause, why), Some(hint)) if backoff.respect_retry_after => {
+                Change::Shut(pause.max(hint.min(backoff.max)), why)
+            }
+            (change, _) => change,
+        }
+    }
+
+    fn change(&mut self, report: Report, now: Instant, roll: f64) -> Change {
+        let Report {
+            class,
+            generation,
+            is_probe,
+            hint: _,
+        } = report;
         if generation != self.generation {
             return Change::None;
         }
@@ -231,11 +252,39 @@ mod tests {
         }
     }
 
+    fn report(class: Class, generation: u64, is_probe: bool) -> Report {
+        Report {
+            class,
+            generation,
+            is_probe,
+            hint: None,
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_asks_for_counts_where_policy_says_so_up_to_the_longest_pause() {
+        let now = Instant::now();
+        let pause = |respects, hint| {
+            let mut settings = settings(1, None);
+            settings.backoff.respect_retry_after = respects;
+            let report = Report {
+                hint: Some(Duration::from_secs(hint)),
+                ..report(Class::Failure, 0, false)
+            };
+            match Breaker::new(settings).result(report, now, 0.0) {
+                Change::Shut(pause, Tripped::Consecutive) => pause.as_secs(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(pause(false, 3), 1);
+        assert_eq!([pause(true, 0), pause(true, 3), pause(true, 60)], [1, 3, 5]);
+    }
+
     #[test]
     fn failures_in_a_row_trip_and_a_success_between_them_does_not() {
         let now = Instant::now();
         let mut breaker = Breaker::new(settings(3, None));
-        let mut send = |class| breaker.result(class, 0, false, now, 0.0);
+        let mut send = |class| breaker.result(report(class, 0, false), now, 0.0);
         for class in [
             Class::Failure,
             Class::Failure,
@@ -262,13 +311,13 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(settings(1, None));
         assert!(matches!(
-            breaker.result(Class::Failure, 0, false, now, 0.0),
+            breaker.result(report(Class::Failure, 0, false), now, 0.0),
             Change::Shut(..)
         ));
         let mut pauses = Vec::new();
         for _ in 0..4 {
             let generation = breaker.generation();
-            match breaker.result(Class::Failure, generation, true, now, 0.0) {
+            match breaker.result(report(Class::Failure, generation, true), now, 0.0) {
                 Change::Shut(pause, Tripped::Probe) => pauses.push(pause.as_secs()),
                 other => panic!("{other:?}"),
             }
@@ -276,11 +325,11 @@ mod tests {
         assert_eq!(pauses, [2, 4, 5, 5]);
         let generation = breaker.generation();
         assert_eq!(
-            breaker.result(Class::Success, generation, true, now, 0.0),
+            breaker.result(report(Class::Success, generation, true), now, 0.0),
             Change::Open
         );
         let generation = breaker.generation();
-        let first_again = breaker.result(Class::Failure, generation, false, now, 1.0);
+        let first_again = breaker.result(report(Class::Failure, generation, false), now, 1.0);
         let pause = Duration::from_millis(1500);
         assert_eq!(first_again, Change::Shut(pause, Tripped::Consecutive));
     }
@@ -296,7 +345,7 @@ mod tests {
         let mut breaker = Breaker::new(settings(0, Some(rate)));
         let mut at = |seconds, class| {
             let now = start + Duration::from_secs(seconds);
-            breaker.result(class, 0, false, now, 0.0)
+            breaker.result(report(class, 0, false), now, 0.0)
         };
         for _ in 0..4 {
             assert_eq!(at(0, Class::Failure), Change::None);

@@ -15,6 +15,7 @@ pub(crate) use self::{
     metrics::{BalancerFamilies, BalancerMetrics},
 };
 
+use self::breaker::Report;
 use self::pool::{Member, Pool};
 use crate::{config::Backoff, discovery::endpoints::EndpointWatch};
 use arc_swap::{ArcSwap, Guard};
@@ -239,6 +240,7 @@ impl Balancer {
             is_probe,
             is_outstanding: true,
             is_failure: false,
+            hint: None,
             is_done: false,
         })
     }
@@ -368,6 +370,8 @@ pub(crate) struct Picked {
     is_probe: bool,
     is_outstanding: bool,
     is_failure: bool,
+    /// How long the endpoint asks to be left alone.
+    hint: Option<Duration>,
     is_done: bool,
 }
 
@@ -408,6 +412,7 @@ impl Picked {
     /// endpoint asks to be left alone for.
     pub(crate) fn penalise(&mut self, hint: Option<Duration>, now: Instant) {
         self.is_failure = true;
+        self.hint = hint;
         let at_least = match self.settings.load.penalty {
             Some(penalty) => {
                 let hint = hint.unwrap_or_default().min(penalty.max_retry_after);
@@ -435,9 +440,13 @@ impl Picked {
     }
 
     fn conclude(&mut self, class: Class, now: Instant) {
-        let (generation, is_probe) = (self.generation, self.is_probe);
-        self.member
-            .result(class, generation, is_probe, now, &self.shared);
+        let report = Report {
+            class,
+            generation: self.generation,
+            is_probe: self.is_probe,
+            hint: self.hint,
+        };
+        self.member.result(report, now, &self.shared);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     EndpointState, Settings, Shared,
-    breaker::{Breaker, Change, Class, pause},
+    breaker::{Breaker, Change, Class, Report, pause},
     load::PeakEwma,
 };
 use crate::{config::Backoff, discovery::endpoints::EndpointSet};
@@ -163,14 +163,10 @@ impl Member {
     }
 
     /// What a request says of the endpoint.
-    pub(super) fn result(
-        &self,
-        class: Class,
-        generation: u64,
-        is_probe: bool,
-        now: Instant,
-        shared: &Shared,
-    ) {
+    pub(super) fn result(&self, report: Report, now: Instant, shared: &Shared) {
+        let Report {
+            class, is_probe, ..
+        } = report;
         let Some(breaker) = &self.breaker else {
             return;
         };
@@ -181,7 +177,7 @@ impl Member {
             return;
         }
         let mut breaker = lock(breaker);
-        match breaker.result(class, generation, is_probe, now, rand::random()) {
+        match breaker.result(report, now, rand::random()) {
             Change::None => {}
             Change::Open => {
                 self.generation
