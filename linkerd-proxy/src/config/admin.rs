@@ -12,7 +12,7 @@ pub struct Admin {
     pub tap_listen: SocketAddr,
     /// Who may read `/env.json`. `ADMIN_ENV_JSON`.
     pub env_json: Readers,
-    /// Who may read `/policy`, `/policy/explain` and `/denials`. `ADMIN_POLICY`.
+    /// Who may read `/policy`, `/policy/explain`, `/denials` and `/outbound`. `ADMIN_POLICY`.
     pub policy: Readers,
     /// Connections at one time. `ADMIN_MAX_CONNECTIONS`.
     pub max_connections: usize,

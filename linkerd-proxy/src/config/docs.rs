@@ -56,11 +56,13 @@ inbound policy of the admin port, request by request. Beyond that:
 | `/policy` | GET, HEAD | this host; `ADMIN_POLICY` | what is enforced now, for each port: server, routes, authorizations, version, age, source, the last refused update |
 | `/policy/explain` | GET, HEAD | this host; `ADMIN_POLICY` | the decision about a client and why: `?port=8080&client=IDENTITY&ip=ADDRESS&tls=mesh&method=GET&host=NAME&path=/x&header=NAME:VALUE`; only `port` is needed, `ip` is 192.0.2.1 if left out |
 | `/denials` | GET, HEAD | this host; `ADMIN_POLICY` | each distinct recent denial, with a count |
+| `/outbound` | GET, HEAD | this host; `ADMIN_POLICY` | what is known of outbound destinations: version, age, source, routes, mutual TLS; each balancer's endpoints with state, weight, zone and load |
+| `/retries` | GET, HEAD | whom policy admits | retries by destination and route: how many, what share, why, whether they helped, what is left of the budget |
 | `/proxy-log-level` | GET, PUT | this host | the log filter; PUT replaces it |
 | `/env.json` | GET | this host; `ADMIN_ENV_JSON` | the environment; `?A&B` selects |
 | `/shutdown` | POST | this host; `SHUTDOWN_ENDPOINT_ENABLED` | begins the drain |
 
-`/policy`, `/policy/explain` and `/denials` are JSON for clients whose `Accept` names it, else text.
+`/policy`, `/policy/explain`, `/denials`, `/outbound` and `/retries` are JSON for clients whose `Accept` names it, else text.
 
 Ready means: there is a certificate that has not expired; each port of `INBOUND_PORTS` (and the admin port) has its
 policy, or `POLICY_WAIT_TIMEOUT` is over (never, with `READY_REQUIRES_POLICY`); and connections are accepted, which in

@@ -277,7 +277,7 @@ vars! {
     "ADMIN_ENV_JSON", Syntax::Word(&["loopback", "policy", "off"]), Some("loopback"), Ours,
         "Who may read `/env.json`: clients on this host, whomever the policy of the admin port admits, or nobody.";
     "ADMIN_POLICY", Syntax::Word(&["loopback", "policy", "off"]), Some("loopback"), Ours,
-        "Who may read `/policy`, `/policy/explain` and `/denials`.";
+        "Who may read `/policy`, `/policy/explain`, `/denials` and `/outbound`.";
     "ADMIN_MAX_CONNECTIONS", Syntax::Number, Some("256"), Ours,
         "Connections to the admin port at one time; further ones wait in the accept queue. One client address may have a quarter of them.";
     "METRICS_RETAIN_IDLE", Syntax::Duration, Some("10m"), Known,
