@@ -57,17 +57,34 @@ pub(crate) enum ClientError {
     /// It closed without an answer.
     #[error("closed without an answer")]
     Closed,
+    /// There is no connection for all who waited for one. The first of them, who tried, has `true`.
+    #[error("{0}")]
+    Shared(Arc<Self>, bool),
 }
 
 impl ClientError {
+    /// What happened, to however many.
+    pub(crate) fn cause(&self) -> &Self {
+        match self {
+            Self::Shared(error, _) => error.cause(),
+            error => error,
+        }
+    }
+
+    /// Why the server is not the one that was meant: told to one of those that waited for the connection.
+    pub(crate) fn handshake(&self) -> Option<&linkerd_tls::HandshakeError> {
+        match self {
+            Self::Tls(_, error) => Some(error),
+            Self::Shared(error, true) => error.handshake(),
+            _ => None,
+        }
+    }
+
     /// The server said that it did not begin to work on the request: another connection may take it, whatever it is
     /// (RFC 9113 §8.7).
     pub(crate) fn is_unprocessed(&self) -> bool {
         let Self::Broken(error) = self else {
-            return matches!(
-                self,
-                Self::Connect(..) | Self::ConnectTimeout(_) | Self::Tls(..)
-            );
+            return !matches!(self, Self::Closed);
         };
         h2_error(error).is_some_and(|error| {
             error.is_remote()
@@ -160,7 +177,16 @@ pub(crate) struct Client {
     transport: Arc<Transport>,
     idle: Mutex<Vec<Idle>>,
     http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    /// Held by whoever makes the HTTP/2 connection.
     connecting: tokio::sync::Mutex<()>,
+    failures: Mutex<Failures>,
+}
+
+/// HTTP/2 connections that could not be made.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    last: Option<Arc<ClientError>>,
 }
 
 #[derive(Debug)]
@@ -209,6 +235,7 @@ impl Client {
             idle: Mutex::default(),
             http2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
+            failures: Mutex::default(),
         }
     }
 
@@ -402,10 +429,37 @@ impl Client {
         if let Some(sender) = self.open_http2() {
             return Ok(sender);
         }
+        let before = lock(&self.failures).count;
         let _one_at_a_time = self.connecting.lock().await;
         if let Some(sender) = self.open_http2() {
             return Ok(sender);
         }
+        // Whoever waited for a connection shares its fate: one after the other, each would wait as long again.
+        if let Failures {
+            count,
+            last: Some(error),
+        } = &*lock(&self.failures)
+            && *count != before
+        {
+            return Err(ClientError::Shared(error.clone(), false));
+        }
+        match self.connect_http2().await {
+            Ok(sender) => {
+                *lock(&self.http2) = Some(sender.clone());
+                lock(&self.failures).last = None;
+                Ok(sender)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let mut failures = lock(&self.failures);
+                failures.count += 1;
+                failures.last = Some(error.clone());
+                Err(ClientError::Shared(error, true))
+            }
+        }
+    }
+
+    async fn connect_http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
         let (io, open) = self.connect().await?;
         let (sender, connection) = http2_builder(&self.http2_params)
             .handshake(TokioIo::new(io))
@@ -417,7 +471,6 @@ impl Client {
                 tracing::debug!(%error, "an HTTP/2 connection ended");
             }
         });
-        *lock(&self.http2) = Some(sender.clone());
         Ok(sender)
     }
 

@@ -286,9 +286,11 @@ impl Failure {
             Self::UnknownFilter => unknown_filter,
             Self::Overloaded => overloaded,
             Self::Loop => looped,
-            Self::Origin(ClientError::Connect(..)) => connect,
-            Self::Origin(ClientError::ConnectTimeout(_)) => connect_timeout,
-            Self::Origin(_) => origin,
+            Self::Origin(error) => match error.cause() {
+                ClientError::Connect(..) => connect,
+                ClientError::ConnectTimeout(_) => connect_timeout,
+                _ => origin,
+            },
         }
     }
 

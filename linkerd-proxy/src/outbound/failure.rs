@@ -293,10 +293,12 @@ impl Failure {
             Self::Mtls(_) => mtls,
             Self::RequiredId { .. } => required_id,
             Self::Loop(_) => looped,
-            Self::Endpoint(_, ClientError::Connect(..)) => refused,
-            Self::Endpoint(_, ClientError::ConnectTimeout(_)) => connect_timeout,
-            Self::Endpoint(_, ClientError::Tls(..)) => handshake,
-            Self::Endpoint(_, ClientError::Broken(_) | ClientError::Closed) => broken,
+            Self::Endpoint(_, error) => match error.cause() {
+                ClientError::Connect(..) => refused,
+                ClientError::ConnectTimeout(_) => connect_timeout,
+                ClientError::Tls(..) => handshake,
+                ClientError::Broken(_) | ClientError::Closed | ClientError::Shared(..) => broken,
+            },
             Self::Expired(_) => timeout,
         }
     }

@@ -532,7 +532,7 @@ impl Worker {
 
     /// An endpoint that could not be connected to, counted.
     fn not_reached(&self, remote: &Remote, error: ClientError) -> Failure {
-        if let ClientError::Tls(_, error) = &error {
+        if let Some(error) = error.handshake() {
             self.outbound.metrics.handshake_failed(error.reason());
         }
         Failure::Endpoint(remote.endpoint.address, error)

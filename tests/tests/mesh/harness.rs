@@ -222,19 +222,8 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// Starts it in a network namespace, as the user that redirection leaves alone. Without explicit listeners.
     pub(crate) fn spawn_proxy_in(&mut self, namespace: &str, variables: &[(&str, &str)]) {
-        let mut command = Command::new("ip");
-        command.args([
-            "netns",
-            "exec",
-            namespace,
-            "setpriv",
-            "--reuid=2102",
-            "--regid=2102",
-            "--clear-groups",
-        ]);
-        command.arg(binary());
         let variables = [variables, &[("INBOUND_LISTENERS", "")]].concat();
-        self.spawn(command, &variables);
+        self.spawn(in_namespace(namespace), &variables);
     }
 
     pub(crate) fn kill_proxy(&mut self) {
@@ -277,6 +266,26 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         })
         .await;
         sidecar
+    }
+
+    /// Starts the sidecar of a pod in a network namespace, as the user that redirection leaves alone. Where it listens
+    /// is for the variables to say.
+    pub(crate) fn pod_in(
+        &self,
+        namespace: &str,
+        account: &str,
+        host: u8,
+        variables: &[(&str, &str)],
+    ) -> Sidecar {
+        let workload = format!(r#"{{"ns":"shop","pod":"{account}"}}"#);
+        let id = identity(account);
+        let own = [
+            ("IDENTITY_LOCAL_NAME", &*id),
+            ("POLICY_WORKLOAD", &*workload),
+            ("INBOUND_LISTENERS", ""),
+        ];
+        let variables = [&own, variables].concat();
+        Sidecar(self.launch(in_namespace(namespace), account, host, &variables))
     }
 
     fn launch(
@@ -542,6 +551,22 @@ async fn page_of(admin: SocketAddr, path: &str) -> Option<(u16, String)> {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();
     Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The sidecar in a network namespace, as user 2102.
+fn in_namespace(namespace: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args([
+        "netns",
+        "exec",
+        namespace,
+        "setpriv",
+        "--reuid=2102",
+        "--regid=2102",
+        "--clear-groups",
+    ]);
+    command.arg(binary());
+    command
 }
 
 /// The sidecar's binary, beside this test's.

@@ -20,6 +20,14 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 const POD: [&str; 2] = ["10.77.0.2", "fd00:77::2"];
 const CLIENT: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
 
+/// The kernel's rules for what comes to a pod: as the mesh's init container writes them.
+pub(crate) const INBOUND: [&str; 4] = [
+    "-N PROXY_INIT_REDIRECT",
+    "-A PROXY_INIT_REDIRECT -p tcp --match multiport --dports 4190,4191 -j RETURN",
+    "-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-port 4143",
+    "-A PREROUTING -j PROXY_INIT_REDIRECT",
+];
+
 /// Two hosts joined by a cable: a pod whose inbound traffic the kernel redirects, and a client.
 struct Hosts {
     pod: String,
@@ -60,12 +68,7 @@ impl Hosts {
             run(&format!("ip -n {name} link set eth0 up"))?;
         }
         for tables in ["iptables", "ip6tables"] {
-            for rule in [
-                "-N PROXY_INIT_REDIRECT",
-                "-A PROXY_INIT_REDIRECT -p tcp --match multiport --dports 4190,4191 -j RETURN",
-                "-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-port 4143",
-                "-A PREROUTING -j PROXY_INIT_REDIRECT",
-            ] {
+            for rule in INBOUND {
                 run(&format!("ip netns exec {pod} {tables} -w -t nat {rule}"))?;
             }
         }
@@ -78,10 +81,7 @@ impl Hosts {
         name: &str,
         future: impl AsyncFnOnce() -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
-        let path = format!("/var/run/netns/{name}");
-        thread::spawn(move || {
-            let namespace = File::open(path).unwrap();
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        inside(name, || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -89,6 +89,19 @@ impl Hosts {
             runtime.block_on(future())
         })
     }
+}
+
+/// Runs something on a thread inside a namespace.
+pub(crate) fn inside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let path = format!("/var/run/netns/{name}");
+    thread::spawn(move || {
+        let namespace = File::open(path).unwrap();
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    })
 }
 
 impl Drop for Hosts {
@@ -99,7 +112,8 @@ impl Drop for Hosts {
     }
 }
 
-fn run(line: &str) -> Result<(), String> {
+/// Runs a command line as root.
+pub(crate) fn run(line: &str) -> Result<(), String> {
     let mut words = line.split(' ');
     let path = format!(
         "{}:/usr/sbin:/sbin",
@@ -123,7 +137,7 @@ fn run(line: &str) -> Result<(), String> {
 }
 
 /// Waits in a namespace until a channel's other end is dropped.
-async fn until_dropped(done: mpsc::Receiver<()>) {
+pub(crate) async fn until_dropped(done: mpsc::Receiver<()>) {
     let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
     while !matches!(done.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
         every.tick().await;

@@ -380,8 +380,9 @@ impl Picked {
     pub(crate) fn connect_failed(mut self, error: &str) {
         let now = now();
         self.settle();
+        let backoff = &self.settings.connect_backoff;
         self.member
-            .connect_failed(&self.settings.connect_backoff, now, &self.shared);
+            .connect_failed(backoff, self.began, now, &self.shared);
         let last = self.shared.last_error.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(error.into());
         if self.is_probe {

@@ -47,6 +47,8 @@ pub(super) struct Member {
     /// The same, since it could not be connected to.
     alone_until: AtomicU64,
     connect_failures: AtomicU32,
+    /// Nanoseconds after `epoch` at which the last of them was counted.
+    failed_at: AtomicU64,
     is_pending: AtomicBool,
     breaker: Option<Mutex<Breaker>>,
     generation: AtomicU64,
@@ -70,6 +72,7 @@ impl Member {
             shut_until: AtomicU64::new(0),
             alone_until: AtomicU64::new(0),
             connect_failures: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
             is_pending: AtomicBool::new(false),
             breaker: accrual.map(|accrual| Mutex::new(Breaker::new(accrual))),
             generation: AtomicU64::new(0),
@@ -125,8 +128,22 @@ impl Member {
         }
     }
 
-    pub(super) fn connect_failed(&self, backoff: &Backoff, now: Instant, shared: &Shared) {
+    /// It could not be connected to, for a request that took it at `began`. Of many at once only one is counted: they
+    /// are no failures in a row.
+    pub(super) fn connect_failed(
+        &self,
+        backoff: &Backoff,
+        began: Instant,
+        now: Instant,
+        shared: &Shared,
+    ) {
+        let is_news = self.connect_failures.load(Ordering::Relaxed) == 0
+            || self.after(began) > self.failed_at.load(Ordering::Relaxed);
+        if !is_news {
+            return;
+        }
         let times = self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        self.failed_at.store(self.after(now), Ordering::Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "a ratio of 0 to 100")]
         let backoff = outbound::Backoff {
             min: backoff.min,
