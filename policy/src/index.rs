@@ -16,6 +16,7 @@ pub(crate) mod workload;
 
 pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Endpoint, EndpointIdentity};
+pub(crate) use outbound::annotations as outbound_annotations;
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub use status::{Parent, RouteStatus};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};

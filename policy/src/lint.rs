@@ -5,6 +5,7 @@
 mod authorizations;
 mod routes;
 mod servers;
+mod traffic;
 mod workloads;
 
 use crate::{
@@ -108,7 +109,11 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "route-without-parent",
-        "a route names a Server that does not exist",
+        "a route names a Server or Service that does not exist",
+    ),
+    (
+        "route-without-backend",
+        "a route sends to a Service that does not exist",
     ),
     (
         "route-parent-invalid",
@@ -155,6 +160,7 @@ impl Index {
             authorizations::check(lint, &mut report);
             routes::check(lint, &mut report);
             workloads::check(lint, &mut report);
+            traffic::check(lint, &mut report);
         }
         workloads::check_addresses(self, &mut report);
         authorizations::check_unused(self, &mut report);

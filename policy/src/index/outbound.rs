@@ -3,7 +3,7 @@
 //! Source: control plane §3. A route applies if it names the parent; one of the parent's own namespace to all clients,
 //! one of another namespace to clients of that namespace.
 
-mod annotations;
+pub(crate) mod annotations;
 mod backends;
 
 use super::{Index, routes};
@@ -208,9 +208,10 @@ impl Index {
         };
         MtlsRequirement {
             is_required: match find(OUTBOUND_MTLS).map(String::as_str) {
-                Some("required") => Some(true),
+                None => None,
                 Some("preferred") => Some(false),
-                _ => None,
+                // A word that is not known is no leave to send plaintext; `linkerd policy lint` names it.
+                Some(_) => Some(true),
             },
             identities: find(OUTBOUND_SERVER_IDENTITIES)
                 .map(|list| list.split(','))

@@ -59,6 +59,38 @@ impl Settings {
     }
 }
 
+/// What a parent's annotations say that cannot be read, and so counts for nothing: which, and what would be right.
+pub(crate) fn unreadable(
+    annotations: &StringMap,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let found = [
+        (
+            retry(annotations).is_err(),
+            "retry.linkerd.io/*",
+            "`http`: `5xx`, `gateway-error`, statuses and ranges; `grpc`: names of codes; both between commas without \
+             blanks; `limit`: a number; `timeout`: a whole number with its unit",
+        ),
+        (
+            timeouts(annotations).is_err(),
+            "timeout.linkerd.io/*",
+            "write whole numbers with their units: ms, s, m, h or d",
+        ),
+        (
+            accrual(annotations).is_err(),
+            "balancer.linkerd.io/failure-accrual*",
+            "`failure-accrual`: `consecutive` or `unified`; numbers; penalties are whole numbers with their units, the \
+             shortest not above the longest",
+        ),
+        (
+            load(annotations).is_err(),
+            "balancer.alpha.linkerd.io/load-biaser-*",
+            "write whole numbers with their units: ms, s, m, h or d",
+        ),
+    ];
+    let bad = found.into_iter().filter(|(is_bad, ..)| *is_bad);
+    bad.map(|(_, what, fix)| (what, fix))
+}
+
 /// `Some(None)`: something is said, and there are no retries.
 fn retry(annotations: &StringMap) -> Result<Option<Option<Retry>>, Bad> {
     let get = |key: &str| annotations.get(&format!("retry.linkerd.io/{key}"));

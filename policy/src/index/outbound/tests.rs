@@ -258,6 +258,9 @@ fn mutual_tls_is_asked_for_by_the_service_or_its_namespace() {
     assert_eq!(mtls.identities, ["a.b", "c.d"]);
     let none = index(&services("{}")).outbound_mtls("shop", "web");
     assert_eq!(none, MtlsRequirement::default());
+    let misspelt = index(&services("{policy.linkerd.io/outbound-mtls: requird}"));
+    let misspelt = misspelt.outbound_mtls("shop", "web");
+    assert_eq!(misspelt.is_required, Some(true), "no leave for plaintext");
 }
 
 #[test]
