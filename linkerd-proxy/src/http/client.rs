@@ -305,14 +305,19 @@ impl Client {
         }
     }
 
-    /// A connection that takes a request of this version: an idle one, or a new one.
+    /// A connection that takes a request of this version: an idle one, or a new one. To make one takes room that most
+    /// requests do not need, and is on the heap.
     pub(crate) async fn ready(&self, version: Version) -> Result<Ready, ClientError> {
         if version == Version::HTTP_2 {
-            return self.http2().await.map(Ready::Http2);
+            let sender = match self.open_http2() {
+                Some(sender) => sender,
+                None => Box::pin(self.http2()).await?,
+            };
+            return Ok(Ready::Http2(sender));
         }
         match self.checkout() {
             Some(connection) => Ok(Ready::Http1(connection, true)),
-            None => Ok(Ready::Http1(self.connect_http1().await?, false)),
+            None => Ok(Ready::Http1(Box::pin(self.connect_http1()).await?, false)),
         }
     }
 
@@ -426,9 +431,6 @@ impl Client {
     }
 
     async fn http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
-        if let Some(sender) = self.open_http2() {
-            return Ok(sender);
-        }
         let before = lock(&self.failures).count;
         let _one_at_a_time = self.connecting.lock().await;
         if let Some(sender) = self.open_http2() {

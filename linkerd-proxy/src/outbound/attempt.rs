@@ -30,6 +30,7 @@ use linkerd_policy::{
 };
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -175,13 +176,11 @@ impl Exchange<'_> {
         self.filter(&backend.filters, &mut request)
             .map_err(in_backend)?;
         let before = Instant::now();
-        let reached = self
-            .limits
-            .race(
-                &Ended::later(),
-                self.reach(backend, request.version(), avoid),
-            )
-            .await
+        let reached = {
+            let reach = pin!(self.reach(backend, request.version(), avoid));
+            self.limits.race(&Ended::later(), reach).await
+        };
+        let reached = reached
             .map_err(|expired| in_backend(Failure::Expired(expired)))?
             .map_err(in_backend)?;
         self.shape(&mut request, &reached.remote, reached.is_carried, backend);
@@ -416,10 +415,8 @@ impl Exchange<'_> {
             endpoint: Some(address),
             is_unprocessed,
         };
-        let answered = self
-            .limits
-            .race(&ended, deliver(&remote, ready, request))
-            .await;
+        let delivery = pin!(deliver(&remote, ready, request));
+        let answered = self.limits.race(&ended, delivery).await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {

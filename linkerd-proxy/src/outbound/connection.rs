@@ -24,6 +24,8 @@ pub(super) struct Connection {
     pub(super) worker: Arc<Worker>,
     pub(super) lookup: Arc<Lookup>,
     plan: ArcSwap<Plan>,
+    /// When its own wait for the destination was over: the requests that come with it do not wait as long once more.
+    waited: Instant,
     close: Notify,
 }
 
@@ -34,6 +36,7 @@ impl Connection {
             worker,
             lookup,
             plan: ArcSwap::new(plan),
+            waited: Instant::now(),
             close: Notify::new(),
         })
     }
@@ -86,7 +89,10 @@ impl Connection {
     /// A destination, once something is known of it; within the configured time.
     async fn known(&self, lookup: &Arc<Lookup>) -> Result<Arc<Plan>, Failure> {
         let outbound = &self.worker.outbound;
-        if !lookup.ready(outbound.settings.discovery_wait).await {
+        let limit = outbound.settings.discovery_wait;
+        let has_waited = Arc::ptr_eq(lookup, &self.lookup) && self.waited.elapsed() < limit;
+        let limit = if has_waited { Duration::ZERO } else { limit };
+        if !lookup.ready(limit).await {
             return Err(Failure::Unknown(lookup.target().to_string()));
         }
         Ok(outbound.plan(lookup))

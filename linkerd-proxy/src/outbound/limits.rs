@@ -7,7 +7,7 @@ use crate::http::body::Ended;
 use std::{
     fmt,
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -179,16 +179,15 @@ impl Limits {
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// What `attempt` gives, unless a limit is reached first.
+    /// What `attempt` gives, unless a limit is reached first. Pinned by the caller: as a value it would be kept twice.
     pub(super) async fn race<F: Future>(
         &self,
         ended: &Ended,
-        attempt: F,
+        mut attempt: Pin<&mut F>,
     ) -> Result<F::Output, Expired> {
         if self.is_none() {
             return Ok(attempt.await);
         }
-        let mut attempt = pin!(attempt);
         let mut watch = Watch::new(self.clone(), ended.clone());
         watch.is_head_awaited = true;
         poll_fn(|cx| {
@@ -271,6 +270,7 @@ impl Watch {
 mod tests {
     use super::*;
     use linkerd_policy::outbound::Timeouts;
+    use std::{future::pending, pin::pin};
 
     #[tokio::test(start_paused = true)]
     async fn a_response_is_limited_from_the_end_of_its_request() {
@@ -284,7 +284,7 @@ mod tests {
         let ended = Ended::later();
         let raced = {
             let ended = ended.clone();
-            tokio::spawn(async move { limits.race(&ended, std::future::pending::<()>()).await })
+            tokio::spawn(async move { limits.race(&ended, pin!(pending::<()>())).await })
         };
         tokio::task::yield_now().await;
         assert!(!raced.is_finished());
@@ -307,13 +307,13 @@ mod tests {
         );
         limits.head = Some(Duration::from_millis(5));
         let ended = Ended::at(arrived);
-        let expired = limits.race(&ended, std::future::pending::<()>()).await;
+        let expired = limits.race(&ended, pin!(pending::<()>())).await;
         assert_eq!(expired, Err(Expired::Head(Duration::from_millis(5))));
         limits.head = None;
-        let expired = limits.race(&ended, std::future::pending::<()>()).await;
+        let expired = limits.race(&ended, pin!(pending::<()>())).await;
         assert_eq!(expired, Err(Expired::Idle(Duration::from_millis(10))));
         limits.idle = None;
-        let expired = limits.race(&ended, std::future::pending::<()>()).await;
+        let expired = limits.race(&ended, pin!(pending::<()>())).await;
         assert_eq!(expired, Err(Expired::Request(Duration::from_millis(20))));
         assert_eq!(limits.left(Instant::now()), Some(Duration::ZERO));
     }

@@ -209,15 +209,28 @@ impl Outbound {
         }
     }
 
-    /// Every balancer in use, for the admin server.
-    pub(crate) fn in_use(&self) -> Vec<(String, balance::BalancerState)> {
+    /// Every balancer in use, for the admin server: its backend, what it balances (`http`, `tcp`, `tls`), and how it does.
+    pub(crate) fn in_use(&self) -> Vec<(String, String, balance::BalancerState)> {
         let backends = lock(&self.shared.backends);
-        let used = backends.values().filter_map(Weak::upgrade);
-        used.filter_map(|backend| match &backend.kind {
-            backend::Kind::Balance(balancer) => Some((backend.meta.to_string(), balancer.state())),
-            backend::Kind::Missing | backend::Kind::Forward(_) => None,
-        })
-        .collect()
+        let used = backends
+            .iter()
+            .filter_map(|(key, backend)| Some((key, backend.upgrade()?)));
+        let mut all: Vec<_> = used
+            .filter_map(|(key, backend)| match &backend.kind {
+                backend::Kind::Balance(balancer) => {
+                    // What a backend is shared by begins so.
+                    let family = key.split('|').next().unwrap_or_default();
+                    Some((
+                        backend.meta.to_string(),
+                        family.to_owned(),
+                        balancer.state(),
+                    ))
+                }
+                backend::Kind::Missing | backend::Kind::Forward(_) => None,
+            })
+            .collect();
+        all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        all
     }
 
     /// Policy on mutual TLS: nothing leaves in plaintext, or to someone else, where it must not.

@@ -180,7 +180,7 @@ async fn request(
         .then(|| retry::headers::grpc_timeout(request.headers()))
         .flatten();
     let profile_timeout = rule.profile.as_ref().and_then(|profile| profile.timeout);
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         connection,
         limits: Limits::new(&timeouts, arrived)
             .with_profile(profile_timeout, arrived)
@@ -197,8 +197,8 @@ async fn request(
         .as_ref()
         .map_or(SAFE_BYTES, |retry| retry.max_request_bytes);
     let (head, body) = request.into_parts();
-    let upload = Upload::new(head, body, max_body);
-    let response = exchange.run(upload, arrived).await?;
+    let mut upload = Upload::new(head, body, max_body);
+    let response = exchange.run(&mut upload, arrived).await?;
     if let Some(span) = span {
         span.end(response.status());
     }
@@ -252,7 +252,11 @@ enum Verdict {
 
 impl Exchange<'_> {
     /// Attempts until one is the answer.
-    async fn run(mut self, mut upload: Upload, arrived: Instant) -> Result<Response<Body>, Failed> {
+    async fn run(
+        &mut self,
+        upload: &mut Upload,
+        arrived: Instant,
+    ) -> Result<Response<Body>, Failed> {
         let retries = self.named.as_ref().map(|named| &named.retries);
         let mut journal = retries.unwrap_or(&self.rule.retries).begin();
         let profile = self.rule.profile.clone();
@@ -272,13 +276,13 @@ impl Exchange<'_> {
             if let Some(profile) = &profile {
                 profile.handles.attempts.inc();
             }
-            let attempted = self.attempt(&mut upload, avoid, attempts > 0).await;
+            let attempted = self.attempt(upload, avoid, attempts > 0).await;
             attempts = attempts.saturating_add(1);
             match attempted {
                 Ok(mut attempted) => {
                     let verdict = self.judge(&mut attempted).await;
                     if let Verdict::Retry(reason, hint) = verdict {
-                        match self.retry(attempts, reason, &upload, hint) {
+                        match self.retry(attempts, reason, upload, hint) {
                             Ok(pause) => {
                                 avoid = Some(attempted.remote_address());
                                 attempted.discard();
@@ -303,7 +307,7 @@ impl Exchange<'_> {
                         profile.handles.attempted(self.outcome(&failure), false);
                     }
                     if let Some(reason) = self.reason(&failure, is_unprocessed) {
-                        match self.retry(attempts, reason, &upload, None) {
+                        match self.retry(attempts, reason, upload, None) {
                             Ok(pause) => {
                                 avoid = endpoint;
                                 journal.retried(reason);
