@@ -45,6 +45,8 @@ struct Destination {
     server_identities: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
+    /// The profile routes or splits, in place of the policy's routes.
+    is_by_profile: bool,
 }
 
 #[derive(Serialize)]
@@ -64,6 +66,8 @@ struct Endpoints {
 #[derive(Serialize)]
 struct Balancer {
     backend: String,
+    /// `http`, `tcp` or `tls`: a backend whose protocol is detected has two.
+    balances: String,
     #[serde(flatten)]
     state: BalancerState,
 }
@@ -86,7 +90,11 @@ pub(super) fn destinations(state: &State, is_json: bool) -> Answer {
         balancers: outbound
             .in_use()
             .into_iter()
-            .map(|(backend, state)| Balancer { backend, state })
+            .map(|(backend, balances, state)| Balancer {
+                backend,
+                balances,
+                state,
+            })
             .collect(),
     };
     if is_json {
@@ -120,6 +128,9 @@ fn destination(lookup: &std::sync::Arc<Lookup>) -> Destination {
             None => "as configured",
         },
         server_identities: known.mtls.identities.clone(),
+        is_by_profile: known.profile.as_ref().is_some_and(|profile| {
+            profile.name.is_some() && !(profile.routes.is_empty() && profile.targets.is_empty())
+        }),
         profile: known
             .profile
             .as_ref()
@@ -149,9 +160,17 @@ fn endpoints(watch: &std::sync::Arc<EndpointWatch>) -> Endpoints {
 fn written(page: &Page) -> String {
     let mut out = String::new();
     for each in &page.destinations {
+        let servers = match each.server_identities.as_slice() {
+            [] => String::new(),
+            identities => format!(", servers {}", identities.join(" or ")),
+        };
+        let profile = match &each.profile {
+            Some(profile) if each.is_by_profile => format!("; by profile: {profile}"),
+            _ => String::new(),
+        };
         let _ = writeln!(
             out,
-            "{} is {} ({}), version {}, from {}, {} s ago, mTLS {}; routes: {}",
+            "{} is {} ({}), version {}, from {}, {} s ago, mTLS {}{servers}; routes: {}{profile}",
             each.target,
             each.parent,
             each.protocol,
@@ -165,8 +184,9 @@ fn written(page: &Page) -> String {
     for each in &page.balancers {
         let _ = writeln!(
             out,
-            "\n{} over {}, version {}{}{}",
+            "\n{} ({}) over {}, version {}{}{}",
             each.backend,
+            each.balances,
             each.state.path,
             each.state.version,
             if each.state.is_failing_fast {

@@ -211,7 +211,12 @@ impl Listener<Update> for Updates {
     }
 
     fn ended(&mut self, end: &End) -> bool {
-        self.state.is_connected.store(false, Ordering::Relaxed);
+        // Who says that there is no such name is not away.
+        let is_answer = matches!(
+            end.code(),
+            Some(Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition)
+        );
+        self.state.is_connected.store(is_answer, Ordering::Relaxed);
         let path = &self.state.path;
         tracing::debug!(%path, reason = %end, "Endpoint stream ended");
         match end.code() {
