@@ -413,31 +413,27 @@ async fn work(
     tokio::spawn(outbound.clone().tidy());
     let mut loops = tokio::task::JoinSet::new();
     for (listener, via) in listening.inbound.iter() {
-        let mut acceptor = Acceptor::new(listener, inbound_options, accept_errors.clone())?;
-        let (worker, mut drain, via) = (inbound.clone(), drain.clone(), *via);
+        let acceptor = Acceptor::new(listener, inbound_options, accept_errors.clone())?;
+        let (worker, drain, via) = (inbound.clone(), drain.clone(), *via);
         loops.spawn(async move {
-            loop {
-                tokio::select! {
-                    (stream, client) = acceptor.accept() => {
-                        tokio::spawn(worker.clone().connection(stream, client, via));
-                    }
-                    () = drain.reached(Phase::Closing) => return,
-                }
-            }
+            let serve = |stream, client| {
+                drop(tokio::spawn(worker.clone().connection(stream, client, via)));
+            };
+            acceptor.serve(drain, serve).await;
         });
     }
     for (listener, via) in listening.outbound.iter() {
-        let mut acceptor = Acceptor::new(listener, outbound_options, accept_errors.clone())?;
-        let (worker, mut drain, via) = (outbound.clone(), drain.clone(), via.clone());
+        let acceptor = Acceptor::new(listener, outbound_options, accept_errors.clone())?;
+        let (worker, drain, via) = (outbound.clone(), drain.clone(), via.clone());
         loops.spawn(async move {
-            loop {
-                tokio::select! {
-                    (stream, client) = acceptor.accept() => {
-                        tokio::spawn(worker.clone().connection(stream, client, via.clone()));
-                    }
-                    () = drain.reached(Phase::Closing) => return,
-                }
-            }
+            let serve = |stream, client| {
+                drop(tokio::spawn(worker.clone().connection(
+                    stream,
+                    client,
+                    via.clone(),
+                )));
+            };
+            acceptor.serve(drain, serve).await;
         });
     }
     drop((inbound, outbound, drain));

@@ -13,8 +13,9 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
+    task::Poll,
 };
 
 /// A connection that can be asked to end after what is in flight.
@@ -55,7 +56,8 @@ pub(crate) struct Limits<'l> {
 /// completes.
 ///
 /// HTTP/2 can be told to go at once, since GOAWAY loses nothing; HTTP/1 clients learn it from `Connection: close` on
-/// their next answer, and only when the drain window is over are idle connections shut.
+/// their next answer, and only when the drain window is over are idle connections shut. A connection that comes in the
+/// drain window is told once its first request is there: who has not heard of the end is answered.
 pub(crate) async fn drive(
     served: impl Served,
     limits: Limits<'_>,
@@ -68,10 +70,21 @@ pub(crate) async fn drive(
     let mut ending = false;
     let left = || limits.settings.left(limits.activity);
     let mut limit = pin!(tokio::time::sleep(left()));
+    let mut is_late = drain.phase() >= phase && phase < Phase::Closing;
     loop {
+        let due = if is_late { Phase::Closing } else { phase };
+        // Requests begin while the connection is polled.
+        let served_on = poll_fn(|cx| match served.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending if is_late && !limits.activity.owes_head() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
         tokio::select! {
-            result = &mut served => return result,
-            () = drain.reached(phase), if !ending => {
+            result = served_on => match result {
+                Some(result) => return result,
+                None => is_late = false,
+            },
+            () = drain.reached(due), if !ending => {
                 ending = true;
                 served.as_mut().finish();
             }

@@ -55,6 +55,7 @@ pub(super) async fn serve(
     let _open = transport.open();
     let activity = Activity::new();
     io.watch(activity.clone());
+    io.linger(connection.worker.drain.clone());
     let requests = connection.clone();
     let active = activity.clone();
     let service = service_fn(move |request| {

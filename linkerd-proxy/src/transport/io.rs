@@ -1,6 +1,10 @@
 //! A connection's bytes: plain or decrypted, with what detection already read in front, counted as they pass.
 
-use crate::activity::{Activity, Pulse};
+use super::linger::linger;
+use crate::{
+    activity::{Activity, Pulse},
+    drain::Drain,
+};
 use bytes::BytesMut;
 use linkerd_metrics::{Counter, Handle};
 use linkerd_tls::{ClientStream, Prefixed, ServerStream};
@@ -24,6 +28,8 @@ pub(crate) struct Io {
     meter: Option<Meter>,
     watch: Option<Arc<Activity>>,
     pulse: Option<Arc<Pulse>>,
+    /// Present while the end of this is the end of a connection that the client has not ended.
+    linger: Option<Drain>,
 }
 
 #[derive(Debug)]
@@ -52,6 +58,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            linger: None,
         }
     }
 
@@ -62,6 +69,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            linger: None,
         }
     }
 
@@ -72,6 +80,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            linger: None,
         }
     }
 
@@ -93,6 +102,11 @@ impl Io {
     /// Tells `pulse` when bytes come.
     pub(crate) fn pulse(&mut self, pulse: Arc<Pulse>) {
         self.pulse = Some(pulse);
+    }
+
+    /// Gives the client a moment to hear of the end when this is dropped. The proxy's own end waits for that.
+    pub(crate) fn linger(&mut self, drain: Drain) {
+        self.linger = Some(drain);
     }
 
     fn poll_read_stream(
@@ -127,6 +141,20 @@ impl Io {
     }
 }
 
+impl Drop for Io {
+    fn drop(&mut self) {
+        let Some(drain) = self.linger.take() else {
+            return;
+        };
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Server(stream) => stream.get_ref().0.get_ref(),
+            Stream::Client(stream) => stream.get_ref().0,
+        };
+        linger(stream, drain);
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -134,8 +162,13 @@ impl AsyncRead for Io {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        let is_room = buf.remaining() > 0;
         let result = self.poll_read_stream(cx, buf);
         let n = buf.filled().len() - before;
+        if matches!(&result, Poll::Ready(read) if read.is_err() || (n == 0 && is_room)) {
+            // The client has ended its side, so nothing more of it can be unread.
+            self.linger = None;
+        }
         if n > 0 {
             if let Some(meter) = &self.meter {
                 meter.read.add(n as u64);

@@ -1,7 +1,8 @@
 //! Listening sockets, socket options and the original destination of a redirected connection.
 
+use crate::drain::{Drain, Phase};
 use linkerd_metrics::{Counter, Family, Labels};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -92,7 +93,7 @@ impl Acceptor {
     ///
     /// Out of file descriptors or memory, it waits a tenth of a second between tries, so that live connections keep
     /// the CPU, and logs when that begins and ends.
-    pub(crate) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, client)) => {
@@ -121,6 +122,51 @@ impl Acceptor {
         }
     }
 }
+
+impl Acceptor {
+    /// Accepts until the proxy closes its listeners, and then what the kernel has begun by then: closing the listener
+    /// would reset those connections, with the requests that their clients have sent.
+    pub(crate) async fn serve(mut self, mut drain: Drain, serve: impl Fn(TcpStream, SocketAddr)) {
+        loop {
+            tokio::select! {
+                (stream, client) = self.accept() => serve(stream, client),
+                () = drain.reached(Phase::Closing) => break,
+            }
+        }
+        self.refuse();
+        let settled = tokio::time::Instant::now() + SETTLE;
+        while let Ok((stream, client)) = tokio::time::timeout_at(settled, self.accept()).await {
+            serve(stream, client);
+        }
+    }
+
+    /// Has the kernel begin no more connections. A client that comes later hears nothing, and is refused when it tries
+    /// again and the listener is closed.
+    fn refuse(&self) {
+        // Of the TCP header, the byte with the flags: SYN without ACK is dropped, everything else goes on.
+        let filter = [
+            SockFilter::new(BPF_LOAD_BYTE, 0, 0, 13),
+            SockFilter::new(BPF_AND, 0, 0, SYN | ACK),
+            SockFilter::new(BPF_JUMP_IF_EQUAL, 0, 1, SYN),
+            SockFilter::new(BPF_RETURN, 0, 0, 0),
+            SockFilter::new(BPF_RETURN, 0, 0, u32::MAX),
+        ];
+        if let Err(error) = SockRef::from(&self.listener).attach_filter(&filter) {
+            tracing::debug!(%error, "The kernel goes on beginning connections");
+        }
+    }
+}
+
+/// How long a connection that has begun may take until it can be accepted: a round trip.
+const SETTLE: Duration = Duration::from_millis(200);
+
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+// Classic BPF: `ldb [k]`, `and #k`, `jeq #k, jt, jf`, `ret #k`.
+const BPF_LOAD_BYTE: u16 = 0x30;
+const BPF_AND: u16 = 0x54;
+const BPF_JUMP_IF_EQUAL: u16 = 0x15;
+const BPF_RETURN: u16 = 0x06;
 
 // Linux's numbers, the same on every architecture that the proxy is built for.
 const ENFILE: i32 = 23;

@@ -3,6 +3,7 @@
 pub(crate) mod detect;
 pub(crate) mod header;
 pub(crate) mod io;
+mod linger;
 pub(crate) mod listen;
 pub(crate) mod relay;
 

@@ -203,6 +203,23 @@ async fn an_upgrade_becomes_a_tunnel() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_still_sending_reads_why_it_was_refused() {
+    let mesh = open().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 8000000\r\n\r\n";
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let body = vec![0; 8_000_000];
+    let sent = within("the body", stream.write_all(&body)).await;
+    assert!(sent.is_ok(), "{sent:?}");
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    within("the answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
 async fn h2c_is_never_switched_to() {
     let mesh = open().await;
     let _origin = origin::echo(mesh.origin()).await;
