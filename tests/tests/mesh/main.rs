@@ -6,10 +6,12 @@
     reason = "what fails here is the test"
 )]
 
+mod admin;
 mod answers;
 mod authorization;
 mod certificates;
 mod cut;
+mod drain;
 mod failures;
 mod frames;
 mod harness;
