@@ -95,6 +95,13 @@ async fn page(admin: SocketAddr, accept: &str) -> Result<String, Failure> {
 }
 
 async fn endpoints(flags: &EndpointFlags) -> Result<Outcome, Failure> {
+    // Against nothing everything would be stale.
+    if let Some(missing) = flags.directories.iter().find(|path| !path.exists()) {
+        return Err(Failure::usage(format!(
+            "{}: there is no such directory",
+            missing.display()
+        )));
+    }
     let index = mesh::index(&flags.directories);
     let page = page(flags.admin, "application/json").await?;
     let page: Page = serde_json::from_str(&page)

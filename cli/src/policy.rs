@@ -230,10 +230,12 @@ fn rendered(value: &Value) -> String {
             text(&format!("{pointer}/name"))?
         ))
     };
-    let mut out = text("/decision")
-        .unwrap_or_default()
-        .replace('_', " ")
-        .to_uppercase();
+    // As this command says it of manifests.
+    let mut out = match text("/decision").unwrap_or_default().as_str() {
+        "allow" => "ALLOWED".to_owned(),
+        "deny" => "DENIED".to_owned(),
+        other => other.replace('_', " ").to_uppercase(),
+    };
     if let Some(authorization) = name("/authorization") {
         out.push_str(&format!(" by {authorization}"));
     }

@@ -168,7 +168,7 @@ impl Exchange<'_> {
             .rule
             .choice
             .choose(started, roll)
-            .ok_or(Failure::NoBackend)?;
+            .ok_or_else(|| Failure::NoBackend(self.rule.choice.why_none()))?;
         let in_backend = |failure: Failure| Failed {
             backend: Some(backend.backend.meta.clone()),
             ..Failed::from(failure)

@@ -2,7 +2,7 @@
 
 use super::{
     Worker,
-    balance::Balancer,
+    balance::{Balancer, Why},
     labels,
     metrics::{BackendHandles, EndpointHandles, Stack},
 };
@@ -76,6 +76,19 @@ impl Choice {
         match total {
             0 => Self::Empty,
             _ => Self::Random(backends, total),
+        }
+    }
+
+    /// Why there is none that is available: what is to be said of the first. Counted as a request that got no endpoint.
+    pub(super) fn why_none(&self) -> Option<Why> {
+        let first = match self {
+            Self::Empty => None,
+            Self::First(backends) => backends.first(),
+            Self::Random(backends, _) => backends.first().map(|(backend, _)| backend),
+        };
+        match &first?.backend.kind {
+            Kind::Balance(balancer) => Some(balancer.refused()),
+            Kind::Missing | Kind::Forward(_) => None,
         }
     }
 

@@ -3,7 +3,10 @@
 //! [`Failure::row`] is the table; the answer, the `error` label of `outbound_http_errors_total` and the second half of
 //! `docs/failures.md` all come from it.
 
-use super::{balance::Unready, limits::Expired};
+use super::{
+    balance::{Unready, Why},
+    limits::Expired,
+};
 use crate::{
     http::{
         body::Body,
@@ -35,8 +38,8 @@ pub(crate) enum Failure {
     NotHttp,
     /// A filter answers in place of the destination.
     Stopped(Stop),
-    /// No backend of the rule is available.
-    NoBackend,
+    /// No backend of the rule is available; why the first of them is not, if there is any.
+    NoBackend(Option<Why>),
     /// The backend does not exist.
     NoDispatcher(Box<Ref>),
     /// No endpoint was ready, and the wait is over or there is no place to wait.
@@ -286,7 +289,7 @@ impl Failure {
                 ..injected
             },
             Self::Stopped(Stop::InvalidRedirect | Stop::UnknownFilter) => invalid_filter,
-            Self::NoBackend => no_backend,
+            Self::NoBackend(_) => no_backend,
             Self::NoDispatcher(_) => no_dispatcher,
             Self::Unready(Unready::FailFast(_)) => failfast,
             Self::Unready(Unready::Shed(_)) => shed,
@@ -346,7 +349,7 @@ impl Failure {
             self,
             Self::Overloaded
                 | Self::DestinationOverloaded(_)
-                | Self::NoBackend
+                | Self::NoBackend(_)
                 | Self::Unready(_)
                 | Self::RequiredId { .. }
                 | Self::NoDispatcher(_)
@@ -383,7 +386,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadRequest(what) => write!(f, "bad request: {what}"),
-            Self::Overloaded | Self::NoBackend => f.write_str("service unavailable"),
+            Self::Overloaded | Self::NoBackend(None) => f.write_str("service unavailable"),
+            Self::NoBackend(Some(why)) => write!(f, "service unavailable: {why}"),
             Self::DestinationOverloaded(name) => write!(
                 f,
                 "service unavailable: too many requests to {name} wait for an answer"

@@ -319,9 +319,8 @@ impl Exchange<'_> {
                     }
                     let end = match &failure {
                         Failure::Expired(_) => End::TimedOut,
-                        Failure::NoBackend | Failure::Unready(super::balance::Unready::Shed(_)) => {
-                            End::Shed
-                        }
+                        Failure::NoBackend(_)
+                        | Failure::Unready(super::balance::Unready::Shed(_)) => End::Shed,
                         Failure::Stopped(_) => End::Success,
                         _ => End::Error,
                     };
@@ -495,7 +494,9 @@ impl Exchange<'_> {
             Failure::Unready(super::balance::Unready::FailFast(_)) => {
                 Ending::Broken(Break::Refused("FAIL_FAST"))
             }
-            Failure::NoBackend | Failure::Unready(_) => Ending::Broken(Break::Refused("LOAD_SHED")),
+            Failure::NoBackend(_) | Failure::Unready(_) => {
+                Ending::Broken(Break::Refused("LOAD_SHED"))
+            }
             _ => Ending::Broken(Break::Unknown),
         };
         Outcome {

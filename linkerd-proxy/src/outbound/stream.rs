@@ -54,7 +54,7 @@ async fn relayed(
     let backend = rule
         .choice
         .choose(Instant::now(), super::attempt::roll)
-        .ok_or_else(|| ConnectionError::failed(Failure::NoBackend, rule))?;
+        .ok_or_else(|| ConnectionError::failed(Failure::NoBackend(rule.choice.why_none()), rule))?;
     refuse(backend.refusal.as_ref())?;
     let reached = reach(connection, plan, backend)
         .await

@@ -279,6 +279,11 @@ impl Balancer {
         }
     }
 
+    /// Why a request that is not let in gets no endpoint, counted.
+    pub(crate) fn refused(&self) -> Why {
+        self.counted(self.why())
+    }
+
     fn counted(&self, why: Why) -> Why {
         self.metrics.unready_for(why.label()).inc();
         why
