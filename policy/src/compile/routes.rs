@@ -24,7 +24,7 @@ use crate::{
     matchers::{
         host::HostTable,
         path::{PrefixTable, normal_path, normal_prefix},
-        value::{HeaderTest, QueryTest, RegexBudget},
+        value::{HeaderTest, QueryTest, RegexBudget, Repeated},
     },
     outbound,
     server::{GrpcMatch, HostMatch, HttpMatch, PathMatch, Protocol, ServerPolicy},
@@ -77,7 +77,7 @@ enum Place {
 
 impl RouteTable {
     pub(crate) fn new(server: &ServerPolicy) -> Result<Self, CompileError> {
-        let mut build = Build::new(routes_field(&server.protocol));
+        let mut build = Build::new(routes_field(&server.protocol), Repeated::Every);
         match &server.protocol {
             Protocol::Grpc { routes } => {
                 for (at, route) in routes.iter().enumerate() {
@@ -110,7 +110,7 @@ impl RouteTable {
 
     /// The routes of an outbound destination. Without routes it takes nothing.
     pub(crate) fn outbound_http(routes: &[outbound::HttpRoute]) -> Result<Self, CompileError> {
-        let mut build = Build::new("routes");
+        let mut build = Build::new("routes", Repeated::Some);
         for (at, route) in routes.iter().enumerate() {
             for (rule, matches) in route.rules.iter().enumerate() {
                 let context = build.context(at, rule, &route.meta);
@@ -122,7 +122,7 @@ impl RouteTable {
 
     /// The same, of a destination that speaks gRPC.
     pub(crate) fn outbound_grpc(routes: &[outbound::GrpcRoute]) -> Result<Self, CompileError> {
-        let mut build = Build::new("routes");
+        let mut build = Build::new("routes", Repeated::Some);
         for (at, route) in routes.iter().enumerate() {
             for (rule, matches) in route.rules.iter().enumerate() {
                 let context = build.context(at, rule, &route.meta);
@@ -233,6 +233,7 @@ struct Build {
     root: &'static str,
     placed: usize,
     regexes: RegexBudget,
+    repeated: Repeated,
 }
 
 /// Where a rule stands, for its entries and for messages.
@@ -253,12 +254,13 @@ impl Context {
 }
 
 impl Build {
-    fn new(root: &'static str) -> Self {
+    fn new(root: &'static str, repeated: Repeated) -> Self {
         Self {
             table: RouteTable::default(),
             root,
             placed: 0,
             regexes: RegexBudget::default(),
+            repeated,
         }
     }
 
@@ -405,10 +407,10 @@ impl Build {
         context: &Context,
         field: &str,
         matches: &[M],
-        test: impl Fn(&M, &mut RegexBudget) -> Result<T, String>,
+        test: impl Fn(&M, Repeated, &mut RegexBudget) -> Result<T, String>,
     ) -> Result<Vec<T>, CompileError> {
         let tests = matches.iter().enumerate().map(|(at, matching)| {
-            test(matching, &mut self.regexes)
+            test(matching, self.repeated, &mut self.regexes)
                 .map_err(|reason| context.error(&format!("{field}[{at}].regex"), reason))
         });
         tests.collect()

@@ -140,25 +140,54 @@ fn refused(pattern: &str, error: &regex::Error) -> String {
     }
 }
 
+/// What a header or query parameter that is repeated must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeated {
+    /// Every value matches: what a route lets in must be all of what the application may read.
+    Every,
+    /// Some value matches: nothing is at stake but the way.
+    Some,
+}
+
+impl Repeated {
+    /// Whether values, of which there is at least one, are as they must be.
+    fn is_met(self, mut values: impl Iterator<Item = bool>) -> bool {
+        match self {
+            Self::Some => values.any(|is_match| is_match),
+            Self::Every => {
+                let mut values = values.peekable();
+                values.peek().is_some() && values.all(|is_match| is_match)
+            }
+        }
+    }
+}
+
 /// A header a request must have.
 #[derive(Debug)]
 pub(crate) struct HeaderTest {
     name: HeaderName,
     value: ValueTest,
+    repeated: Repeated,
 }
 
 impl HeaderTest {
-    pub(crate) fn new(header: &HeaderMatch, budget: &mut RegexBudget) -> Result<Self, String> {
+    pub(crate) fn new(
+        header: &HeaderMatch,
+        repeated: Repeated,
+        budget: &mut RegexBudget,
+    ) -> Result<Self, String> {
         Ok(Self {
             name: header.name.clone(),
             value: budget.value(&header.value)?,
+            repeated,
         })
     }
 
-    /// Whether the header is there and every value of it matches.
+    /// Whether the header is there and matches.
     pub(crate) fn is_match(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(&self.name).iter().peekable();
-        values.peek().is_some() && values.all(|value| self.value.is_match(value.as_bytes()))
+        let values = headers.get_all(&self.name).iter();
+        self.repeated
+            .is_met(values.map(|value| self.value.is_match(value.as_bytes())))
     }
 }
 
@@ -167,30 +196,30 @@ impl HeaderTest {
 pub(crate) struct QueryTest {
     name: Box<str>,
     value: ValueTest,
+    repeated: Repeated,
 }
 
 impl QueryTest {
-    pub(crate) fn new(query: &QueryMatch, budget: &mut RegexBudget) -> Result<Self, String> {
+    pub(crate) fn new(
+        query: &QueryMatch,
+        repeated: Repeated,
+        budget: &mut RegexBudget,
+    ) -> Result<Self, String> {
         Ok(Self {
             name: query.name.as_str().into(),
             value: budget.value(&query.value)?,
+            repeated,
         })
     }
 
-    /// Whether the parameter is there and every value of it matches.
+    /// Whether the parameter is there and matches.
     pub(crate) fn is_match(&self, query: Option<&str>) -> bool {
-        let mut found = false;
-        for pair in query.unwrap_or_default().split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if pair.is_empty() || decoded(name).as_ref() != self.name.as_bytes() {
-                continue;
-            }
-            if !self.value.is_match(&decoded(value)) {
-                return false;
-            }
-            found = true;
-        }
-        found
+        let pairs = query.unwrap_or_default().split('&');
+        let pairs = pairs.filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let values = pairs.filter(|(name, _)| decoded(name).as_ref() == self.name.as_bytes());
+        self.repeated
+            .is_met(values.map(|(_, value)| self.value.is_match(&decoded(value))))
     }
 }
 
@@ -234,6 +263,7 @@ mod tests {
                 name: HeaderName::from_static("x-role"),
                 value: exact("admin"),
             },
+            Repeated::Every,
             &mut RegexBudget::default(),
         )
         .unwrap();
@@ -257,6 +287,7 @@ mod tests {
                 name: HeaderName::from_static("x-role"),
                 value: ValueMatch::Regex("a|bc".into()),
             },
+            Repeated::Every,
             &mut RegexBudget::default(),
         )
         .unwrap();
@@ -275,6 +306,7 @@ mod tests {
                 name: "a b".into(),
                 value: exact("x/y z"),
             },
+            Repeated::Every,
             &mut RegexBudget::default(),
         )
         .unwrap();
@@ -284,6 +316,30 @@ mod tests {
         assert!(!test.is_match(Some("a+b=other&a+b=x/y+z")));
         assert!(!test.is_match(Some("")));
         assert!(!test.is_match(None));
+    }
+
+    #[test]
+    fn some_value_is_enough_where_only_the_way_is_at_stake() {
+        let header = HeaderMatch {
+            name: HeaderName::from_static("x-role"),
+            value: exact("admin"),
+        };
+        let query = QueryMatch {
+            name: "a".into(),
+            value: exact("1"),
+        };
+        let budget = &mut RegexBudget::default();
+        let header = HeaderTest::new(&header, Repeated::Some, budget).unwrap();
+        let query = QueryTest::new(&query, Repeated::Some, budget).unwrap();
+        for values in [&["admin"][..], &["admin", "user"], &["user", "admin"]] {
+            assert!(header.is_match(&headers(values)), "{values:?}");
+        }
+        for values in [&[][..], &["user"], &["admin, user"]] {
+            assert!(!header.is_match(&headers(values)), "{values:?}");
+        }
+        assert!(query.is_match(Some("a=2&a=1")));
+        assert!(!query.is_match(Some("a=2&b=1")));
+        assert!(!query.is_match(None));
     }
 
     #[test]

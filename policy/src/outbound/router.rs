@@ -302,3 +302,6 @@ fn is_met(condition: &ResponseCondition, status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod oracle;

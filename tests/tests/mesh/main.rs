@@ -29,6 +29,7 @@ mod outbound_connecting;
 mod outbound_limits;
 mod outbound_messages;
 mod outbound_protocols;
+mod outbound_routing;
 mod outbound_telemetry;
 mod redirected;
 mod smuggling;
