@@ -201,7 +201,7 @@ fn a_running_mesh_can_be_checked_and_asked_and_ctrl_c_leaves_nothing_behind() {
         .unwrap();
     let text = String::from_utf8_lossy(&ask.stdout);
     assert!(
-        text.starts_with("ALLOW by authorizationpolicy catalog-readers"),
+        text.starts_with("ALLOWED by authorizationpolicy catalog-readers"),
         "{text}"
     );
 
