@@ -16,8 +16,8 @@ pub(crate) mod workload;
 
 pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Endpoint, EndpointIdentity};
-pub(crate) use outbound::annotations as outbound_annotations;
 pub use outbound::{MtlsRequirement, OutboundTarget};
+pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
 pub use status::{Parent, RouteStatus};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 

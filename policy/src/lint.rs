@@ -3,9 +3,10 @@
 //! Findings come from the same functions that answer [`Index::inbound`], so that lint and proxy cannot disagree.
 
 mod authorizations;
+mod outbound;
 mod routes;
 mod servers;
-mod traffic;
+mod shadow;
 mod workloads;
 
 use crate::{
@@ -112,16 +113,33 @@ pub const CHECKS: &[(&str, &str)] = &[
         "a route names a Server or Service that does not exist",
     ),
     (
+        "route-without-port",
+        "a route is attached to a port that its Service does not have",
+    ),
+    (
         "route-without-backend",
-        "a route sends to a Service that does not exist",
+        "a route sends to something that does not exist or has no endpoints",
+    ),
+    (
+        "backend-without-port",
+        "a route sends to a port that the Service does not have",
+    ),
+    (
+        "route-without-rules",
+        "a route of a Service or EgressNetwork has no rules",
+    ),
+    ("route-sends-nowhere", "all weights of a rule are 0"),
+    (
+        "route-hidden",
+        "a route has no effect: its port speaks something else, an older route comes first, or a ServiceProfile rules",
     ),
     (
         "route-parent-invalid",
-        "a route is not read because of how it names its parent",
+        "a route is not read because of how it names its parent, or a part of that is not read",
     ),
     (
         "route-unsupported",
-        "a route is not read because of a filter",
+        "a filter is not implemented: inbound the route is not read, outbound its requests fail",
     ),
     ("route-filter-ignored", "a filter of a route has no effect"),
     (
@@ -130,7 +148,7 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "route-never-matches",
-        "an earlier route matches the same requests",
+        "others come before a match and take the same requests",
     ),
     ("route-denies-everyone", "nobody is authorized on a route"),
     ("probe-cut", "a probe of a workload would be refused"),
@@ -138,7 +156,66 @@ pub const CHECKS: &[(&str, &str)] = &[
         "port-denies-everyone",
         "nobody may use a port that a workload declares",
     ),
-    ("annotation-invalid", "an annotation cannot be read"),
+    (
+        "annotation-invalid",
+        "an annotation or its value is not known or cannot be read",
+    ),
+    (
+        "annotation-ignored",
+        "an annotation has no effect where it stands, or without another",
+    ),
+    (
+        "retry-without-effect",
+        "annotations of retries name nothing that would be retried",
+    ),
+    (
+        "timeout-never-reached",
+        "a limit is not shorter than the request's, which ends first",
+    ),
+    (
+        "mtls-refuses-endpoint",
+        "a Service requires mutual TLS, or identities, that its endpoints do not have",
+    ),
+    (
+        "profile-without-service",
+        "a ServiceProfile is of a Service that does not exist",
+    ),
+    (
+        "profile-without-effect",
+        "a ServiceProfile has neither routes nor dstOverrides",
+    ),
+    (
+        "profile-retries",
+        "isRetryable and retryBudget of a ServiceProfile do not fit together",
+    ),
+    (
+        "split-without-service",
+        "a TrafficSplit is of a Service that its namespace does not have",
+    ),
+    (
+        "split-without-backend",
+        "a TrafficSplit or a dstOverride sends to a Service that does not exist",
+    ),
+    (
+        "split-without-weight",
+        "all weights of a TrafficSplit or of dstOverrides are 0",
+    ),
+    (
+        "split-overlap",
+        "several TrafficSplits or dstOverrides split one Service",
+    ),
+    (
+        "egress-network-empty",
+        "exceptions of an EgressNetwork leave nothing of a network",
+    ),
+    (
+        "egress-network-inside",
+        "an EgressNetwork takes addresses of the cluster's own",
+    ),
+    (
+        "egress-network-overlap",
+        "an older EgressNetwork has the same networks",
+    ),
     (
         "address-conflict",
         "two workloads have one address and port",
@@ -160,8 +237,8 @@ impl Index {
             authorizations::check(lint, &mut report);
             routes::check(lint, &mut report);
             workloads::check(lint, &mut report);
-            traffic::check(lint, &mut report);
         }
+        outbound::check(self, &mut report);
         workloads::check_addresses(self, &mut report);
         authorizations::check_unused(self, &mut report);
         let mut findings = report.0;

@@ -12,6 +12,8 @@ mod kinds;
 mod split;
 mod tree;
 
+pub(crate) use complain::nearest;
+
 use crate::resource::{Key, Resource};
 use serde_json::Value;
 use std::fmt;

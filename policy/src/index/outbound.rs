@@ -70,6 +70,26 @@ enum ParentKind<'a> {
     Egress(&'a EgressNetwork),
 }
 
+/// What a parentRef names, if it is a parent of outbound traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Named {
+    /// A Service.
+    Service,
+    /// An EgressNetwork.
+    EgressNetwork,
+}
+
+/// What a parentRef of a route of group `own` names. Without a group a Service is of the core group.
+pub(crate) fn named(own: RouteGroup, parent: &ParentRef) -> Option<Named> {
+    let group = parent.group.as_deref().unwrap_or_default();
+    let is_core = group.is_empty() || group.eq_ignore_ascii_case("core");
+    if is_core && parent.kind.as_deref() == Some("Service") {
+        return Some(Named::Service);
+    }
+    let is_egress = parent.is(own, POLICY_GROUP, "EgressNetwork");
+    is_egress.then_some(Named::EgressNetwork)
+}
+
 impl Parent<'_> {
     fn reference(&self) -> Ref {
         let (group, kind) = match self.kind {
@@ -88,17 +108,13 @@ impl Parent<'_> {
 
     /// Whether a route of `namespace` names it.
     fn is_named(&self, own: RouteGroup, route: &Metadata, parents: &[ParentRef]) -> bool {
+        let kind = match self.kind {
+            ParentKind::Service(_) => Named::Service,
+            ParentKind::Egress(_) => Named::EgressNetwork,
+        };
         parents.iter().any(|parent| {
-            let is_kind = match self.kind {
-                ParentKind::Service(_) => {
-                    let group = parent.group.as_deref().unwrap_or_default();
-                    let is_core = group.is_empty() || group.eq_ignore_ascii_case("core");
-                    is_core && parent.kind.as_deref() == Some("Service")
-                }
-                ParentKind::Egress(_) => parent.is(own, POLICY_GROUP, "EgressNetwork"),
-            };
             let namespace = parent.namespace.as_ref().unwrap_or(&route.namespace);
-            is_kind
+            named(own, parent) == Some(kind)
                 && parent.name == self.metadata.name
                 && *namespace == self.metadata.namespace
                 && parent.port.is_none_or(|port| port == self.port)
@@ -133,6 +149,24 @@ impl Index {
             }
             OutboundTarget::Address(address) => self.of_address(client, *address),
         }
+    }
+
+    /// The policy of a port of an EgressNetwork, whatever address is dialled.
+    pub(crate) fn of_egress_network(
+        &self,
+        client: &str,
+        egress: &EgressNetwork,
+        port: u16,
+    ) -> OutboundPolicy {
+        self.parent_policy(
+            client,
+            &Parent {
+                kind: ParentKind::Egress(egress),
+                metadata: &egress.metadata,
+                port,
+                address: None,
+            },
+        )
     }
 
     fn of_address(&self, client: &str, address: SocketAddr) -> Option<OutboundPolicy> {
@@ -331,11 +365,11 @@ impl Index {
             .into_iter()
             .filter_map(|route| {
                 let own = Settings::of_route(&route.metadata.annotations)?;
-                let rules = routes::http_rules(&route.spec.rules).ok()?;
+                let rules = routes::http_matches(&route.spec.rules).ok()?;
                 let rules = rules
                     .into_iter()
                     .zip(&route.spec.rules)
-                    .map(|(rule, spec)| {
+                    .map(|(matches, spec)| {
                         let mut timeouts = own.timeouts.or(settings.timeouts).unwrap_or_default();
                         let of_rule = spec.timeouts.as_ref();
                         if own.timeouts.is_none_or(|own| own.request.is_none())
@@ -344,7 +378,7 @@ impl Index {
                             timeouts.request = annotations::go_duration(limit);
                         }
                         HttpRule {
-                            matches: rule.matches,
+                            matches,
                             action: Action {
                                 filters: backends::filters(&spec.filters, true),
                                 backends: self.http_backends(
@@ -411,10 +445,10 @@ impl Index {
             .into_iter()
             .filter_map(|route| {
                 let own = Settings::of_route(&route.metadata.annotations)?;
-                let rules = routes::grpc_rules(&route.spec.rules).ok()?;
+                let rules = routes::grpc_matches(&route.spec.rules).ok()?;
                 let rules = rules.into_iter().zip(&route.spec.rules);
-                let rules = rules.map(|(rule, spec)| GrpcRule {
-                    matches: rule.matches,
+                let rules = rules.map(|(matches, spec)| GrpcRule {
+                    matches,
                     action: Action {
                         filters: backends::filters(&spec.filters, false),
                         backends: self.http_backends(parent, settings, &spec.backend_refs, false),

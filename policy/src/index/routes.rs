@@ -167,43 +167,63 @@ pub(super) fn hosts(hostnames: &[String]) -> Vec<HostMatch> {
 /// Rules of an HTTPRoute, or what of them is not implemented.
 pub(crate) fn http_rules(rules: &[api::HttpRule]) -> Result<Vec<server::HttpRule>, Unsupported> {
     let mut out = Vec::with_capacity(rules.len());
-    for (i, rule) in rules.iter().enumerate() {
-        let field = format!("spec.rules[{i}]");
-        let mut matches = Vec::with_capacity(rule.matches.len());
-        for (j, each) in rule.matches.iter().enumerate() {
-            matches.push(http_match(&format!("{field}.matches[{j}]"), each)?);
-        }
+    for (i, (matches, rule)) in http_matches(rules)?.into_iter().zip(rules).enumerate() {
         out.push(server::HttpRule {
             matches,
-            filters: filters(&field, &rule.filters, true)?,
+            filters: filters(&format!("spec.rules[{i}]"), &rule.filters, true)?,
         });
     }
     Ok(out)
 }
 
+/// What each rule of an HTTPRoute matches, whatever its filters are.
+pub(crate) fn http_matches(
+    rules: &[api::HttpRule],
+) -> Result<Vec<Vec<server::HttpMatch>>, Unsupported> {
+    let one = |i: usize, rule: &api::HttpRule| {
+        let each = rule.matches.iter().enumerate();
+        each.map(|(j, each)| http_match(&format!("spec.rules[{i}].matches[{j}]"), each))
+            .collect()
+    };
+    let rules = rules.iter().enumerate();
+    rules.map(|(i, rule)| one(i, rule)).collect()
+}
+
 /// Rules of a GRPCRoute, or what of them is not implemented.
 pub(crate) fn grpc_rules(rules: &[api::GrpcRule]) -> Result<Vec<server::GrpcRule>, Unsupported> {
     let mut out = Vec::with_capacity(rules.len());
-    for (i, rule) in rules.iter().enumerate() {
-        let field = format!("spec.rules[{i}]");
-        let mut matches = Vec::with_capacity(rule.matches.len());
-        for (j, each) in rule.matches.iter().enumerate() {
-            let method = each.method.as_ref();
-            let part = |f: fn(&api::GrpcMethodMatch) -> &Option<String>| {
-                method.and_then(|m| f(m).clone()).unwrap_or_default()
-            };
-            matches.push(server::GrpcMatch {
-                service: part(|m| &m.service),
-                method: part(|m| &m.method),
-                headers: headers(&format!("{field}.matches[{j}].headers"), &each.headers)?,
-            });
-        }
+    for (i, (matches, rule)) in grpc_matches(rules)?.into_iter().zip(rules).enumerate() {
         out.push(server::GrpcRule {
             matches,
-            filters: filters(&field, &rule.filters, false)?,
+            filters: filters(&format!("spec.rules[{i}]"), &rule.filters, false)?,
         });
     }
     Ok(out)
+}
+
+/// What each rule of a GRPCRoute matches, whatever its filters are.
+pub(crate) fn grpc_matches(
+    rules: &[api::GrpcRule],
+) -> Result<Vec<Vec<server::GrpcMatch>>, Unsupported> {
+    let one = |i: usize, rule: &api::GrpcRule| {
+        let each = rule.matches.iter().enumerate();
+        each.map(|(j, each)| grpc_match(&format!("spec.rules[{i}].matches[{j}]"), each))
+            .collect()
+    };
+    let rules = rules.iter().enumerate();
+    rules.map(|(i, rule)| one(i, rule)).collect()
+}
+
+fn grpc_match(field: &str, each: &api::GrpcMatch) -> Result<server::GrpcMatch, Unsupported> {
+    let method = each.method.as_ref();
+    let part = |f: fn(&api::GrpcMethodMatch) -> &Option<String>| {
+        method.and_then(|m| f(m).clone()).unwrap_or_default()
+    };
+    Ok(server::GrpcMatch {
+        service: part(|m| &m.service),
+        method: part(|m| &m.method),
+        headers: headers(&format!("{field}.headers"), &each.headers)?,
+    })
 }
 
 fn http_match(field: &str, each: &api::HttpMatch) -> Result<server::HttpMatch, Unsupported> {

@@ -1,21 +1,24 @@
 //! Routes: are they attached, can they match, and may anybody use them.
 
-use super::{Lint, Report, Severity, key};
+use super::{
+    Lint, Report, Severity, key,
+    shadow::{Candidate, Compared, dead},
+};
 use crate::{
     index::{
         routes::{
-            Unsupported, attached_grpc_routes, attached_http_routes, grpc_rules, http_rules,
-            in_order,
+            Unsupported, attached_grpc_routes, attached_http_routes, grpc_matches, grpc_rules,
+            http_matches, http_rules, in_order,
         },
         status::{http_key, server_parents},
     },
     resource::{
-        GATEWAY_GROUP, Key, Metadata, POLICY_GROUP, ProxyProtocol, RouteGroup, Server,
+        GATEWAY_GROUP, GrpcRoute, HttpRoute, Key, Metadata, POLICY_GROUP, ProxyProtocol,
+        RouteGroup, Server,
         route::{ParentRef, RouteFilter},
     },
-    server::{HttpRoute, Meta, Protocol},
+    server::{GrpcMatch, HttpMatch, Meta, Protocol},
 };
-use std::collections::HashMap;
 
 pub(super) fn check(lint: Lint<'_>, report: &mut Report) {
     for route in lint.scope.http_routes.values() {
@@ -176,69 +179,92 @@ fn protocol(facts: &Facts<'_>, server: &Server, report: &mut Report) {
 
 /// Of routes that match the same requests equally well, the first in order gets them all.
 fn shadowed(lint: Lint<'_>, server: &Server, report: &mut Report) {
-    let mut first: HashMap<String, &str> = HashMap::new();
+    let place = format!("Server {}", server.metadata.name);
     let mut routes = attached_http_routes(lint.scope, lint.namespace, server);
     in_order(&mut routes);
-    for route in routes {
-        let rules = http_rules(&route.spec.rules).unwrap_or_default();
-        let hosts = match route.spec.hostnames.as_slice() {
-            [] => vec![""],
-            hosts => hosts.iter().map(String::as_str).collect(),
-        };
-        for (i, rule) in rules.iter().enumerate() {
-            for (j, each) in rule.matches.iter().enumerate() {
-                let same = |host: &&str| first.get(&format!("{host} {each:?}")).copied();
-                let winners: Vec<&str> = hosts.iter().filter_map(same).collect();
-                if winners.len() == hosts.len()
-                    && let Some(winner) = winners.first()
-                {
-                    never_matches(http_key(route), server, (i, j), winner, report);
-                }
-                for host in &hosts {
-                    let entry = first.entry(format!("{host} {each:?}"));
-                    entry.or_insert(&route.metadata.name);
-                }
-            }
-        }
-    }
-    let mut first: HashMap<String, &str> = HashMap::new();
+    // One with a filter that is not implemented is not read at all.
+    routes.retain(|route| http_rules(&route.spec.rules).is_ok());
+    let http: Vec<_> = routes.iter().map(|route| http_candidate(route)).collect();
+    never_match(&http, &place, |_| true, report);
     let mut routes = attached_grpc_routes(lint.scope, lint.namespace, server);
     routes.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
-    for route in routes {
-        let rules = grpc_rules(&route.spec.rules).unwrap_or_default();
-        for (i, rule) in rules.iter().enumerate() {
-            for (j, each) in rule.matches.iter().enumerate() {
-                let condition = format!("{:?} {each:?}", route.spec.hostnames);
-                if let Some(winner) = first.get(&condition) {
-                    let object = key(GATEWAY_GROUP, "GRPCRoute", &route.metadata);
-                    never_matches(object, server, (i, j), winner, report);
-                }
-                first.entry(condition).or_insert(&route.metadata.name);
-            }
-        }
+    routes.retain(|route| grpc_rules(&route.spec.rules).is_ok());
+    let grpc: Vec<_> = routes.iter().map(|route| grpc_candidate(route)).collect();
+    never_match(&grpc, &place, |_| true, report);
+}
+
+/// What an HTTPRoute matches.
+pub(super) fn http_candidate(route: &HttpRoute) -> Candidate<'_, HttpMatch> {
+    Candidate {
+        key: http_key(route),
+        hosts: &route.spec.hostnames,
+        rules: http_matches(&route.spec.rules).unwrap_or_default(),
     }
 }
 
-fn never_matches(
-    object: Key,
-    server: &Server,
-    (i, j): (usize, usize),
-    winner: &str,
+/// What a GRPCRoute matches.
+pub(super) fn grpc_candidate(route: &GrpcRoute) -> Candidate<'_, GrpcMatch> {
+    Candidate {
+        key: key(GATEWAY_GROUP, "GRPCRoute", &route.metadata),
+        hosts: &route.spec.hostnames,
+        rules: grpc_matches(&route.spec.rules).unwrap_or_default(),
+    }
+}
+
+/// Reports the matches of `routes`, which are in order, that take nothing at `place`.
+pub(super) fn never_match<M: Compared>(
+    routes: &[Candidate<'_, M>],
+    place: &str,
+    concerns: impl Fn(&Key) -> bool,
     report: &mut Report,
 ) {
-    let name = &server.metadata.name;
-    let earlier = if object.name == winner {
-        "an earlier match of the same route".to_owned()
-    } else {
-        format!("route {winner}, which is older (or first by name),")
-    };
-    report.add(
-        Severity::Warning,
-        "route-never-matches",
-        object,
-        format!("spec.rules[{i}].matches[{j}] never matches on Server {name}: {earlier} matches the same requests"),
-        "remove it, or make it more specific",
-    );
+    for dead in dead(routes) {
+        let (route, i, j) = dead.at;
+        let (Some(object), Some(winner)) = (routes.get(route), routes.get(dead.winner)) else {
+            continue;
+        };
+        if !concerns(&object.key) {
+            continue;
+        }
+        let is_own = object.key == winner.key;
+        let name = if winner.key.namespace == object.key.namespace {
+            winner.key.name.clone()
+        } else {
+            format!("{}/{}", winner.key.namespace, winner.key.name)
+        };
+        let (why, fix) = match (dead.prefix, is_own) {
+            (None, true) => (
+                "an earlier match of the same route matches the same requests".to_owned(),
+                "remove it, or make it more specific",
+            ),
+            (None, false) => (
+                format!(
+                    "route {name}, which is older (or first by name), matches the same requests"
+                ),
+                "remove it, or make it more specific",
+            ),
+            (Some(prefix), is_own) => {
+                let of = if is_own {
+                    "the same route".to_owned()
+                } else {
+                    format!("route {name}")
+                };
+                (
+                    format!(
+                        "prefix {prefix} of {of} takes all that the regular expression covers, and comes first"
+                    ),
+                    "write its path as a prefix, which wins by being longer, or make the shorter one an expression too",
+                )
+            }
+        };
+        report.add(
+            Severity::Warning,
+            "route-never-matches",
+            object.key.clone(),
+            format!("spec.rules[{i}].matches[{j}] never matches on {place}: {why}"),
+            fix,
+        );
+    }
 }
 
 /// Routes that neither their own authorizations nor those of the Server open to anybody.
@@ -257,7 +283,7 @@ fn denied(lint: Lint<'_>, server: &Server, report: &mut Report) {
     };
     let routes: Vec<(&Meta, bool)> = match &policy.protocol {
         Protocol::Detect { http, .. } | Protocol::Http1(http) | Protocol::Http2(http) => {
-            let fact = |r: &HttpRoute| r.authorizations.is_empty();
+            let fact = |r: &crate::server::HttpRoute| r.authorizations.is_empty();
             http.routes.iter().map(|r| (&r.meta, fact(r))).collect()
         }
         Protocol::Grpc { routes } => {

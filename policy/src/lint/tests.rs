@@ -1,5 +1,9 @@
 //! Each check finds what it is for, and stays silent for what is right.
 
+mod annotations;
+mod outbound;
+mod profiles;
+
 use super::*;
 use crate::index::tests::{VM, WEB, created, everyone, index, object, policy, server};
 
@@ -408,7 +412,11 @@ fn route_filters_that_are_not_implemented() {
         "group: policy.linkerd.io, kind: Server",
         "group: '', kind: Service",
     );
-    silent("route-unsupported", &[&outbound, &server]);
+    finds(
+        "route-unsupported",
+        &[&outbound, &server],
+        "URLRewrite is not implemented for outbound traffic",
+    );
 }
 
 #[test]
@@ -629,70 +637,4 @@ fn findings_are_sorted_and_say_what_to_do() {
         text.starts_with("error: ") && text.contains("\n  fix: "),
         "{text}"
     );
-}
-
-fn service(annotations: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop, annotations: {annotations}}}\nspec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}\n"
-    )
-}
-
-#[test]
-fn annotations_of_traffic_that_say_nothing_are_named() {
-    let check = "annotation-invalid";
-    for (annotations, message) in [
-        (
-            "{policy.linkerd.io/outbound-mtls: requird}",
-            "taken for `required`",
-        ),
-        (
-            "{retry.linkerd.io/http: 5xy}",
-            "annotations retry.linkerd.io/* are ignored",
-        ),
-        (
-            "{timeout.linkerd.io/request: 2 s}",
-            "annotations timeout.linkerd.io/* are ignored",
-        ),
-        (
-            "{balancer.linkerd.io/failure-accrual: consecutiv}",
-            "failure-accrual* are ignored",
-        ),
-        (
-            "{retry.linkerd.io/htp: 5xx}",
-            "retry.linkerd.io/htp is not known",
-        ),
-    ] {
-        finds(check, &[WEB, &service(annotations)], message);
-    }
-    let right = "{policy.linkerd.io/outbound-mtls: required, retry.linkerd.io/http: '5xx,429', timeout.linkerd.io/idle: 1m, balancer.linkerd.io/failure-accrual: unified}";
-    silent(check, &[WEB, &service(right)]);
-}
-
-#[test]
-fn routes_lead_from_and_to_services_that_exist() {
-    let route = |parent: &str, backend: &str| {
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec: {{parentRefs: [{{group: '', kind: Service, name: {parent}}}], rules: [{{backendRefs: [{backend}]}}]}}\n"
-        )
-    };
-    let web = service("{}");
-    finds(
-        "route-without-parent",
-        &[WEB, &web, &route("wbe", "{name: web, port: 80}")],
-        "Service shop/wbe, which does not exist",
-    );
-    let check = "route-without-backend";
-    for (backend, message) in [
-        (
-            "{name: gone, port: 80}",
-            "Service shop/gone, which does not exist",
-        ),
-        (
-            "{name: web, namespace: other, port: 80}",
-            "Service other/web",
-        ),
-    ] {
-        finds(check, &[WEB, &web, &route("web", backend)], message);
-    }
-    silent(check, &[WEB, &web, &route("web", "{name: web, port: 80}")]);
 }

@@ -57,8 +57,8 @@ pub(super) fn unknown(what: &str, got: &str, known: &[&str]) -> String {
     }
 }
 
-/// The candidate that a typing error away from `got`, if there is one.
-pub(super) fn nearest<'a>(got: &str, candidates: &[&'a str]) -> Option<&'a str> {
+/// The candidate that is a typing error away from `got`, if there is one.
+pub(crate) fn nearest<'a>(got: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let got = got.to_ascii_lowercase();
     if got.len() > 64 {
         return None;

@@ -59,37 +59,76 @@ impl Settings {
     }
 }
 
-/// What a parent's annotations say that cannot be read, and so counts for nothing: which, and what would be right.
-pub(crate) fn unreadable(
-    annotations: &StringMap,
-) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let found = [
+/// Annotations that belong together, of which one cannot be read.
+pub(crate) struct Unreadable {
+    /// What they are called together; on a parent none of them counts.
+    pub(crate) what: &'static str,
+    /// The annotations that are to blame, with their values.
+    pub(crate) blamed: Vec<(String, String)>,
+    /// What would be right.
+    pub(crate) fix: &'static str,
+}
+
+/// What a parent's annotations say that cannot be read, and so counts for nothing.
+pub(crate) fn unreadable(annotations: &StringMap) -> Vec<Unreadable> {
+    type Reads = fn(&StringMap) -> bool;
+    let found: [(&str, Reads, &str); 4] = [
         (
-            retry(annotations).is_err(),
             "retry.linkerd.io/*",
+            |all| retry(all).is_ok(),
             "`http`: `5xx`, `gateway-error`, statuses and ranges; `grpc`: names of codes; both between commas without \
              blanks; `limit`: a number; `timeout`: a whole number with its unit",
         ),
         (
-            timeouts(annotations).is_err(),
             "timeout.linkerd.io/*",
+            |all| timeouts(all).is_ok(),
             "write whole numbers with their units: ms, s, m, h or d",
         ),
         (
-            accrual(annotations).is_err(),
             "balancer.linkerd.io/failure-accrual*",
+            |all| accrual(all).is_ok(),
             "`failure-accrual`: `consecutive` or `unified`; numbers; penalties are whole numbers with their units, the \
              shortest not above the longest",
         ),
         (
-            load(annotations).is_err(),
             "balancer.alpha.linkerd.io/load-biaser-*",
+            |all| load(all).is_ok(),
             "write whole numbers with their units: ms, s, m, h or d",
         ),
     ];
-    let bad = found.into_iter().filter(|(is_bad, ..)| *is_bad);
-    bad.map(|(_, what, fix)| (what, fix))
+    let bad = found
+        .into_iter()
+        .filter(|(_, reads, _)| !reads(annotations));
+    bad.map(|(what, reads, fix)| {
+        // Settings of a mode are read only beside it.
+        let is_mode = |key: &str| key == MODE || key == PENALIZE;
+        let fails_alone = |key: &&String| {
+            let alone = annotations
+                .iter()
+                .filter(|(other, _)| other == key || is_mode(other));
+            !reads(&alone.map(|(k, v)| (k.clone(), v.clone())).collect())
+        };
+        let mut blamed: Vec<_> = annotations.keys().filter(fails_alone).collect();
+        if blamed.iter().any(|key| is_mode(key)) {
+            blamed.retain(|key| is_mode(key));
+        }
+        let values = blamed.into_iter().filter_map(|key| {
+            let value = annotations.get(key)?;
+            Some((key.clone(), value.clone()))
+        });
+        Unreadable {
+            what,
+            blamed: values.collect(),
+            fix,
+        }
+    })
+    .collect()
 }
+
+/// Turns circuit breakers on.
+const MODE: &str = "balancer.linkerd.io/failure-accrual";
+/// Turns penalties of failures on.
+const PENALIZE: &str = "balancer.alpha.linkerd.io/penalize-failures";
 
 /// `Some(None)`: something is said, and there are no retries.
 fn retry(annotations: &StringMap) -> Result<Option<Option<Retry>>, Bad> {
@@ -181,7 +220,7 @@ fn timeouts(annotations: &StringMap) -> Result<Option<Timeouts>, Bad> {
 }
 
 fn accrual(annotations: &StringMap) -> Result<Option<FailureAccrual>, Bad> {
-    let Some(mode) = annotations.get("balancer.linkerd.io/failure-accrual") else {
+    let Some(mode) = annotations.get(MODE) else {
         return Ok(None);
     };
     let get = |key: &str| {
@@ -255,7 +294,7 @@ fn accrual(annotations: &StringMap) -> Result<Option<FailureAccrual>, Bad> {
 
 fn load(annotations: &StringMap) -> Result<Load, Bad> {
     let get = |key: &str| annotations.get(&format!("balancer.alpha.linkerd.io/{key}"));
-    if !get("penalize-failures").is_some_and(|text| is_true(text)) {
+    if !annotations.get(PENALIZE).is_some_and(|text| is_true(text)) {
         return Ok(Load::default());
     }
     let limit = |text: Option<&String>, default| match text {
@@ -272,7 +311,8 @@ fn load(annotations: &StringMap) -> Result<Load, Bad> {
     })
 }
 
-fn is_true(text: &str) -> bool {
+/// Whether a switch says yes; anything that is not known is no.
+pub(crate) fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 

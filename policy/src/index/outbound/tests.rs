@@ -299,3 +299,32 @@ spec: {service: web, backends: [{service: web, weight: 900m}, {service: web-2, w
         ]
     );
 }
+
+#[test]
+fn a_filter_that_is_not_implemented_fails_its_rule_and_leaves_the_others_of_the_route() {
+    let route = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: {KIND}
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web, port: 80}]
+  rules:
+  - filters: [{type: ExtensionRef}]
+  - {}
+";
+    let http = index(&(services("{}") + &route.replace("{KIND}", "HTTPRoute")));
+    let policy = web(&http, "shop", 80);
+    let rules = &routes(&policy)[0].rules;
+    assert_eq!(routes(&policy)[0].meta.to_string(), "HTTPRoute.shop.r");
+    let wanted = failure(500, "unsupported filter type ExtensionRef");
+    assert_eq!(rules[0].action.filters, [wanted]);
+    assert_eq!(rules[1].action.filters, []);
+    let grpc = index(&(services("{}") + &route.replace("{KIND}", "GRPCRoute")));
+    let Protocol::Grpc(policy) = web(&grpc, "shop", 80).protocol else {
+        panic!("gRPC");
+    };
+    let rules = &policy.routes[0].rules;
+    let wanted = failure(13, "unsupported filter type ExtensionRef");
+    assert_eq!(rules[0].action.filters, [wanted]);
+    assert_eq!(rules[1].action.filters, []);
+}
