@@ -2,9 +2,9 @@
 //! matches of which one comes first, and each filter.
 
 use crate::{
-    harness::{one_http1, one_http2},
+    harness::{eventually, one_http1, one_http2},
     origin,
-    outbound::{Client, text, why},
+    outbound::{Client, app, pod, service, status, text, why},
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -495,14 +495,14 @@ const FILTERS: [Filtered; 9] = [
         ],
     ),
     (
-        "{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: content-type, value: text/x}], add: [{name: x-add, value: a}, {name: x-add, value: b}], remove: [date]}}",
+        "{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: content-type, value: text/x}], add: [{name: x-add, value: a}, {name: x-add, value: b}, {name: x-gone, value: c}]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-gone]}}",
         "",
         200,
         &[
             "< content-type: text/x",
             "< x-add: a",
             "< x-add: b",
-            "!< date",
+            "!< x-gone",
         ],
     ),
     (
@@ -602,4 +602,46 @@ async fn each_filter_does_what_it_says_to_the_request_or_its_answer() {
     }
     let sent = text(ask(&client, 9000, "GET catalog /backend").await).await;
     assert!(sent.contains("x-backend: yes"), "{sent}");
+}
+
+#[tokio::test]
+async fn requests_are_shared_out_by_weight_and_a_backend_that_does_not_exist_fails_its_share() {
+    let refs = "  - backendRefs:
+    - {name: catalog, port: 80, weight: 5}
+    - {name: other, port: 80, weight: 3}
+    - {name: nowhere, port: 80, weight: 2}
+    - {name: idle, port: 80, weight: 0}
+";
+    let policy = named_route("HTTPRoute", "split", "catalog", "", refs)
+        + &service("other", "")
+        + &service("idle", "");
+    let client = Client::start("", 1, &policy, &[]).await;
+    let pods =
+        pod("other-0", "other", client.mesh.ip(30)) + &pod("idle-0", "idle", client.mesh.ip(31));
+    client.mesh.write("other.yaml", &pods);
+    let _catalog = app(client.at(10), |_| status(201)).await;
+    let _other = app(client.at(30), |_| status(202)).await;
+    let _idle = app(client.at(31), |_| status(203)).await;
+    eventually("all backends", async || {
+        (client.status(9000).await == 202).then_some(())
+    })
+    .await;
+    let mut counts = [0u32; 4];
+    for _ in 0..1000 {
+        let at = match client.status(9000).await {
+            201 => 0,
+            202 => 1,
+            500 => 2,
+            _ => 3,
+        };
+        counts[at] += 1;
+    }
+    assert_eq!(counts[3], 0, "{counts:?}");
+    let chi: f64 = [500.0, 300.0, 200.0]
+        .iter()
+        .zip(counts)
+        .map(|(want, got)| (f64::from(got) - want).powi(2) / want)
+        .sum();
+    // Two degrees of freedom: above this once in a million.
+    assert!(chi < 27.6, "{counts:?}: {chi}");
 }

@@ -3,6 +3,7 @@
 use super::*;
 use linkerd_metrics::{Labels, Options, Registry};
 use linkerd_policy::outbound::{Backoff as PolicyBackoff, Hint, SuccessRate};
+use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
 fn endpoint(host: u8, weight: u32, zone: &str) -> Endpoint {
@@ -103,6 +104,31 @@ async fn equal_endpoints_share_equally_and_a_slow_one_gets_little() {
     let counts = simulate(&balancer, 4000, 16, |host| if host == 1 { 200 } else { 10 });
     assert!(share(&counts, 1) < 0.03, "{counts:?}");
     assert!(counts.contains_key(&1), "it is still tried: {counts:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the latencies, the number of endpoints and the load are: one that is slower gets what it can do beside
+    /// the others, and hardly more; and it is not forgotten.
+    #[test]
+    fn a_slow_endpoint_gets_its_fair_little(
+        count in 3u8..9, fast in 5u64..20, factor in 4u64..40, each in 2usize..6,
+    ) {
+        let all = (1..=count).map(|host| endpoint(host, 10_000, "")).collect();
+        let (balancer, _) = balancer(all, None);
+        let at_once = each * usize::from(count);
+        let latency = |host| if host == 1 { fast * factor } else { fast };
+        let counts = simulate(&balancer, 400 * usize::from(count), at_once, latency);
+        let factor = f64::from(u32::try_from(factor).unwrap());
+        let fair = (1.0 / factor) / (f64::from(count) - 1.0 + 1.0 / factor);
+        prop_assert!(share(&counts, 1) < 2.0 * fair + 0.01, "{:?}", counts);
+        prop_assert!(counts.contains_key(&1), "{:?}", counts);
+        // The others are equal, and nearly so treated.
+        let others: Vec<usize> = (2..=count).map(|host| counts[&host]).collect();
+        let (least, most) = (others.iter().min().unwrap(), others.iter().max().unwrap());
+        prop_assert!(*most < 2 * *least, "{:?}", counts);
+    }
 }
 
 #[tokio::test]
