@@ -20,6 +20,9 @@ use std::{
 
 /// A connection that can be asked to end after what is in flight.
 pub(crate) trait Served: Future<Output = hyper::Result<()>> {
+    /// A client without a request loses nothing when it is told to go; else it may be half-way through one.
+    const IS_TOLD: bool;
+
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -28,6 +31,8 @@ where
     S: hyper::service::HttpService<Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const IS_TOLD: bool = false;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -39,6 +44,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
+    const IS_TOLD: bool = true;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -58,8 +65,8 @@ pub(crate) struct Limits<'l> {
 /// HTTP/2 can be told to go at once, since GOAWAY loses nothing; HTTP/1 clients learn it from `Connection: close` on
 /// their next answer, and only when the drain window is over are idle connections shut. A connection that comes in the
 /// drain window is told once its first request is there: who has not heard of the end is answered.
-pub(crate) async fn drive(
-    served: impl Served,
+pub(crate) async fn drive<S: Served>(
+    served: S,
     limits: Limits<'_>,
     mut drain: Drain,
     phase: Phase,
@@ -69,7 +76,8 @@ pub(crate) async fn drive(
     let mut closing = pin!(closing);
     let mut ending = false;
     let left = || limits.settings.left(limits.activity);
-    let mut limit = pin!(tokio::time::sleep(left()));
+    let idle = limits.settings.idle;
+    let mut limit = pin!(tokio::time::sleep(left().min(idle)));
     let mut is_late = drain.phase() >= phase && phase < Phase::Closing;
     loop {
         let due = if is_late { Phase::Closing } else { phase };
@@ -97,14 +105,14 @@ pub(crate) async fn drive(
                 if left.is_zero() {
                     let slow = limits.activity.owes_head();
                     (limits.reached)(if slow { "header_timeout" } else { "idle_timeout" });
-                    if slow || ending {
+                    if (slow && !S::IS_TOLD) || ending {
                         return Ok(());
                     }
                     ending = true;
                     served.as_mut().finish();
                 }
                 // After a polite end, give what is left the time of one head.
-                let next = if left.is_zero() { limits.settings.head } else { left };
+                let next = if left.is_zero() { limits.settings.head } else { left.min(idle) };
                 limit.as_mut().reset(tokio::time::Instant::now() + next);
             }
         }

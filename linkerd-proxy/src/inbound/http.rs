@@ -54,7 +54,10 @@ pub(super) async fn serve(
     io.meter(transport.meter());
     let _open = transport.open();
     let activity = Activity::new();
-    io.watch(activity.clone());
+    if version == detect::Http::Http1 {
+        // In HTTP/2 bytes without a request are no head that is owed: pings, windows and settings come at any time.
+        io.watch(activity.clone());
+    }
     io.linger(connection.worker.drain.clone());
     let requests = connection.clone();
     let active = activity.clone();

@@ -18,7 +18,10 @@ pub(super) async fn serve(
     version: detect::Http,
 ) -> Result<(), ConnectionError> {
     let activity = Activity::new();
-    io.watch(activity.clone());
+    if version == detect::Http::Http1 {
+        // In HTTP/2 bytes without a request are no head that is owed: pings, windows and settings come at any time.
+        io.watch(activity.clone());
+    }
     let requests = connection.clone();
     let active = activity.clone();
     let service = service_fn(move |request| {
