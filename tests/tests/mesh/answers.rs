@@ -192,3 +192,34 @@ async fn trailers_reach_the_client_over_http2() {
     assert_eq!(body.to_bytes(), "data");
     origin.abort();
 }
+
+#[tokio::test]
+async fn an_applications_interim_answers_do_not_stand_in_for_the_last_one() {
+    let mesh = open_with(&[]).await;
+    let answer = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone";
+    let origin = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", answer).await;
+    let request = "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+    let got = raw(&mesh, request).await;
+    assert!(got.starts_with("HTTP/1.1 201 Created\r\n"), "{got}");
+    assert!(got.ends_with("\r\n\r\ndone"), "{got}");
+    origin.stop().await;
+
+    let listener = TcpListener::bind(mesh.origin()).await.unwrap();
+    let origin = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let head = |status| Response::builder().status(status).body(()).unwrap();
+            respond.send_informational(head(103)).unwrap();
+            let mut body = respond.send_response(head(201), false).unwrap();
+            body.send_data(Bytes::from_static(b"done"), true).unwrap();
+        }
+    });
+    let request = Request::get("http://web/").body(Full::default()).unwrap();
+    let stream = mesh.connect_from(5, mesh.web()).await;
+    let response = one_http2(stream, request).await.unwrap();
+    assert_eq!(response.status(), 201);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "done");
+    origin.abort();
+}

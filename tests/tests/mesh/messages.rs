@@ -1,13 +1,18 @@
 //! A policy controller that sends what cannot be used: the last good policy stays in force, and the stream lives on.
 
 use crate::{
-    harness::{Mesh, eventually, get},
+    harness::{Mesh, eventually, get, identity},
     origin,
 };
 use linkerd_policy::{DefaultPolicy, HttpPolicy, Protocol, proto};
 use linkerd2_proxy_api::inbound::{
-    PortSpec, Server,
+    Authn, Authz, Identity, PortSpec, ProxyProtocol, Server,
+    authn::{
+        Permit, PermitMeshTls,
+        permit_mesh_tls::{Clients, PermitClientIdentities},
+    },
     inbound_server_policies_server::{InboundServerPolicies, InboundServerPoliciesServer},
+    proxy_protocol::{Detect, Kind},
 };
 use std::pin::Pin;
 use tokio::{sync::watch, task::JoinHandle};
@@ -119,4 +124,157 @@ async fn an_update_that_cannot_be_used_is_refused_and_the_next_good_one_applies(
         (status == 200).then_some(())
     })
     .await;
+}
+
+fn open() -> Server {
+    policy(DefaultPolicy::AllUnauthenticated)
+}
+
+fn detecting(timeout: Option<(i64, i32)>) -> Server {
+    let mut detect = Detect::default();
+    if let Some((seconds, nanos)) = timeout {
+        let timeout = detect.timeout.get_or_insert_default();
+        (timeout.seconds, timeout.nanos) = (seconds, nanos);
+    }
+    let kind = Some(Kind::Detect(detect));
+    Server {
+        protocol: Some(ProxyProtocol { kind }),
+        ..open()
+    }
+}
+
+/// With a second authorization, which is changed.
+fn authorized(change: fn(&mut Authz)) -> Server {
+    let mut server = open();
+    let mut second = server.authorizations.first().cloned().unwrap();
+    change(&mut second);
+    server.authorizations.push(second);
+    server
+}
+
+/// Messages that nobody may act on, with the field that is named. Each would open the port if it were taken in part.
+fn unusable() -> Vec<(&'static str, Server)> {
+    let protocol = |protocol| Server { protocol, ..open() };
+    let labels = Default::default();
+    let (net, permit) = (
+        "authorizations[1].networks[0].net",
+        "authorizations[1].authentication",
+    );
+    vec![
+        ("protocol", protocol(None)),
+        ("protocol", protocol(Some(ProxyProtocol { kind: None }))),
+        ("labels", Server { labels, ..open() }),
+        ("protocol.detect.timeout", detecting(None)),
+        ("protocol.detect.timeout", detecting(Some((0, 0)))),
+        ("protocol.detect.timeout", detecting(Some((-1, i32::MIN)))),
+        (
+            "authorizations[1].networks",
+            authorized(|authz| authz.networks.clear()),
+        ),
+        (
+            net,
+            authorized(|authz| {
+                authz
+                    .networks
+                    .iter_mut()
+                    .for_each(|network| network.net = None)
+            }),
+        ),
+        (
+            net,
+            authorized(|authz| {
+                let nets = authz
+                    .networks
+                    .iter_mut()
+                    .filter_map(|network| network.net.as_mut());
+                nets.for_each(|net| net.prefix_len = 129);
+            }),
+        ),
+        (permit, authorized(|authz| authz.authentication = None)),
+        (
+            permit,
+            authorized(|authz| authz.authentication = Some(Authn { permit: None })),
+        ),
+        (
+            permit,
+            authorized(|authz| {
+                let tls = PermitMeshTls { clients: None };
+                let permit = Some(Permit::MeshTls(tls));
+                authz.authentication = Some(Authn { permit });
+            }),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_used_name_their_field_and_change_nothing() {
+    let controller = Controller::start(policy(DefaultPolicy::Deny)).await;
+    let mesh = controller.mesh(&[]).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let refused = async || {
+        let port = [r#"port="8080""#];
+        mesh.metric("inbound_policy_updates_refused_total", &port)
+            .await
+    };
+    for (field, message) in unusable() {
+        let before = refused().await;
+        controller.say(message);
+        eventually(field, async || (refused().await > before).then_some(())).await;
+        let (_, page) = mesh.get_admin("/policy").await.unwrap();
+        assert!(page.contains(&format!(": {field}")), "{field}: {page}");
+        assert_eq!(mesh.send_plain(5, get("/")).await.status(), 403, "{field}");
+    }
+    // The stream that said all of it is the one that is listened to.
+    controller.say(policy(DefaultPolicy::AllUnauthenticated));
+    eventually("the next good update", async || {
+        let status = mesh.send_plain(5, get("/")).await.status();
+        (status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_authorizations_apply_while_requests_go_on() {
+    let open = policy(DefaultPolicy::AllUnauthenticated);
+    let mut many = open.clone();
+    let one = many.authorizations.pop().unwrap();
+    many.authorizations = (0..100_000)
+        .map(|n| {
+            let clients = PermitClientIdentities {
+                identities: vec![Identity {
+                    name: identity(&format!("client-{n}")),
+                }],
+                suffixes: Vec::new(),
+            };
+            let permit = Permit::MeshTls(PermitMeshTls {
+                clients: Some(Clients::Identities(clients)),
+            });
+            Authz {
+                authentication: Some(Authn {
+                    permit: Some(permit),
+                }),
+                ..one.clone()
+            }
+        })
+        .collect();
+    let controller = Controller::start(open).await;
+    let mesh = controller.mesh(&[]).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    assert_eq!(mesh.send_plain(5, get("/")).await.status(), 200);
+    controller.say(many);
+    // Until it applies, each request is answered by the version before.
+    eventually("the large policy", async || {
+        let status = mesh.send_plain(5, get("/")).await.status();
+        assert!(status == 200 || status == 403, "{status}");
+        (status == 403).then_some(())
+    })
+    .await;
+    for (client, status) in [
+        ("client-99999", 200),
+        ("client-0", 200),
+        ("client-100000", 403),
+    ] {
+        let response = mesh.send(&mesh.client(client), get("/")).await;
+        assert_eq!(response.status(), status, "{client}");
+    }
 }
