@@ -222,6 +222,17 @@ struct Parts {
     mtls: Mtls,
     /// Of a name that only DNS knows.
     resolved: Option<SocketAddr>,
+    dns: Dns,
+}
+
+/// Whether DNS is asked for what the control plane does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Dns {
+    #[default]
+    Unused,
+    /// It has not answered yet: what becomes of requests is not known before.
+    Awaited,
+    Answered,
 }
 
 /// What the policy controller said.
@@ -275,14 +286,19 @@ impl State {
         let (Some(answer), Some(profile)) = (&parts.policy, &parts.profile) else {
             return;
         };
+        if matches!(answer, Answer::None) && parts.dns == Dns::Awaited {
+            // Nothing new is in force, but there is something to ask DNS for.
+            self.changed.send_modify(|_| {});
+            return;
+        }
         let (policy, source) = match answer {
             Answer::Policy(policy) => (policy.clone(), Source::Controller),
             Answer::None => {
-                let policy = self.fallback(profile.as_deref(), parts.resolved);
+                let policy = self.fallback(profile.as_deref(), &parts);
                 (Arc::new(policy), Source::Fallback)
             }
             Answer::Invalid(why) => (
-                Arc::new(self.fallback(profile.as_deref(), parts.resolved)),
+                Arc::new(self.fallback(profile.as_deref(), &parts)),
                 Source::Invalid(why.clone()),
             ),
         };
@@ -308,9 +324,9 @@ impl State {
 
     /// What applies where the policy controller knows nothing: forwarding, to what a profile or DNS says, or to where
     /// the connection was going.
-    fn fallback(&self, profile: Option<&Profile>, resolved: Option<SocketAddr>) -> OutboundPolicy {
+    fn fallback(&self, profile: Option<&Profile>, parts: &Parts) -> OutboundPolicy {
         let forward = |name: &str, endpoint: Endpoint| {
-            let backend = self.backend(name, Dispatcher::Forward(endpoint));
+            let backend = self.backend(name, Some(Dispatcher::Forward(endpoint)));
             self.detect(name, Distribution::FirstAvailable(vec![backend]))
         };
         if let Some(endpoint) = profile.and_then(|profile| profile.endpoint.as_ref()) {
@@ -322,22 +338,29 @@ impl State {
         ) {
             let path = format!("{name}:{port}");
             let load = Load::default();
-            let backend = self.backend("profile", Dispatcher::Balance { path, load });
+            let backend = self.backend("profile", Some(Dispatcher::Balance { path, load }));
             return self.detect("profile", Distribution::FirstAvailable(vec![backend]));
         }
-        let address = match (&self.target, resolved) {
+        let address = match (&self.target, parts.resolved) {
             (Target::Addr(address), _) => *address,
             (Target::Name(_), Some(address)) => address,
+            (Target::Name(_), None) if parts.dns == Dns::Answered => {
+                let backend = self.backend("unresolved-name", None);
+                return self.detect(
+                    "unresolved-name",
+                    Distribution::FirstAvailable(vec![backend]),
+                );
+            }
             (Target::Name(_), None) => return self.detect("fallback", Distribution::Empty),
         };
         forward("fallback", plain(address))
     }
 
-    fn backend(&self, name: &str, dispatcher: Dispatcher) -> RouteBackend {
+    fn backend(&self, name: &str, dispatcher: Option<Dispatcher>) -> RouteBackend {
         RouteBackend {
             backend: Backend {
                 meta: Ref::default_named(name),
-                dispatcher: Some(dispatcher),
+                dispatcher,
                 queue: Queue {
                     capacity: 100,
                     failfast_timeout: Duration::from_secs(3),
@@ -554,6 +577,7 @@ impl OutboundStore {
         let store = &self.0;
         let settings = &store.settings;
         let has_profile = settings.has_profile(target);
+        let has_dns = matches!(target, Target::Name(_)) && settings.dns_fallback && !has_profile;
         let state = State {
             target: target.clone(),
             current: ArcSwap::new(Arc::new(Known {
@@ -575,6 +599,7 @@ impl OutboundStore {
             changed: watch::channel(0).0,
             parts: Mutex::new(Parts {
                 profile: (!has_profile).then_some(None),
+                dns: if has_dns { Dns::Awaited } else { Dns::Unused },
                 ..Parts::default()
             }),
             detect_timeout: settings.detect_timeout,
@@ -596,7 +621,7 @@ impl OutboundStore {
         if has_profile {
             tasks.push(self.watch_profile(state.clone()));
         }
-        if matches!(target, Target::Name(_)) && settings.dns_fallback && !has_profile {
+        if has_dns {
             let resolving = store.runtime.spawn(resolve(state));
             tasks.push(resolving.abort_handle());
         }
@@ -754,9 +779,10 @@ async fn resolve(state: Arc<State>) {
                     None
                 }
             };
-            if found.is_some() {
-                state.update(|parts| parts.resolved = found);
-            }
+            state.update(|parts| {
+                parts.dns = Dns::Answered;
+                parts.resolved = found.or(parts.resolved);
+            });
             tokio::time::sleep(DNS_INTERVAL).await;
         } else if changed.changed().await.is_err() {
             return;

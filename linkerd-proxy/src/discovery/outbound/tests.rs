@@ -161,6 +161,24 @@ fn what_no_policy_is_about_goes_where_its_profile_says_else_where_it_was_going()
     );
 }
 
+#[test]
+fn a_name_that_only_dns_may_know_is_unknown_until_dns_has_answered() {
+    let state = state("example.com:80", false);
+    let mut asked = state.changed.subscribe();
+    asked.mark_unchanged();
+    state.update(|parts| {
+        parts.dns = Dns::Awaited;
+        parts.policy = Some(Answer::None);
+        parts.profile = Some(None);
+    });
+    assert_eq!(state.current.load().source, Source::Unknown);
+    assert!(asked.has_changed().unwrap(), "who asks DNS is told to");
+    state.update(|parts| parts.dns = Dns::Answered);
+    assert_eq!(state.current.load().policy.parent.name(), "unresolved-name");
+    state.update(|parts| parts.resolved = Some("192.0.2.7:80".parse().unwrap()));
+    assert_eq!(goes_to(&state), "192.0.2.7:80");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_what_nobody_knows_is_told_in_time_and_goes_on_where_that_is_configured() {
     let limit = Duration::from_secs(3);
