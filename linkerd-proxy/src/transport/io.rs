@@ -29,7 +29,7 @@ pub(crate) struct Io {
     watch: Option<Arc<Activity>>,
     pulse: Option<Arc<Pulse>>,
     /// Present while the end of this is the end of a connection that the client has not ended.
-    linger: Option<Drain>,
+    linger: Option<Box<Drain>>,
 }
 
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Io {
 
     /// Gives the client a moment to hear of the end when this is dropped. The proxy's own end waits for that.
     pub(crate) fn linger(&mut self, drain: Drain) {
-        self.linger = Some(drain);
+        self.linger = Some(Box::new(drain));
     }
 
     fn poll_read_stream(
@@ -151,7 +151,7 @@ impl Drop for Io {
             Stream::Server(stream) => stream.get_ref().0.get_ref(),
             Stream::Client(stream) => stream.get_ref().0,
         };
-        linger(stream, drain);
+        linger(stream, *drain);
     }
 }
 
