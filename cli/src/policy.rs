@@ -9,7 +9,7 @@ use linkerd_controller::source;
 use linkerd_policy::{
     Peer, PeerId, PeerTls, Policy, RequestView,
     index::{Index, WorkloadRef},
-    lint::Severity,
+    lint::{CHECKS, Severity},
 };
 use serde_json::{Value, json as value};
 use std::{
@@ -22,6 +22,7 @@ pub(crate) enum Command {
     /// Say what would become of a connection or request, and why. Exit code 1 if it would be refused.
     Explain(Explain),
     /// Say what is wrong with manifests, and what is valid and cannot be meant. Exit code 1 for errors.
+    #[command(after_long_help = checks())]
     Lint(Lint),
 }
 
@@ -276,6 +277,17 @@ fn rendered(value: &Value) -> String {
         out.push_str(&format!("  - {kind} {name}: {failed}\n"));
     }
     out
+}
+
+/// What lint looks for, as its help lists it.
+fn checks() -> String {
+    let width = CHECKS.iter().map(|(check, _)| check.len()).max();
+    let width = width.unwrap_or_default();
+    let mut text = String::from("Checks, beside whether a manifest can be read:\n");
+    for (check, what) in CHECKS {
+        text.push_str(&format!("  {check:<width$}  {what}\n"));
+    }
+    text
 }
 
 /// `linkerd policy lint`.

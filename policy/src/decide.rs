@@ -373,6 +373,6 @@ pub(crate) fn looks_at_path(path: Option<&PathMatch>) -> bool {
 }
 
 #[cfg(test)]
-mod docs;
+pub(crate) mod docs;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 //! Findings come from the same functions that answer [`Index::inbound`], so that lint and proxy cannot disagree.
 
 mod authorizations;
+#[cfg(test)]
+mod docs;
 mod outbound;
 mod routes;
 mod servers;
@@ -110,7 +112,7 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "route-without-parent",
-        "a route names a Server or Service that does not exist",
+        "a route names a Server, Service or EgressNetwork that does not exist",
     ),
     (
         "route-without-port",

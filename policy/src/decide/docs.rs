@@ -1,6 +1,7 @@
 //! The table of reasons in `docs/policy.md`. A test compares; `cargo xtask docs` rewrites.
 
 use super::DenyReason;
+use std::sync::{Mutex, PoisonError};
 
 const BEGIN: &str = "<!-- reasons: made by policy/src/decide/docs.rs, `cargo xtask docs` -->\n";
 const END: &str = "<!-- /reasons -->";
@@ -52,16 +53,25 @@ fn table() -> String {
     text
 }
 
-#[test]
-fn docs_list_every_reason_of_a_denial() {
+/// Tests of one page write it one after another.
+static PAGE: Mutex<()> = Mutex::new(());
+
+/// Compares what stands between two marks in `docs/policy.md` with `table`, or writes it there if that is asked for.
+#[track_caller]
+pub(crate) fn policy_page_has(table: &str, begin: &str, end: &str) {
+    let _turn = PAGE.lock().unwrap_or_else(PoisonError::into_inner);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy.md");
     let page = std::fs::read_to_string(path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("the mark of the beginning");
-    let (_, after) = rest.split_once(END).expect("the mark of the end");
-    let wanted = format!("{before}{BEGIN}{}{END}{after}", table());
+    let (before, rest) = page.split_once(begin).expect("the mark of the beginning");
+    let (kept, after) = rest.split_once(end).expect("the mark of the end");
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path, &wanted).unwrap();
+        std::fs::write(path, format!("{before}{begin}{table}{end}{after}")).unwrap();
         return;
     }
-    assert_eq!(page, wanted, "run cargo xtask docs");
+    assert_eq!(kept, table, "run cargo xtask docs");
+}
+
+#[test]
+fn docs_list_every_reason_of_a_denial() {
+    policy_page_has(&table(), BEGIN, END);
 }

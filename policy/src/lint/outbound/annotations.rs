@@ -2,12 +2,13 @@
 
 use super::{
     super::{Report, Severity, key},
-    Kind, Route,
+    Kind, Route, tcp_ports,
 };
 use crate::{
     index::{Scope, annotations, outbound_annotations},
     manifest::nearest,
-    resource::{Key, POLICY_GROUP, StringMap},
+    ports::PortSet,
+    resource::{Key, POLICY_GROUP, Service, StringMap, values::short},
 };
 
 /// Domains of annotations, and what of them is known.
@@ -76,6 +77,7 @@ pub(super) fn check(namespace: &str, scope: &Scope, report: &mut Report) {
         let object = key("", "Service", &service.metadata);
         mutual_tls(&object, &service.metadata.annotations, report);
         parent(&object, &service.metadata.annotations, report);
+        opaque_ports(&object, service, report);
     }
     for egress in scope.egress_networks.values() {
         let object = key(POLICY_GROUP, "EgressNetwork", &egress.metadata);
@@ -137,8 +139,10 @@ fn mutual_tls(object: &Key, own: &StringMap, report: &mut Report) {
     if let Some(value) = own.get(name)
         && !matches!(value.as_str(), "required" | "preferred")
     {
-        let what =
-            format!("annotation {name}: `{value}` is not known, and is taken for `required`");
+        let what = format!(
+            "annotation {name}: `{}` is not known, and is taken for `required`",
+            short(value)
+        );
         add(report, what, "write `required` or `preferred`");
     }
     let name = annotations::OUTBOUND_SERVER_IDENTITIES;
@@ -168,6 +172,48 @@ fn mutual_tls(object: &Key, own: &StringMap, report: &mut Report) {
                 &format!("did you mean policy.linkerd.io/{near}?"),
             );
         }
+    }
+}
+
+/// What a Service says of its own ports: numbers, ranges and names of them.
+fn opaque_ports(object: &Key, service: &Service, report: &mut Report) {
+    let name = annotations::OPAQUE_PORTS;
+    let Some(list) = service.metadata.annotations.get(name) else {
+        return;
+    };
+    let named = |name: &str| {
+        let ports = service.spec.ports.iter();
+        let named = ports.filter(|port| port.name.as_deref() == Some(name));
+        named.map(|port| port.port).collect()
+    };
+    let (ports, errors) = PortSet::parse_with_names(list, named);
+    for error in &errors {
+        report.add(
+            Severity::Error,
+            "annotation-invalid",
+            object.clone(),
+            format!(
+                "annotation {name}: `{}` is neither a number, a range nor the name of a port of this Service",
+                error.item
+            ),
+            "correct the item; the others of the list are in force",
+        );
+    }
+    let has_one = tcp_ports(service).any(|port| ports.contains(port));
+    if errors.is_empty() && !ports.is_empty() && !has_one {
+        report.add(
+            Severity::Warning,
+            "annotation-ignored",
+            object.clone(),
+            format!(
+                "annotation {name}: `{}` names no port of this Service",
+                short(list)
+            ),
+            format!(
+                "write ports of the Service ({}), not those of its workloads",
+                super::ports(service)
+            ),
+        );
     }
 }
 
@@ -262,7 +308,7 @@ fn unreadable(object: &Key, own: &StringMap, report: &mut Report) {
         let blamed: Vec<String> = bad
             .blamed
             .iter()
-            .map(|(key, value)| format!("{key}: `{value}`"))
+            .map(|(key, value)| format!("{key}: `{}`", short(value)))
             .collect();
         let why = match blamed.as_slice() {
             [] => "they contradict each other".to_owned(),
@@ -348,7 +394,10 @@ fn breakers(object: &Key, own: &StringMap, report: &mut Report) {
                 Severity::Error,
                 "annotation-invalid",
                 object.clone(),
-                format!("annotation {name}: `{value}` is not known, and is taken for `false`"),
+                format!(
+                    "annotation {name}: `{}` is not known, and is taken for `false`",
+                    short(value)
+                ),
                 "write \"true\" or \"false\"",
             );
         }

@@ -271,3 +271,19 @@ fn mutual_tls_that_no_endpoint_can_give_is_named() {
         ],
     );
 }
+
+#[test]
+fn opaque_ports_of_a_service_are_its_own() {
+    let with = |list: &str| service(&format!("{{config.linkerd.io/opaque-ports: '{list}'}}"));
+    finds(
+        "annotation-invalid",
+        &[WEB, &with("80,http")],
+        "`http` is neither a number, a range nor the name of a port of this Service",
+    );
+    finds(
+        "annotation-ignored",
+        &[WEB, &with("8080")],
+        "`8080` names no port of this Service",
+    );
+    assert_eq!(index(&[WEB, &with("80")]).lint(), []);
+}
