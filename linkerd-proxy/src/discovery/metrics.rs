@@ -100,9 +100,11 @@ impl ClientMetrics {
             ResponseEnd::Grpc { http, code } => labels
                 .with("status_code", http.as_u16())
                 .with("classification", classify(http, code))
-                .with("grpc_status", code),
+                .with("grpc_status", code)
+                .with("error", ""),
             ResponseEnd::Failed(error) => labels
                 .with("classification", "failure")
+                .with("grpc_status", "")
                 .with("error", error),
         };
         self.families.responses.get(&labels).inc();

@@ -2,6 +2,7 @@
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, StatusCode};
+use linkerd_metrics::Labels;
 use std::{fmt, sync::OnceLock};
 
 /// How a response ended, as `response_total` and `…_statuses_total` tell them apart.
@@ -73,13 +74,24 @@ impl Outcome {
         }
     }
 
-    /// The value of the legacy label `error`; absent for a whole response.
-    pub(crate) fn legacy_error(self) -> Option<String> {
+    /// What `response_total` and its like say of the end, after `status_code`: as the peer, they have all three labels
+    /// whatever happened.
+    pub(crate) fn end(self, labels: Labels, is_success: bool) -> Labels {
+        let class = if is_success { "success" } else { "failure" };
+        let grpc = self.grpc.map(|grpc| grpc.code().to_string());
+        labels
+            .with("classification", class)
+            .with("grpc_status", grpc.unwrap_or_default())
+            .with("error", self.legacy_error())
+    }
+
+    /// The value of the legacy label `error`; empty for a whole response.
+    fn legacy_error(self) -> String {
         match self.ending {
-            Ending::Whole => None,
-            Ending::Broken(Break::Reset(reason)) => Some(reset(reason)),
-            Ending::Broken(Break::Timeout(_)) => Some("timeout".to_owned()),
-            Ending::Broken(Break::Unknown | Break::Refused(_)) => Some("unclassified".to_owned()),
+            Ending::Whole => String::new(),
+            Ending::Broken(Break::Reset(reason)) => reset(reason),
+            Ending::Broken(Break::Timeout(_)) => "timeout".to_owned(),
+            Ending::Broken(Break::Unknown | Break::Refused(_)) => "unclassified".to_owned(),
         }
     }
 }

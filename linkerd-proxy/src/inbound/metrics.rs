@@ -473,20 +473,11 @@ impl RouteHandles {
     fn resolve_status(&self, outcome: Outcome) -> StatusHandles {
         let status = outcome.status.as_str();
         let latency = self.legacy.clone().with("status_code", status);
-        let mut response = match outcome.ending {
+        let response = match outcome.ending {
             Ending::Whole => latency.clone(),
             Ending::Broken(_) => self.legacy.clone(),
         };
-        let class = if outcome.is_success(GrpcFailures::INBOUND) {
-            "success"
-        } else {
-            "failure"
-        };
-        response = response.with("classification", class);
-        if let Some(grpc) = outcome.grpc {
-            response = response.with("grpc_status", grpc.code());
-        }
-        response = response.with_some("error", outcome.legacy_error());
+        let response = outcome.end(response, outcome.is_success(GrpcFailures::INBOUND));
         let (families, value) = if self.is_grpc_policy {
             let code = outcome
                 .grpc

@@ -521,13 +521,9 @@ impl Families {
 /// The labels of `response_total` and its like.
 fn response(labels: &Labels, outcome: Outcome, is_success: bool) -> Labels {
     let is_whole = outcome.ending == Ending::Whole;
-    let class = if is_success { "success" } else { "failure" };
-    labels
-        .clone()
-        .with_some("status_code", is_whole.then_some(outcome.status.as_str()))
-        .with("classification", class)
-        .with_some("grpc_status", outcome.grpc.map(GrpcStatus::code))
-        .with_some("error", outcome.legacy_error())
+    let status = is_whole.then_some(outcome.status.as_str());
+    let labels = labels.clone().with_some("status_code", status);
+    outcome.end(labels, is_success)
 }
 
 /// What requests of a route of a service profile are counted in.

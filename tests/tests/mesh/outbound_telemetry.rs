@@ -433,7 +433,10 @@ impl Keys {
         let endpoint = "authority target_addr target_ip target_port tls";
         for (family, end) in [
             ("request_total", ""),
-            ("response_total", " status_code classification"),
+            (
+                "response_total",
+                " status_code classification grpc_status error",
+            ),
             ("response_latency_ms", " status_code"),
         ] {
             let found = self.0.get(family).unwrap();
