@@ -204,19 +204,25 @@ async fn an_upgrade_becomes_a_tunnel() {
 
 #[tokio::test]
 async fn a_client_that_is_still_sending_reads_why_it_was_refused() {
-    let mesh = open().await;
+    let mut mesh = Mesh::without_proxy(&server("accessPolicy: all-unauthenticated"));
+    mesh.start_controller();
+    let outbound = std::net::SocketAddr::new(mesh.ip(2), 9000);
+    let listener = format!("{outbound}=web.shop.svc.cluster.local:80");
+    mesh.spawn_proxy(&[("OUTBOUND_LISTENERS", &listener)]);
+    mesh.ready().await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 8000000\r\n\r\n";
-    let mut stream = mesh.connect_from(5, mesh.web()).await;
-    stream.write_all(head.as_bytes()).await.unwrap();
     let body = vec![0; 8_000_000];
-    let sent = within("the body", stream.write_all(&body)).await;
-    assert!(sent.is_ok(), "{sent:?}");
-    stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    within("the answer", stream.read_to_string(&mut answer))
-        .await
-        .unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    for address in [mesh.web(), outbound] {
+        let mut stream = mesh.connect_from(5, address).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let sent = within("the body", stream.write_all(&body)).await;
+        assert!(sent.is_ok(), "{address}: {sent:?}");
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let read = within("the answer", stream.read_to_string(&mut answer)).await;
+        assert!(read.is_ok(), "{address}: {read:?}");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{address}: {answer}");
+    }
 }
 
 #[tokio::test]
