@@ -3,7 +3,7 @@
 
 use crate::{
     authorization::server,
-    harness::{Mesh, get, within},
+    harness::{Mesh, eventually, get, within},
     origin,
 };
 use std::{net::SocketAddr, time::Duration};
@@ -215,6 +215,55 @@ async fn whatever_comes_inside_mesh_tls_it_lets_go_and_goes_on_serving() {
         within(&format!("the end of round {round}"), thrown.join_all()).await;
     }
     is_well(&mesh, before, "after all of it").await;
+}
+
+#[tokio::test]
+async fn the_control_plane_lets_go_of_hostile_clients_and_goes_on() {
+    let (mesh, _origin, _) = world().await;
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let call = [PREFACE, &frame(4, 0, 0, &[]), &http2_request(1)].concat();
+    // A POST to a gRPC method whose message claims to be as long as can be.
+    let path = b"/io.linkerd.proxy.identity.Identity/Certify";
+    let mut head = b"\x83\x86\x41\x03web\x04".to_vec();
+    head.push(u8::try_from(path.len()).unwrap());
+    head.extend(path);
+    head.extend(b"\x5f\x10application/grpc");
+    let certify = [
+        PREFACE,
+        &frame(4, 0, 0, &[]),
+        &frame(1, 4, 1, &head),
+        &frame(0, 0, 1, b"\0\xff\xff\xff\xffgarbage"),
+    ]
+    .concat();
+    let get = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".to_vec();
+    let valid = [client_hello(&mesh).await, call, certify, get];
+    let config = &mesh.config;
+    let listeners = [
+        config.policy_addr,
+        config.destination_addr,
+        config.identity_addr,
+        config.admin_addr,
+    ];
+    for round in 0..40 {
+        let mut thrown = tokio::task::JoinSet::new();
+        for valid in &valid {
+            let bytes = random.broken(valid);
+            for address in listeners {
+                let stream = TcpStream::connect(address).await.unwrap();
+                let bytes = bytes.clone();
+                thrown.spawn(async move { throw(stream, &bytes).await });
+            }
+        }
+        within(&format!("the end of round {round}"), thrown.join_all()).await;
+    }
+    // It certifies and says what is allowed.
+    let _peer = mesh.peer("catalog", 12, &[]).await;
+    mesh.write("policy.yaml", &server("accessPolicy: deny"));
+    eventually("the new policy", async || {
+        let status = mesh.send_plain(5, crate::harness::get("/")).await.status();
+        (status == 403).then_some(())
+    })
+    .await;
 }
 
 /// Sends `begin` and then `again` over and over, and reads nothing. Tells how much was sent until the sidecar had

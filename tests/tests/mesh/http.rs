@@ -226,6 +226,66 @@ async fn a_client_that_is_still_sending_reads_why_it_was_refused() {
 }
 
 #[tokio::test]
+async fn requests_written_at_once_are_answered_in_their_order() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let requests: String = (0..5)
+        .map(|n| {
+            let end = if n == 4 { "connection: close\r\n" } else { "" };
+            format!("POST /{n} HTTP/1.1\r\nhost: web\r\ncontent-length: 3\r\n{end}\r\nn={n}")
+        })
+        .collect();
+    let answers = raw(&mesh, &[requests.as_bytes()]).await;
+    let lines = answers.lines().filter(|line| line.contains(" POST /"));
+    let order: Vec<&str> = lines
+        .filter_map(|line| line.rsplit_once('/'))
+        .map(|(_, n)| n)
+        .collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4"], "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 5, "{answers}");
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_over_http1() {
+    let mesh = open().await;
+    let answer = b"HTTP/1.1 200 OK\r\ntrailer: x-after\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-after: the answer\r\n\r\n";
+    // Answers when it has the client's trailer.
+    let _origin = origin::scripted(mesh.origin(), b"", b"x-sum: 42\r\n\r\n", answer).await;
+    let request = b"POST / HTTP/1.1\r\nhost: web\r\nte: trailers\r\nconnection: te, close\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 42\r\n\r\n";
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    stream.write_all(request).await.unwrap();
+    let mut got = String::new();
+    within("the answer", stream.read_to_string(&mut got))
+        .await
+        .unwrap();
+    assert!(got.starts_with("HTTP/1.1 200"), "{got}");
+    assert!(
+        got.ends_with("2\r\nhi\r\n0\r\nx-after: the answer\r\n\r\n"),
+        "{got}"
+    );
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_are_a_431() {
+    let mesh = Mesh::start_with(
+        &server("accessPolicy: all-unauthenticated"),
+        &[("INBOUND_HTTP1_MAX_HEADER_BYTES", "16384")],
+    )
+    .await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let large = "a".repeat(40_000);
+    let request = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {large}\r\n\r\n");
+    let answer = raw(&mesh, &[request.as_bytes()]).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let request = Request::get("http://web/").header("x", &large);
+    let request = request.body(Full::default()).unwrap();
+    let stream = mesh.connect_from(5, mesh.web()).await;
+    let response = one_http2(stream, request).await.unwrap();
+    assert_eq!(response.status(), 431);
+    assert_eq!(mesh.send_plain(5, get("/")).await.status(), 200);
+}
+
+#[tokio::test]
 async fn h2c_is_never_switched_to() {
     let mesh = open().await;
     let _origin = origin::echo(mesh.origin()).await;
