@@ -143,6 +143,10 @@ pub const CHECKS: &[(&str, &str)] = &[
         "route-unsupported",
         "a filter is not implemented: inbound the route is not read, outbound its requests fail",
     ),
+    (
+        "route-field-ignored",
+        "a field of a route of a Service or EgressNetwork has no effect",
+    ),
     ("route-filter-ignored", "a filter of a route has no effect"),
     (
         "route-wrong-protocol",

@@ -63,10 +63,12 @@ struct Route<'a> {
 }
 
 /// Where a rule sends, and what it does with what it sends.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Rule<'a> {
     backends: &'a [BackendRef],
     filters: &'a [RouteFilter],
+    /// Fields that ask for something and are not read.
+    unread: Vec<&'static str>,
 }
 
 /// What a route is attached to.
@@ -142,6 +144,7 @@ fn routes(scope: &Scope) -> impl Iterator<Item = Route<'_>> {
             .map(|rule| Rule {
                 backends: &rule.backend_refs,
                 filters: &rule.filters,
+                unread: rule.unread().collect(),
             })
             .collect(),
     });
@@ -158,6 +161,7 @@ fn routes(scope: &Scope) -> impl Iterator<Item = Route<'_>> {
             .map(|rule| Rule {
                 backends: &rule.backend_refs,
                 filters: &rule.filters,
+                unread: rule.unread().collect(),
             })
             .collect(),
     });
@@ -177,6 +181,7 @@ fn stream<'a>(
     let rules = spec.rules.iter().map(|rule| Rule {
         backends: &rule.backend_refs,
         filters: &[],
+        unread: Vec::new(),
     });
     Route {
         kind,

@@ -116,9 +116,9 @@ impl ParentRef {
     }
 }
 
-/// A field that is accepted and not read.
+/// A field that is accepted and not read; whether it is there is all that is known.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Uninterpreted;
+pub struct Uninterpreted(bool);
 
 impl PartialEq for Uninterpreted {
     fn eq(&self, _: &Self) -> bool {
@@ -130,7 +130,7 @@ impl Eq for Uninterpreted {}
 
 impl<'de> Deserialize<'de> for Uninterpreted {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
+        Option::<IgnoredAny>::deserialize(deserializer).map(|field| Self(field.is_some()))
     }
 }
 
@@ -165,14 +165,41 @@ fn one_http_match() -> Vec<HttpMatch> {
 impl Default for HttpRule {
     fn default() -> Self {
         Self {
-            name: Uninterpreted,
+            name: Uninterpreted::default(),
             matches: one_http_match(),
             filters: Vec::new(),
             backend_refs: Vec::new(),
             timeouts: None,
-            retry: Uninterpreted,
-            session_persistence: Uninterpreted,
+            retry: Uninterpreted::default(),
+            session_persistence: Uninterpreted::default(),
         }
+    }
+}
+
+impl HttpRule {
+    /// Fields that are there, ask for something and are not read.
+    pub fn unread(&self) -> impl Iterator<Item = &'static str> {
+        let limits = self.timeouts.as_ref();
+        let fields = [
+            (self.retry.0, "retry"),
+            (self.session_persistence.0, "sessionPersistence"),
+            (
+                limits.is_some_and(|limits| limits.backend_request.is_some()),
+                "timeouts.backendRequest",
+            ),
+        ];
+        let there = fields.into_iter().filter(|(is_there, _)| *is_there);
+        there.map(|(_, name)| name)
+    }
+}
+
+impl GrpcRule {
+    /// Fields that are there, ask for something and are not read.
+    pub fn unread(&self) -> impl Iterator<Item = &'static str> {
+        self.session_persistence
+            .0
+            .then_some("sessionPersistence")
+            .into_iter()
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn check(index: &Index, route: &Route<'_>, report: &mut Report) {
     }
     for (i, rule) in route.rules.iter().enumerate() {
         filters(route, i, rule, report);
+        unread(route, i, rule, report);
         if matches!(route.kind, Kind::Tcp | Kind::Tls) && i > 0 {
             report.add(
                 Severity::Error,
@@ -50,6 +51,48 @@ pub(super) fn check(index: &Index, route: &Route<'_>, report: &mut Report) {
         }
     }
 }
+
+/// What is asked for by fields that are not read.
+fn unread(route: &Route<'_>, i: usize, rule: &Rule<'_>, report: &mut Report) {
+    for field in &rule.unread {
+        let fix = match *field {
+            "retry" => "use annotations retry.linkerd.io/* of the route",
+            "timeouts.backendRequest" => {
+                "use annotation timeout.linkerd.io/response, or retry.linkerd.io/timeout if another attempt is to follow"
+            }
+            _ => "remove it: each request is balanced on its own",
+        };
+        report.add(
+            Severity::Warning,
+            "route-field-ignored",
+            route.key.clone(),
+            format!("spec.rules[{i}].{field} has no effect: it is not implemented"),
+            fix,
+        );
+    }
+    if let Kind::Http(http) = route.kind
+        && let Some(limits) = http
+            .spec
+            .rules
+            .get(i)
+            .and_then(|rule| rule.timeouts.as_ref())
+        && limits.request.is_some()
+        && let Some(own) = route.metadata.annotations.get(REQUEST_LIMIT)
+        && own.trim() != "0"
+    {
+        report.add(
+            Severity::Warning,
+            "route-field-ignored",
+            route.key.clone(),
+            format!(
+                "spec.rules[{i}].timeouts.request has no effect beside annotation {REQUEST_LIMIT}"
+            ),
+            "keep one of the two",
+        );
+    }
+}
+
+const REQUEST_LIMIT: &str = "timeout.linkerd.io/request";
 
 /// Filters that answer every request with an error, since leaving them out could let through what was meant to change.
 fn filters(route: &Route<'_>, i: usize, rule: &Rule<'_>, report: &mut Report) {

@@ -64,11 +64,14 @@ fn of_parent(index: &Index, parent: Parent<'_>, routes: &[Attached<'_>], report:
         let applies =
             |route: &Route<'_>| is_judged(route) || route.metadata.namespace == parent.namespace;
         for seen in &seen {
-            let here: Vec<&Attached<'_>> = routes
+            let mut here: Vec<&Attached<'_>> = routes
                 .iter()
                 .filter(|each| each.port.is_none_or(|port| port == seen.port))
                 .filter(|each| applies(&each.route) && takes_part(each, seen))
                 .collect();
+            // A route that names the parent twice counts once.
+            here.sort_by(|a, b| a.route.key.cmp(&b.route.key));
+            here.dedup_by(|a, b| a.route.key == b.route.key);
             let place = format!("port {} of {parent}", seen.port);
             shadowed(&here, &place, client, report);
             limits(parent, client, seen, report);

@@ -313,6 +313,51 @@ fn filters_that_fail_every_request_are_named() {
 }
 
 #[test]
+fn fields_that_are_not_read_are_named() {
+    let check = "route-field-ignored";
+    let web = service("{}");
+    for (field, message) in [
+        ("retry: {attempts: 3}", "spec.rules[0].retry has no effect"),
+        (
+            "sessionPersistence: {type: Cookie}",
+            "spec.rules[0].sessionPersistence has no effect",
+        ),
+        (
+            "timeouts: {backendRequest: 1s}",
+            "spec.rules[0].timeouts.backendRequest has no effect",
+        ),
+    ] {
+        let route = http("r", &format!("{{{field}}}"));
+        finds(check, &[WEB, &web, &route], message);
+    }
+    let limited = http("r", "{timeouts: {request: 1s}, retry: null}");
+    silent(check, &[WEB, &web, &limited]);
+    let annotated = limited.replacen(
+        "namespace: shop",
+        "namespace: shop, annotations: {timeout.linkerd.io/request: 2s}",
+        1,
+    );
+    let message = "spec.rules[0].timeouts.request has no effect beside annotation";
+    finds(check, &[WEB, &web, &annotated], message);
+    let grpc = http("r", "{sessionPersistence: {type: Cookie}}").replace("HTTPRoute", "GRPCRoute");
+    finds(
+        check,
+        &[WEB, &web, &grpc],
+        "GRPCRoute r: spec.rules[0].sessionPersistence",
+    );
+}
+
+#[test]
+fn a_route_that_names_its_parent_twice_does_not_hide_itself() {
+    let web = service("{}");
+    let twice = http("r", "{}").replace(
+        "parentRefs: [",
+        "parentRefs: [{group: '', kind: Service, name: web}, ",
+    );
+    assert_eq!(index(&[WEB, &web, &twice]).lint(), []);
+}
+
+#[test]
 fn of_routes_for_the_same_requests_the_later_is_named() {
     let check = "route-never-matches";
     let web = service("{}");
