@@ -30,6 +30,7 @@ mod outbound_bodies;
 mod outbound_breakers;
 mod outbound_connecting;
 mod outbound_egress;
+mod outbound_injection;
 mod outbound_limits;
 mod outbound_messages;
 mod outbound_protocols;

@@ -47,7 +47,7 @@ type Streamed<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
 /// What streams say now; each that is open says it, and each that opens begins with it.
 #[derive(Clone, Debug)]
-enum Says<M> {
+pub(crate) enum Says<M> {
     Message(Box<M>),
     Error(Code),
     /// The stream ends well, without a word.
@@ -101,9 +101,9 @@ impl Destination for Broken {
 }
 
 /// A sidecar, its control plane, and who says what there.
-struct Sides {
-    client: Client,
-    policies: watch::Sender<Says<api::OutboundPolicy>>,
+pub(crate) struct Sides {
+    pub(crate) client: Client,
+    pub(crate) policies: watch::Sender<Says<api::OutboundPolicy>>,
     endpoints: watch::Sender<Says<Update>>,
     control: JoinHandle<Result<(), tonic::transport::Error>>,
     _app: App,
@@ -115,11 +115,11 @@ impl Drop for Sides {
     }
 }
 
-fn policy(parent: &str) -> api::OutboundPolicy {
-    let meta = Ref::default_named(parent);
+/// To the endpoints of `catalog`.
+pub(crate) fn to_catalog(meta: &Ref) -> RouteBackend {
     let load = Load::default();
     let path = "catalog.shop.svc.cluster.local:80".to_owned();
-    let backend = RouteBackend {
+    RouteBackend {
         backend: Backend {
             meta: meta.clone(),
             dispatcher: Some(Dispatcher::Balance { path, load }),
@@ -130,9 +130,13 @@ fn policy(parent: &str) -> api::OutboundPolicy {
         },
         filters: Vec::new(),
         refusal: None,
-    };
+    }
+}
+
+fn policy(parent: &str) -> api::OutboundPolicy {
+    let meta = Ref::default_named(parent);
     let action = Action {
-        backends: Distribution::FirstAvailable(vec![backend]),
+        backends: Distribution::FirstAvailable(vec![to_catalog(&meta)]),
         ..Action::default()
     };
     let route = HttpRoute {
@@ -167,12 +171,12 @@ fn add(addresses: &[SocketAddr]) -> Update {
     }
 }
 
-fn message<M>(message: M) -> Says<M> {
+pub(crate) fn message<M>(message: M) -> Says<M> {
     Says::Message(Box::new(message))
 }
 
 impl Sides {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut mesh = Mesh::without_proxy("");
         let address = SocketAddr::new(mesh.ip(1), 9000);
         let one = SocketAddr::new(mesh.ip(10), 8080);
