@@ -22,7 +22,8 @@ pub(super) async fn serve(
         // In HTTP/2 bytes without a request are no head that is owed: pings, windows and settings come at any time.
         io.watch(activity.clone());
     }
-    io.linger(connection.worker.drain.clone());
+    let places = connection.worker.outbound.connections.clone();
+    io.linger(connection.worker.drain.clone(), places);
     let requests = connection.clone();
     let active = activity.clone();
     let service = service_fn(move |request| {

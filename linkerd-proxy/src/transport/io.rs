@@ -1,9 +1,10 @@
 //! A connection's bytes: plain or decrypted, with what detection already read in front, counted as they pass.
 
-use super::linger::linger;
+use super::linger::{Linger, linger};
 use crate::{
     activity::{Activity, Pulse},
     drain::Drain,
+    limit::Limit,
 };
 use bytes::BytesMut;
 use linkerd_metrics::{Counter, Handle};
@@ -29,7 +30,7 @@ pub(crate) struct Io {
     watch: Option<Arc<Activity>>,
     pulse: Option<Arc<Pulse>>,
     /// Present while the end of this is the end of a connection that the client has not ended.
-    linger: Option<Box<Drain>>,
+    linger: Option<Box<Linger>>,
 }
 
 #[derive(Debug)]
@@ -104,9 +105,10 @@ impl Io {
         self.pulse = Some(pulse);
     }
 
-    /// Gives the client a moment to hear of the end when this is dropped. The proxy's own end waits for that.
-    pub(crate) fn linger(&mut self, drain: Drain) {
-        self.linger = Some(Box::new(drain));
+    /// Gives the client a moment to hear of the end when this is dropped. The proxy's own end waits for that; it takes
+    /// one of `places`, and is left out where there is none.
+    pub(crate) fn linger(&mut self, drain: Drain, places: Limit) {
+        self.linger = Some(Box::new(Linger { drain, places }));
     }
 
     fn poll_read_stream(
@@ -143,7 +145,7 @@ impl Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        let Some(drain) = self.linger.take() else {
+        let Some(end) = self.linger.take() else {
             return;
         };
         let stream = match &self.stream {
@@ -151,7 +153,7 @@ impl Drop for Io {
             Stream::Server(stream) => stream.get_ref().0.get_ref(),
             Stream::Client(stream) => stream.get_ref().0,
         };
-        linger(stream, *drain);
+        linger(stream, *end);
     }
 }
 

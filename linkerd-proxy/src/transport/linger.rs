@@ -3,7 +3,7 @@
 //! A socket that is closed while bytes of its client wait unread is reset, and a reset takes back what was answered and
 //! not read yet: the answer to a request that was refused half-way, or the last ones before GOAWAY (RFC 9112 §9.6).
 
-use crate::drain::Drain;
+use crate::{drain::Drain, limit::Limit};
 use socket2::SockRef;
 use std::{net::Shutdown, time::Duration};
 use tokio::{net::TcpStream, runtime::Handle};
@@ -11,10 +11,20 @@ use tokio::{net::TcpStream, runtime::Handle};
 /// How long a client has to hear of the end and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What a connection needs for its end.
+#[derive(Debug)]
+pub(super) struct Linger {
+    /// The proxy's own end waits for it.
+    pub(super) drain: Drain,
+    /// It counts as a connection still, and is closed at once where there is no place for it.
+    pub(super) places: Limit,
+}
+
 /// Says on a second handle of the socket that no more comes, and reads on there until the client closes too, for a
 /// bounded time. The first handle may be closed at once.
-pub(super) fn linger(stream: &TcpStream, drain: Drain) {
-    let Ok(runtime) = Handle::try_current() else {
+pub(super) fn linger(stream: &TcpStream, linger: Linger) {
+    let Linger { mut drain, places } = linger;
+    let (Ok(runtime), Some(place)) = (Handle::try_current(), places.enter()) else {
         return;
     };
     let socket = SockRef::from(stream);
@@ -29,7 +39,7 @@ pub(super) fn linger(stream: &TcpStream, drain: Drain) {
         return;
     };
     runtime.spawn(async move {
-        let mut drain = drain;
+        let _place = place;
         tokio::select! {
             () = discard(&stream) => {}
             () = tokio::time::sleep(LINGER) => {}
