@@ -24,7 +24,7 @@ use linkerd_policy::{
 use linkerd2_proxy_api::inbound::Server;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket},
 };
 
@@ -407,4 +407,90 @@ async fn every_failure_of_the_page_is_what_clients_see_and_metrics_count() {
         assert_eq!(seen.get(name), Some(row), "{name}");
     }
     assert_eq!(seen.len(), wanted.len(), "nothing that is not on the page");
+}
+
+/// What a client sends to the proxy's own port inside mesh TLS, and reads to the end.
+async fn direct(mesh: &Mesh, bytes: &[u8]) -> Vec<u8> {
+    let alpn = Some(&b"transport.l5d.io/v1"[..]);
+    let client = mesh.client("api");
+    let connected = mesh.connect_tls_to(mesh.direct(), &client, alpn).await;
+    ended(connected.unwrap(), bytes).await
+}
+
+async fn ended(mut io: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> Vec<u8> {
+    io.write_all(bytes).await.unwrap();
+    let mut seen = Vec::new();
+    let _ = within("the end", io.read_to_end(&mut seen)).await;
+    seen
+}
+
+/// A transport header with this message.
+fn header(message: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(message.len()).unwrap();
+    [b"transport.l5d.io/v1\r\n\r\n\0\0\0", &[length][..], message].concat()
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_carried_are_closed_and_counted_by_their_reason() {
+    let controller = Controller::start(server_of_bytes()).await;
+    let mesh = controller
+        .mesh(&[("INBOUND_DETECT_TIMEOUT", "300ms")])
+        .await;
+    let mut wanted = BTreeMap::from([("i/o", 0.0), ("unexpected", 0.0)]);
+    let check =
+        async |why: &str, error: &'static str, seen: Vec<u8>, wanted: &mut BTreeMap<_, f64>| {
+            assert!(seen.is_empty(), "{why}: {seen:?}");
+            *wanted.entry(error).or_default() += 1.0;
+            for (error, wanted) in wanted {
+                let label = format!("error=\"{error}\"");
+                eventually(why, async || {
+                    let count = mesh.metric("inbound_tcp_errors_total", &[&label]).await;
+                    assert!(count <= *wanted, "{why}: {count} {error}");
+                    (count >= *wanted).then_some(())
+                })
+                .await;
+            }
+        };
+    let plain = mesh.connect_from(5, mesh.web()).await;
+    let seen = ended(plain, b"hello").await;
+    check("nobody listens", "i/o", seen, &mut wanted).await;
+    let plain = mesh.connect_from(5, mesh.direct()).await;
+    let seen = ended(plain, b"GET / HTTP/1.1\r\n\r\n").await;
+    check("direct without TLS", "unexpected", seen, &mut wanted).await;
+    let seen = direct(&mesh, b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await;
+    check("no header", "i/o", seen, &mut wanted).await;
+    let seen = direct(&mesh, &header(&[0x08, 0x00])).await;
+    check("port 0", "i/o", seen, &mut wanted).await;
+    let seen = direct(&mesh, b"transport.l5d.io/v1\r\n").await;
+    check("half a header", "unexpected", seen, &mut wanted).await;
+    // { port: 4143 }
+    let seen = direct(&mesh, &header(&[0x08, 0xaf, 0x20])).await;
+    check("a loop", "unexpected", seen, &mut wanted).await;
+    // { port: 80, name: "web" }
+    let seen = direct(&mesh, &header(b"\x08\x50\x12\x03web")).await;
+    check("a gateway", "gateway domain invalid", seen, &mut wanted).await;
+}
+
+fn server_of_bytes() -> Server {
+    proto::server_to_api(&ServerPolicy {
+        meta: Meta::resource("policy.linkerd.io", "server", "web-bytes"),
+        protocol: Protocol::Opaque,
+        authorizations: vec![everybody()],
+    })
+}
+
+#[tokio::test]
+async fn a_connection_that_was_not_for_this_workload_is_closed() {
+    let controller = Controller::start(server_of_bytes()).await;
+    let mesh = controller.mesh(&[("INBOUND_IPS", "192.0.2.77")]).await;
+    let client = mesh.client("api");
+    let alpn = Some(&b"transport.l5d.io/v1"[..]);
+    let refused = mesh.connect_tls_to(mesh.direct(), &client, alpn).await;
+    assert!(refused.is_err(), "not even a handshake");
+    eventually("its count", async || {
+        let label = [r#"error="unexpected""#];
+        let count = mesh.metric("inbound_tcp_errors_total", &label).await;
+        (count > 0.0).then_some(())
+    })
+    .await;
 }
