@@ -68,6 +68,11 @@ impl State {
         let query = query(request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/live" | "/ping" => text(StatusCode::OK, "live\n"),
+            // Before everything has been seen once, nothing is answered.
+            "/ready" if self.snapshots.borrow().version == 0 => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not ready: waits for the objects of the API server\n",
+            ),
             "/ready" => text(StatusCode::OK, "ready\n"),
             "/metrics" => self.metrics(request.headers()),
             "/status" => self.status(),

@@ -1,6 +1,9 @@
 //! What the control plane is told: flags named like the peer's, and ours for the directory.
 
-use crate::authority::{IssuerFiles, Sources};
+use crate::{
+    authority::{IssuerFiles, Sources},
+    kubernetes::Kubernetes,
+};
 use ipnet::IpNet;
 use linkerd_policy::{DefaultPolicy, index::Cluster, ports::PortSet};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -8,8 +11,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 /// Configuration of the control plane.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of manifests, read recursively and watched.
+    /// Directory of manifests, read recursively and watched. Not looked at where there is an API server.
     pub manifests: PathBuf,
+    /// The API server that objects come from, in place of a directory.
+    pub kubernetes: Option<Kubernetes>,
     /// More directories over it; an object in a later one replaces one of the same name in an earlier one.
     pub overlays: Vec<PathBuf>,
     /// Where the CA and the token key are kept.
@@ -56,8 +61,19 @@ impl Config {
 #[command(name = "linkerd-controller", max_term_width = 120)]
 pub struct Flags {
     /// Directory of Kubernetes-shaped manifests (*.yaml, *.yml, *.json), read recursively and watched.
+    #[arg(
+        long,
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+    /// Objects come from the Kubernetes API server, as kubectl finds it or as the Pod's own account may see it; tokens
+    /// are reviewed by it.
     #[arg(long)]
-    pub manifests: PathBuf,
+    pub kubernetes: bool,
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    pub context: Option<String>,
     /// A directory whose objects replace those of the same name in earlier ones; may be repeated.
     #[arg(long = "overlay")]
     pub overlays: Vec<PathBuf>,
@@ -139,7 +155,10 @@ pub struct Flags {
 impl From<Flags> for Config {
     fn from(flags: Flags) -> Self {
         Self {
-            manifests: flags.manifests,
+            manifests: flags.manifests.unwrap_or_default(),
+            kubernetes: flags.kubernetes.then_some(Kubernetes {
+                context: flags.context,
+            }),
             overlays: flags.overlays,
             state_dir: flags.state_dir,
             policy_addr: flags.policy_addr,

@@ -1,4 +1,5 @@
-//! The control plane: policy, identity and destination over gRPC, fed by a directory of Kubernetes-shaped manifests.
+//! The control plane: policy, identity and destination over gRPC, fed by a directory of Kubernetes-shaped manifests or
+//! by a Kubernetes API server.
 //!
 //! Indexes are pure (`linkerd_policy::index`): the source turns files into a whole new index, which is swapped at once;
 //! the services stream what changes of it and know nothing of files.
@@ -6,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`source`] | the directory: what is good, what is wrong and where, the last good version of each object |
+//! | [`kubernetes`] | the API server: watches, the last good version of each object, token reviews |
 //! | `watch` | follows the files: a new snapshot when they change, a new issuer when its files do |
 //! | `listen` | connections: plaintext on this host, mutual TLS elsewhere |
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
@@ -14,6 +16,7 @@
 //! | `admin` | health, metrics, status, policy and explanations for any workload |
 
 pub mod authority;
+pub mod kubernetes;
 pub mod source;
 pub mod token;
 

@@ -7,12 +7,14 @@ use crate::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
     },
+    kubernetes::{self, KubernetesError, review::Reviewer},
     listen::{self, connections},
-    metrics::{ControllerMetrics, Shown},
+    metrics::ControllerMetrics,
     source::{Snapshot, Source},
-    watch::{Report, Watch},
+    watch::{Issuer, Report, Watch},
 };
 use arc_swap::ArcSwap;
+use kube::Client;
 use linkerd_metrics::{Options, Registry, process::Process};
 use linkerd_tls::LocalIdentity;
 use linkerd2_proxy_api::{
@@ -21,8 +23,8 @@ use linkerd2_proxy_api::{
     outbound::outbound_policies_server::OutboundPoliciesServer,
 };
 use std::{
-    collections::BTreeSet, future::Future, io, io::IsTerminal as _, net::SocketAddr,
-    process::ExitCode, sync::Arc, time::Duration,
+    future::Future, io, io::IsTerminal as _, net::SocketAddr, process::ExitCode, sync::Arc,
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -50,6 +52,9 @@ pub enum Error {
     /// No CA or token key.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// No API server to speak to.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// A server or runtime failed.
     #[error("{0}")]
     Serve(#[from] tonic::transport::Error),
@@ -87,7 +92,7 @@ pub fn main(config: Config) -> ExitCode {
             let shutdown = async move {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
             };
-            run(config, shutdown).await
+            Box::pin(run(config, shutdown)).await
         }),
         Err(error) => Err(error.into()),
     };
@@ -153,19 +158,9 @@ pub async fn run_on(
     let issuer_ends = authority.load().ca().not_after();
     metrics.issuer_expiry.set_time(issuer_ends);
 
-    let mut directories = vec![config.manifests.clone()];
-    directories.extend(config.overlays.iter().cloned());
-    let mut source = Source::new(directories.clone(), config.cluster.clone());
-    let mut report = Report {
-        metrics: metrics.clone(),
-        shown: Shown::default(),
-        known: BTreeSet::new(),
-    };
-    let first = source
-        .refresh()
-        .unwrap_or_else(|| Snapshot::empty(&config.cluster));
-    report.snapshot(&first);
-    let (publish, snapshots) = watch::channel(Arc::new(first));
+    let empty = Arc::new(Snapshot::empty(&config.cluster));
+    let (publish, snapshots) = watch::channel(empty);
+    let report = Report::new(metrics.clone());
     let (end, ending) = watch::channel(false);
     let shared = Shared {
         snapshots,
@@ -180,25 +175,30 @@ pub async fn run_on(
         admin,
     } = listeners;
     let apis = [policy, destination, identity];
-    let serve = services(&config, &shared, &authority, apis)?;
     let state = admin::State {
         registry,
         snapshots: shared.snapshots.clone(),
         streams: shared.streams.clone(),
     };
-    let keep = Watch {
-        source,
-        directories,
-        rescan: config.rescan,
-        publish,
-        report,
-        authority,
+    let client = match &config.kubernetes {
+        Some(kubernetes) => Some(kubernetes.client().await?),
+        None => None,
+    };
+    let issuer = Issuer {
+        authority: authority.clone(),
         sources,
+    };
+    let keep = keep(&config, client.clone(), publish, report, issuer);
+    let serve = async {
+        // Nothing is said before everything has been seen once.
+        let mut snapshots = shared.snapshots.clone();
+        let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
+        services(&config, &shared, &authority, client, apis)?.await
     };
     tokio::select! {
         result = serve => result?,
         () = admin::serve(admin, state) => {}
-        result = keep.run() => result?,
+        result = keep => result?,
         () = async {
             shutdown.await;
             let _ = end.send(true);
@@ -209,11 +209,50 @@ pub async fn run_on(
     Ok(())
 }
 
+/// What keeps the snapshot and the issuer in step with where they come from.
+async fn keep(
+    config: &Config,
+    client: Option<Client>,
+    publish: watch::Sender<Arc<Snapshot>>,
+    mut report: Report,
+    issuer: Issuer,
+) -> io::Result<()> {
+    let Some(client) = client else {
+        let mut directories = vec![config.manifests.clone()];
+        directories.extend(config.overlays.iter().cloned());
+        let mut source = Source::new(directories.clone(), config.cluster.clone());
+        if let Some(first) = source.refresh() {
+            report.snapshot(&first);
+            publish.send_replace(Arc::new(first));
+        }
+        let watch = Watch {
+            source,
+            directories,
+            rescan: config.rescan,
+            publish,
+            report,
+            issuer,
+        };
+        return watch.run().await;
+    };
+    let metrics = report.metrics.clone();
+    let publish = move |snapshot: Snapshot| {
+        report.snapshot(&snapshot);
+        publish.send_replace(Arc::new(snapshot));
+    };
+    tokio::join!(
+        kubernetes::follow(client, config.cluster.clone(), publish),
+        issuer.keep(config.rescan, &metrics),
+    );
+    Ok(())
+}
+
 /// What runs the three services.
 fn services(
     config: &Config,
     shared: &Shared,
     authority: &Arc<ArcSwap<Authority>>,
+    client: Option<Client>,
     [policy, destination, identity]: [TcpListener; 3],
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
     let own = |account, address| own_identity(config, shared, authority, account, address);
@@ -229,10 +268,12 @@ fn services(
     tracing::info!(
         policy = %config.policy_addr, destination = %config.destination_addr,
         identity = %config.identity_addr, admin = %config.admin_addr,
-        manifests = %config.manifests.display(), "Serving"
+        source = %config.kubernetes.as_ref().map_or_else(|| config.manifests.display().to_string(), |_| "kubernetes".to_owned()),
+        "Serving"
     );
     let certifier = Certifier {
         shared: shared.clone(),
+        reviewer: client.map(Reviewer::new),
         authority: authority.clone(),
         lifetime: config.issuance_lifetime,
         skew: config.clock_skew,

@@ -21,7 +21,7 @@ pub const ISSUER: &str = "linkerd";
 /// How far clocks may differ, in seconds.
 const LEEWAY: u64 = 20;
 /// Longest token that is looked at, in bytes.
-const MAX_TOKEN: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
 /// Whom a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,10 @@ struct Claims {
 pub enum TokenError {
     /// It is not signed by us, expired, or for somebody else.
     #[error("authentication token could not be authenticated")]
-    NotAuthenticated(#[source] jsonwebtoken::errors::Error),
+    NotAuthenticated(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The API server could not say.
+    #[error("the token could not be reviewed: {0}")]
+    NotReviewed(String),
     /// Its subject has another form.
     #[error("Username must be in form system:TYPE:NS:SA: {0}")]
     Subject(String),
@@ -76,6 +79,11 @@ pub enum TokenError {
         /// Its identity.
         identity: String,
     },
+}
+
+/// A token that speaks for nobody, and why; clients are not told.
+pub(crate) fn not_authenticated(why: &str) -> TokenError {
+    TokenError::NotAuthenticated(why.into())
 }
 
 impl fmt::Display for Subject {
@@ -169,7 +177,7 @@ pub fn verify(authority: &Authority, token: &str) -> Result<Subject, TokenError>
     validation.leeway = LEEWAY;
     let token = token.trim();
     if token.len() > MAX_TOKEN {
-        return Err(TokenError::NotAuthenticated(ErrorKind::InvalidToken.into()));
+        return Err(not_authenticated("the token is too long"));
     }
     let mut refused = ErrorKind::InvalidToken.into();
     for key in authority.decoding_keys() {
@@ -178,7 +186,7 @@ pub fn verify(authority: &Authority, token: &str) -> Result<Subject, TokenError>
             Err(error) => refused = error,
         }
     }
-    Err(TokenError::NotAuthenticated(refused))
+    Err(TokenError::NotAuthenticated(refused.into()))
 }
 
 /// The identity that a subject has in the mesh.

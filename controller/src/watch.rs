@@ -30,8 +30,24 @@ pub(crate) struct Watch {
     pub(crate) rescan: Duration,
     pub(crate) publish: watch::Sender<Arc<Snapshot>>,
     pub(crate) report: Report,
+    pub(crate) issuer: Issuer,
+}
+
+/// The authority, and the files that it comes from.
+pub(crate) struct Issuer {
     pub(crate) authority: Arc<ArcSwap<Authority>>,
     pub(crate) sources: Sources,
+}
+
+impl Issuer {
+    /// Looks at the files from time to time, for ever.
+    pub(crate) async fn keep(self, rescan: Duration, metrics: &ControllerMetrics) {
+        let mut issuer = IssuerWatch::default();
+        loop {
+            tokio::time::sleep(rescan).await;
+            issuer.follow(&self.authority, &self.sources, metrics);
+        }
+    }
 }
 
 impl Watch {
@@ -76,7 +92,8 @@ impl Watch {
                 self.report.snapshot(&snapshot);
                 self.publish.send_replace(Arc::new(snapshot));
             }
-            issuer.follow(&self.authority, &self.sources, &self.report.metrics);
+            let Issuer { authority, sources } = &self.issuer;
+            issuer.follow(authority, sources, &self.report.metrics);
         }
     }
 }
@@ -117,11 +134,19 @@ fn is_change(event: &notify::Result<Event>) -> bool {
 /// What is said of each reading: metrics, and a line for each problem that is new.
 pub(crate) struct Report {
     pub(crate) metrics: Arc<ControllerMetrics>,
-    pub(crate) shown: Shown,
-    pub(crate) known: BTreeSet<Problem>,
+    shown: Shown,
+    known: BTreeSet<Problem>,
 }
 
 impl Report {
+    pub(crate) fn new(metrics: Arc<ControllerMetrics>) -> Self {
+        Self {
+            metrics,
+            shown: Shown::default(),
+            known: BTreeSet::new(),
+        }
+    }
+
     pub(crate) fn snapshot(&mut self, snapshot: &Snapshot) {
         self.metrics.show(snapshot, &mut self.shown);
         tracing::info!(

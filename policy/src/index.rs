@@ -31,7 +31,7 @@ use crate::{
     },
 };
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Keys of the annotations that the index reads, on a workload or on its namespace.
 pub mod annotations {
@@ -143,11 +143,11 @@ impl Scope {
     }
 }
 
-/// All resources of a control plane.
+/// All resources of a control plane. A clone costs little: namespaces that do not change are shared.
 #[derive(Clone, Debug)]
 pub struct Index {
     cluster: Cluster,
-    namespaces: BTreeMap<String, Scope>,
+    namespaces: BTreeMap<String, Arc<Scope>>,
 }
 
 impl Index {
@@ -181,6 +181,7 @@ impl Index {
             Resource::Namespace(_) => self.namespaces.entry(name.clone()).or_default(),
             _ => self.namespaces.entry(namespace).or_default(),
         };
+        let scope = Arc::make_mut(scope);
         match resource {
             Resource::Namespace(r) => scope.annotations = r.metadata.annotations,
             Resource::Pod(r) => drop(scope.pods.insert(name, Workload::Pod(r))),
@@ -210,6 +211,44 @@ impl Index {
         }
     }
 
+    /// Whether the resource is there as it is. What is of no consequence is not compared.
+    pub fn has(&self, resource: &Resource) -> bool {
+        let key = resource.key();
+        let name = &key.name;
+        let namespace = match resource {
+            Resource::Namespace(_) => name,
+            _ => &key.namespace,
+        };
+        let Some(scope) = self.namespaces.get(namespace) else {
+            return false;
+        };
+        match resource {
+            Resource::Namespace(r) => scope.annotations == r.metadata.annotations,
+            Resource::Pod(r) => {
+                matches!(scope.pods.get(name), Some(Workload::Pod(pod)) if pod == r)
+            }
+            Resource::ExternalWorkload(r) => {
+                let found = scope.external_workloads.get(name);
+                matches!(found, Some(Workload::ExternalWorkload(workload)) if workload == r)
+            }
+            Resource::Service(r) => scope.services.get(name) == Some(r),
+            Resource::Server(r) => scope.servers.get(name) == Some(r),
+            Resource::ServerAuthorization(r) => scope.server_authorizations.get(name) == Some(r),
+            Resource::AuthorizationPolicy(r) => scope.authorization_policies.get(name) == Some(r),
+            Resource::MeshTlsAuthentication(r) => scope.mesh_tls.get(name) == Some(r),
+            Resource::NetworkAuthentication(r) => scope.networks.get(name) == Some(r),
+            Resource::HttpRoute(r) => scope.http_routes.get(&(r.group, name.clone())) == Some(r),
+            Resource::GrpcRoute(r) => scope.grpc_routes.get(name) == Some(r),
+            Resource::HttpLocalRateLimitPolicy(r) => scope.rate_limits.get(name) == Some(r),
+            Resource::TcpRoute(r) => scope.tcp_routes.get(name) == Some(r),
+            Resource::TlsRoute(r) => scope.tls_routes.get(name) == Some(r),
+            Resource::EgressNetwork(r) => scope.egress_networks.get(name) == Some(r),
+            Resource::ServiceProfile(r) => scope.profiles.get(name) == Some(r),
+            Resource::TrafficSplit(r) => scope.splits.get(name) == Some(r),
+            Resource::Other { .. } => true,
+        }
+    }
+
     /// Removes the resource with this key, if it is there. Deleting a Namespace takes its annotations away; what is
     /// in it is deleted one by one, as an API server does.
     pub fn delete(&mut self, key: &Key) {
@@ -221,6 +260,7 @@ impl Index {
         let Some(scope) = self.namespaces.get_mut(scope_name) else {
             return;
         };
+        let scope = Arc::make_mut(scope);
         let name = &key.name;
         match (key.group.as_str(), key.kind.as_str()) {
             ("", "Namespace") => scope.annotations.clear(),
@@ -255,7 +295,7 @@ impl Index {
 
     /// Every workload, by namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
-        self.namespaces.values().flat_map(Scope::workloads)
+        self.namespaces.values().flat_map(|s| s.workloads())
     }
 
     /// A workload.
@@ -276,11 +316,13 @@ impl Index {
     }
 
     pub(crate) fn scopes(&self) -> impl Iterator<Item = (&str, &Scope)> {
-        self.namespaces.iter().map(|(name, s)| (name.as_str(), s))
+        self.namespaces
+            .iter()
+            .map(|(name, s)| (name.as_str(), &**s))
     }
 
     pub(crate) fn scope(&self, namespace: &str) -> Option<&Scope> {
-        self.namespaces.get(namespace)
+        self.namespaces.get(namespace).map(Arc::as_ref)
     }
 }
 

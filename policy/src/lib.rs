@@ -1,6 +1,7 @@
 //! What is allowed: resource types, index, compiled decision, explanation. Pure: no I/O, no async, no clock.
 
 pub mod compile;
+pub mod crd;
 pub mod decide;
 pub mod default_policy;
 pub mod explain;

@@ -12,6 +12,7 @@ mod kinds;
 mod split;
 mod tree;
 
+pub use self::kinds::KINDS;
 pub(crate) use complain::nearest;
 
 use crate::resource::{Key, Resource};

@@ -1,1 +1,119 @@
-//! End-to-end and conformance tests live in `tests/tests`; this library is empty so that they have a package.
+//! What end-to-end and conformance tests share; the tests are in `tests/tests`.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+/// Longest that anything is waited for.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for something, bounded.
+///
+/// # Panics
+/// When the limit is reached; `what` says what was waited for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    #[expect(clippy::panic, reason = "a test fails")]
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
+}
+
+/// Asks again and again until there is an answer, bounded.
+///
+/// # Panics
+/// As [`within`].
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            every.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    })
+    .await
+}
+
+/// A program of the workspace, beside the test's own.
+///
+/// # Panics
+/// If it has not been built.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    let folder = test.parent().and_then(Path::parent);
+    let binary = folder.unwrap_or_else(|| Path::new("")).join(name);
+    assert!(
+        binary.is_file(),
+        "{} is missing: run cargo build --bins",
+        binary.display()
+    );
+    binary
+}
+
+/// A GET request.
+///
+/// # Panics
+/// If the path is none.
+pub fn get(path: &str) -> Request<Full<Bytes>> {
+    #[expect(clippy::expect_used, reason = "a test fails")]
+    Request::builder()
+        .uri(path)
+        .header("host", "web")
+        .body(Full::default())
+        .expect("a path")
+}
+
+/// Sends one request over HTTP/1.
+///
+/// # Errors
+/// As hyper's.
+pub async fn one_http1<IO>(
+    io: IO,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
+    tokio::spawn(connection.with_upgrades());
+    within("an answer", send.send_request(request)).await
+}
+
+/// Sends one request over HTTP/2.
+///
+/// # Errors
+/// As hyper's.
+pub async fn one_http2<IO>(
+    io: IO,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
+    tokio::spawn(connection);
+    within("an answer", send.send_request(request)).await
+}
+
+/// A page of an admin server: status and text. `None` while nobody listens.
+pub async fn page(admin: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let stream = TcpStream::connect(admin).await.ok()?;
+    let response = one_http1(stream, get(path)).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}

@@ -15,22 +15,61 @@ const DEBIAN: [(&str, &str); 4] = [
     ("curl", "curl"),
 ];
 
-/// Go tools: the program, its folder in `tools/`, and its package.
-const GO: [(&str, &str, &str); 3] = [
-    (
+/// A program that is built with Go.
+struct GoTool {
+    program: &'static str,
+    /// Its folder in `tools/`.
+    folder: &'static str,
+    package: &'static str,
+    /// Further words for `go build`.
+    flags: &'static [&'static str],
+}
+
+const fn tool(program: &'static str, folder: &'static str, package: &'static str) -> GoTool {
+    GoTool {
+        program,
+        folder,
+        package,
+        flags: &[],
+    }
+}
+
+const fn kubernetes(program: &'static str, package: &'static str) -> GoTool {
+    GoTool {
+        flags: &[
+            "-tags",
+            "grpcnotrace",
+            "-ldflags",
+            // Without it the servers say that they are v0.0.0, which charts and clients take at its word.
+            "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 \
+             -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
+        ],
+        ..tool(program, "kubernetes", package)
+    }
+}
+
+/// Go tools.
+const GO: [GoTool; 6] = [
+    tool(
         "h2spec",
         "h2spec",
         "github.com/summerwind/h2spec/cmd/h2spec",
     ),
-    (
+    tool(
         "grpc-interop-client",
         "grpc-interop",
         "google.golang.org/grpc/interop/client",
     ),
-    (
+    tool(
         "grpc-interop-server",
         "grpc-interop",
         "google.golang.org/grpc/interop/server",
+    ),
+    kubernetes("etcd", "go.etcd.io/etcd/server/v3"),
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    kubernetes(
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
     ),
 ];
 
@@ -128,7 +167,13 @@ pub(crate) fn build_all() -> Result<(), String> {
     GO.iter().try_for_each(build)
 }
 
-fn build((program, folder, package): &(&str, &str, &str)) -> Result<(), String> {
+fn build(tool: &GoTool) -> Result<(), String> {
+    let GoTool {
+        program,
+        folder,
+        package,
+        flags,
+    } = tool;
     let bin = cache().join("bin");
     let built = bin.join(program);
     let module = root().join("tools").join(folder);
@@ -144,13 +189,9 @@ fn build((program, folder, package): &(&str, &str, &str)) -> Result<(), String> 
     run(Command::new("go")
         .current_dir(module)
         .env("CGO_ENABLED", "0")
-        .args([
-            "build",
-            "-mod=readonly",
-            "-buildvcs=false",
-            "-trimpath",
-            "-o",
-        ])
+        .args(["build", "-mod=readonly", "-buildvcs=false", "-trimpath"])
+        .args(*flags)
+        .arg("-o")
         .arg(&built)
         .arg(package))?;
     fs::write(stamp, want).map_err(|error| error.to_string())

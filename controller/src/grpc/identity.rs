@@ -6,6 +6,7 @@
 use super::Shared;
 use crate::{
     authority::Authority,
+    kubernetes::review::Reviewer,
     token::{self, TokenError},
 };
 use arc_swap::ArcSwap;
@@ -25,6 +26,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The service.
 pub(crate) struct Certifier {
     pub(crate) shared: Shared,
+    /// Who judges tokens; absent: the authority, which signed them.
+    pub(crate) reviewer: Option<Reviewer>,
     pub(crate) authority: Arc<ArcSwap<Authority>>,
     pub(crate) lifetime: Duration,
     pub(crate) skew: Duration,
@@ -36,7 +39,7 @@ pub(crate) struct Certifier {
 struct Refused(&'static str, Status);
 
 impl Certifier {
-    fn certify_now(&self, request: &CertifyRequest) -> Result<CertifyResponse, Refused> {
+    async fn certify_now(&self, request: &CertifyRequest) -> Result<CertifyResponse, Refused> {
         let missing = |what| Refused("missing", Status::invalid_argument(what));
         if request.identity.is_empty() {
             return Err(missing("missing identity"));
@@ -47,13 +50,17 @@ impl Certifier {
         if request.certificate_signing_request.is_empty() {
             return Err(missing("missing certificate signing request"));
         }
-        let authority = self.authority.load();
+        let authority = self.authority.load_full();
         if authority.ca().not_after() <= SystemTime::now() {
             let text = "cert issuer not ready yet";
             return Err(Refused("issuer", Status::unavailable(text)));
         }
         let token = std::str::from_utf8(&request.token).unwrap_or_default();
-        let subject = token::verify(&authority, token).map_err(refused_token)?;
+        let subject = match &self.reviewer {
+            None => token::verify(&authority, token),
+            Some(reviewer) => reviewer.subject(token).await,
+        };
+        let subject = subject.map_err(refused_token)?;
         let found = token::identity(&subject, &self.shared.snapshots.borrow().index)
             .map_err(refused_token)?;
         if !found.eq_ignore_ascii_case(&request.identity) {
@@ -122,6 +129,7 @@ fn refused_token(error: TokenError) -> Refused {
         TokenError::NotAuthenticated(_)
         | TokenError::UnknownWorkload(_)
         | TokenError::Spiffe { .. } => Refused("token", Status::failed_precondition(text)),
+        TokenError::NotReviewed(_) => Refused("token_review", Status::unavailable(text)),
         TokenError::Subject(_) | TokenError::Label(_) => {
             Refused("token", Status::invalid_argument(text))
         }
@@ -145,7 +153,7 @@ impl Identity for Certifier {
         request: Request<CertifyRequest>,
     ) -> Result<Response<CertifyResponse>, Status> {
         let request = request.into_inner();
-        match self.certify_now(&request) {
+        match self.certify_now(&request).await {
             Ok(response) => {
                 self.shared.metrics.certified("");
                 tracing::info!(identity = request.identity, "Certified");

@@ -9,8 +9,8 @@ use crate::resource::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-/// Kinds that decide something here: group, kind, versions served.
-const KINDS: &[(&str, &str, &[&str])] = &[
+/// Kinds that decide something here: group, kind, versions served, the newest last.
+pub const KINDS: &[(&str, &str, &[&str])] = &[
     ("", "Namespace", &["v1"]),
     ("", "Pod", &["v1"]),
     ("", "Service", &["v1"]),

@@ -4,9 +4,8 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use linkerd_controller::{
     Config, Flags,
     authority::Authority,
@@ -30,29 +29,7 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Longest that anything is waited for.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-
-/// Waits for something, bounded.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, future)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
-}
-
-/// Asks again and again until there is an answer, bounded.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(what, async {
-        let mut every = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            every.tick().await;
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-        }
-    })
-    .await
-}
+pub(crate) use linkerd_tests::{LIMIT, eventually, get, one_http1, one_http2, within};
 
 /// The identity of a service account of the namespace `shop`.
 pub(crate) fn identity(account: &str) -> String {
@@ -261,7 +238,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         let command = Command::new(binary());
         let sidecar = Sidecar(self.launch(command, account, host, &variables));
         eventually("readiness", async || {
-            let (status, _) = page_of(admin, "/ready").await?;
+            let (status, _) = linkerd_tests::page(admin, "/ready").await?;
             (status == 200).then_some(())
         })
         .await;
@@ -387,7 +364,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// A page of the admin server: status and text. `None` while nobody listens.
     pub(crate) async fn get_admin(&self, path: &str) -> Option<(u16, String)> {
-        page_of(self.admin(), path).await
+        linkerd_tests::page(self.admin(), path).await
     }
 
     /// The sum of the series of a metric whose labels contain all of `labels`.
@@ -544,15 +521,6 @@ fn memory(process: &Child) -> u64 {
     kib.parse::<u64>().unwrap() * 1024
 }
 
-/// A page of an admin server: status and text. `None` while nobody listens.
-async fn page_of(admin: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let stream = TcpStream::connect(admin).await.ok()?;
-    let response = one_http1(stream, get(path)).await.ok()?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await.ok()?.to_bytes();
-    Some((status, String::from_utf8_lossy(&body).into_owned()))
-}
-
 /// The sidecar in a network namespace, as user 2102.
 fn in_namespace(namespace: &str) -> Command {
     let mut command = Command::new("ip");
@@ -569,51 +537,7 @@ fn in_namespace(namespace: &str) -> Command {
     command
 }
 
-/// The sidecar's binary, beside this test's.
+/// The sidecar's binary.
 pub(crate) fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().and_then(Path::parent).unwrap();
-    let binary = folder.join("linkerd-proxy");
-    assert!(
-        binary.is_file(),
-        "{} is missing: run cargo build --bins",
-        binary.display()
-    );
-    binary
-}
-
-/// A GET request.
-pub(crate) fn get(path: &str) -> Request<Full<Bytes>> {
-    Request::builder()
-        .uri(path)
-        .header("host", "web")
-        .body(Full::default())
-        .unwrap()
-}
-
-/// Sends one request over HTTP/1.
-pub(crate) async fn one_http1<IO>(
-    io: IO,
-    request: Request<Full<Bytes>>,
-) -> hyper::Result<Response<Incoming>>
-where
-    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-    tokio::spawn(connection.with_upgrades());
-    within("an answer", send.send_request(request)).await
-}
-
-/// Sends one request over HTTP/2.
-pub(crate) async fn one_http2<IO>(
-    io: IO,
-    request: Request<Full<Bytes>>,
-) -> hyper::Result<Response<Incoming>>
-where
-    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut send, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
-    tokio::spawn(connection);
-    within("an answer", send.send_request(request)).await
+    linkerd_tests::binary("linkerd-proxy")
 }

@@ -1,0 +1,118 @@
+//! A Kubernetes API server as the source of the index.
+//!
+//! A watcher for each kind tells one keeper what it sees; the keeper applies it to the index, and publishes a snapshot
+//! when things have settled for a moment. A watch that fails is begun again and takes nothing away: objects go when the
+//! API server says that they are gone, or leaves them out of a whole list.
+//!
+//! | module | what |
+//! |---|---|
+//! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
+//! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
+//! | [`review`] | tokens, judged by the API server |
+
+mod keep;
+pub(crate) mod review;
+mod watch;
+
+pub(crate) use keep::Keeper;
+
+use crate::source::Snapshot;
+use kube::{Client, Config, config::KubeConfigOptions};
+use linkerd_policy::{index::Cluster, manifest::KINDS};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Things that watchers have told and the keeper has not heard: who tells more waits.
+const QUEUE: usize = 1024;
+
+/// How the API server is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Kubernetes {
+    /// Context of the kubeconfig; absent: the current one, or the Pod's own account in a cluster.
+    pub context: Option<String>,
+}
+
+/// Why there is no API server to speak to.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// Neither a kubeconfig nor a cluster around us.
+    #[error("no API server is configured: {0}; set KUBECONFIG, or run in a cluster")]
+    Infer(#[from] kube::config::InferConfigError),
+    /// The kubeconfig cannot be used.
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// No client could be made of it.
+    #[error("the API server's configuration cannot be used: {0}")]
+    Client(#[from] kube::Error),
+}
+
+impl Kubernetes {
+    /// A client, as kubectl would have it. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// If nothing says where the API server is, or what says it cannot be used.
+    pub async fn client(&self) -> Result<Client, KubernetesError> {
+        let config = match &self.context {
+            None => Config::infer().await?,
+            Some(context) => {
+                let options = KubeConfigOptions {
+                    context: Some(context.clone()),
+                    ..KubeConfigOptions::default()
+                };
+                Config::from_kubeconfig(&options).await?
+            }
+        };
+        Ok(Client::try_from(config)?)
+    }
+}
+
+/// Watches every kind of which something is decided. Ends when nobody wants to know any more.
+pub(crate) async fn follow(client: Client, cluster: Cluster, publish: impl FnMut(Snapshot) + Send) {
+    let (tell, told) = mpsc::channel(QUEUE);
+    let watchers = KINDS.iter().enumerate().map(|(kind, _)| {
+        let watcher = watch::Watcher {
+            kind,
+            client: client.clone(),
+            tell: tell.clone(),
+        };
+        tokio::spawn(watcher.run()).abort_handle()
+    });
+    let _watchers = Ended(watchers.collect());
+    Keeper::new(cluster).run(told, publish).await;
+}
+
+/// Ends tasks with itself.
+struct Ended(Vec<tokio::task::AbortHandle>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// The name that problems with objects of the API server are reported under.
+pub(crate) const FILE: &str = "kubernetes";
+
+/// What watchers tell.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Index into [`KINDS`].
+    kind: usize,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// The API server does not serve the kind.
+    Absent,
+    /// A whole list begins.
+    Listing,
+    /// An object is there, or has changed.
+    Object(Box<serde_json::Value>),
+    /// An object is gone.
+    Gone { namespace: String, name: String },
+    /// The whole list has been told.
+    Listed,
+    /// The kind cannot be read or watched at the moment.
+    Failed(Arc<str>),
+}

@@ -1,0 +1,139 @@
+//! One kind of object: found, listed, watched, and tried again.
+
+use super::{Told, What};
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    discovery,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
+};
+use linkerd_policy::manifest::KINDS;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long a kind that is not served, or whose group cannot be asked for, is left alone.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// Follows one kind.
+pub(super) struct Watcher {
+    /// Index into [`KINDS`].
+    pub(super) kind: usize,
+    pub(super) client: Client,
+    pub(super) tell: mpsc::Sender<Told>,
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+impl Watcher {
+    /// Runs until nobody listens.
+    pub(super) async fn run(self) {
+        loop {
+            let ended = match self.served().await {
+                Ok(Some(resource)) => self.watch(&resource).await,
+                Ok(None) => self.tell(What::Absent).await,
+                Err(error) => self.tell(What::Failed(error.to_string().into())).await,
+            };
+            if ended.is_err() {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn tell(&self, what: What) -> Result<(), Deaf> {
+        let told = Told {
+            kind: self.kind,
+            what,
+        };
+        self.tell.send(told).await.map_err(|_| Deaf)
+    }
+
+    /// The newest version of the kind that both sides know.
+    async fn served(&self) -> Result<Option<ApiResource>, kube::Error> {
+        let Some((group, kind, versions)) = KINDS.get(self.kind) else {
+            return Ok(None);
+        };
+        let served = match discovery::group(&self.client, group).await {
+            Ok(served) => served,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let newest_first = versions.iter().rev();
+        let found = newest_first.flat_map(|version| served.versioned_resources(version));
+        let mut resources = found.map(|(resource, _)| resource);
+        Ok(resources.find(|resource| resource.kind == *kind))
+    }
+
+    /// Lists and watches until the kind is served no longer.
+    async fn watch(&self, resource: &ApiResource) -> Result<(), Deaf> {
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), resource);
+        let config = watcher::Config {
+            page_size: Some(PAGE),
+            ..watcher::Config::default()
+        };
+        let events = watcher::watcher(api, config).default_backoff();
+        let mut events = events.boxed();
+        loop {
+            let event = match events.try_next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.tell(What::Failed(error.to_string().into())).await?;
+                    match error {
+                        watcher::Error::InitialListFailed(error)
+                        | watcher::Error::WatchStartFailed(error)
+                            if is_absent(&error) =>
+                        {
+                            return Ok(());
+                        }
+                        _ => continue,
+                    }
+                }
+            };
+            self.tell(match event {
+                Event::Init => What::Listing,
+                Event::InitApply(object) | Event::Apply(object) => {
+                    What::Object(Box::new(value(object, resource)))
+                }
+                Event::InitDone => What::Listed,
+                Event::Delete(object) => What::Gone {
+                    namespace: object.metadata.namespace.unwrap_or_default(),
+                    name: object.metadata.name.unwrap_or_default(),
+                },
+            })
+            .await?;
+        }
+    }
+}
+
+/// What is told of an object: all but what the API server keeps for itself.
+fn value(mut object: DynamicObject, resource: &ApiResource) -> Value {
+    object.metadata.managed_fields = None;
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Value::Object(fields) = &mut value {
+        // Items of lists come without.
+        fields.insert(
+            "apiVersion".to_owned(),
+            resource.api_version.as_str().into(),
+        );
+        fields.insert("kind".to_owned(), resource.kind.as_str().into());
+    }
+    value
+}
+
+/// Whether the API server says that it does not know what was asked for.
+fn is_absent(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 404,
+        kube::Error::Discovery(_) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,141 @@
+//! The real sidecar of a Pod, under a control plane whose objects are in an API server.
+
+use crate::{
+    control_plane::ControlPlane,
+    policy::{server, shop},
+    server::ApiServer,
+};
+use http::StatusCode;
+use linkerd_tests::{eventually, get, one_http1, page};
+use serde_json::json;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket},
+};
+
+/// The sidecar of the Pod `web`, in front of an application that says yes; both end with the test.
+struct Sidecar {
+    process: Child,
+    _folder: TempDir,
+    application: tokio::task::JoinHandle<()>,
+}
+
+/// Where its clients connect, where its application is, and its admin server.
+const CLIENTS: ([u8; 4], u16) = ([127, 77, 3, 2], 8080);
+const APPLICATION: ([u8; 4], u16) = ([127, 77, 3, 3], 8080);
+const ADMIN: ([u8; 4], u16) = ([127, 77, 3, 2], 4191);
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.application.abort();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Sidecar {
+    async fn start(server: &ApiServer, plane: &ControlPlane) -> Self {
+        let listener = TcpListener::bind(SocketAddr::from(APPLICATION)).await;
+        let application = tokio::spawn(say_yes(listener.unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let token = server.token("shop", "web", "identity.l5d.io").await;
+        fs::write(folder.path().join("token"), token).unwrap();
+        let process = spawn(folder.path(), plane);
+        let sidecar = Self {
+            process,
+            _folder: folder,
+            application,
+        };
+        eventually("the sidecar's readiness", async || {
+            let (status, _) = page(ADMIN.into(), "/ready").await?;
+            (status == 200).then_some(())
+        })
+        .await;
+        sidecar
+    }
+
+    async fn status(&self) -> StatusCode {
+        // Not from 127.0.0.1, which is always let in.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 77, 3, 9], 0))).unwrap();
+        let stream = socket.connect(CLIENTS.into()).await.unwrap();
+        one_http1(stream, get("/")).await.unwrap().status()
+    }
+}
+
+async fn say_yes(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut request = [0; 4096];
+            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                if stream.write_all(yes).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn spawn(folder: &Path, plane: &ControlPlane) -> Child {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
+    let mut command = Command::new(linkerd_tests::binary("linkerd-proxy"));
+    let (clients, application) = (SocketAddr::from(CLIENTS), SocketAddr::from(APPLICATION));
+    for (name, value) in [
+        ("IDENTITY_DIR", folder.display().to_string()),
+        (
+            "IDENTITY_TOKEN_FILE",
+            folder.join("token").display().to_string(),
+        ),
+        ("IDENTITY_TRUST_ANCHORS", plane.trust_anchors()),
+        ("IDENTITY_LOCAL_NAME", identity.to_owned()),
+        ("IDENTITY_SVC_ADDR", plane.identity.to_string()),
+        ("POLICY_SVC_ADDR", plane.policy.to_string()),
+        ("POLICY_WORKLOAD", r#"{"ns":"shop","pod":"web"}"#.to_owned()),
+        ("DESTINATION_SVC_ADDR", plane.destination.to_string()),
+        ("INBOUND_DEFAULT_POLICY", "deny".to_owned()),
+        ("INBOUND_PORTS", "8080".to_owned()),
+        ("INBOUND_LISTEN_ADDR", "127.77.3.2:4143".to_owned()),
+        ("INBOUND_LISTENERS", format!("{clients}={application}")),
+        ("OUTBOUND_LISTEN_ADDRS", "127.77.3.2:4140".to_owned()),
+        ("ADMIN_LISTEN_ADDR", SocketAddr::from(ADMIN).to_string()),
+    ] {
+        command.env(format!("LINKERD2_PROXY_{name}"), value);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(log).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn a_pods_sidecar_is_certified_by_its_account_and_enforces_what_is_applied() {
+    let Some((api, plane)) = shop().await else {
+        return;
+    };
+    let sidecar = Sidecar::start(&api, &plane).await;
+    let becomes = async |wanted: u16| {
+        eventually(&format!("{wanted}"), async || {
+            (sidecar.status().await == wanted).then_some(())
+        })
+        .await;
+    };
+    becomes(200).await;
+    let access = |policy: &str| server("web", &json!({"accessPolicy": policy, "podSelector": {}}));
+    api.apply(&access("deny")).await;
+    becomes(403).await;
+    api.apply(&access("all-unauthenticated")).await;
+    becomes(200).await;
+    api.apply(&access("all-authenticated")).await;
+    becomes(403).await;
+    api.delete(&access("deny")).await;
+    becomes(200).await;
+    let (_, metrics) = page(ADMIN.into(), "/metrics").await.unwrap();
+    assert!(metrics.contains(r#"srv_name="web""#), "{metrics}");
+}
