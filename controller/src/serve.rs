@@ -92,7 +92,7 @@ pub fn main(config: Config) -> ExitCode {
             let shutdown = async move {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
             };
-            Box::pin(run(config, shutdown)).await
+            run(config, shutdown).await
         }),
         Err(error) => Err(error.into()),
     };
@@ -188,13 +188,13 @@ pub async fn run_on(
         authority: authority.clone(),
         sources,
     };
-    let keep = keep(&config, client.clone(), publish, report, issuer);
-    let serve = async {
+    let keep = Box::pin(keep(&config, client.clone(), publish, report, issuer));
+    let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
         let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
         services(&config, &shared, &authority, client, apis)?.await
-    };
+    });
     tokio::select! {
         result = serve => result?,
         () = admin::serve(admin, state) => {}
