@@ -1,23 +1,20 @@
 //! The admin server: health, metrics, what is wrong with the manifests, and the policy of any workload with the reason
 //! of a decision. It shows names and addresses of workloads and no secret; it belongs on a loopback address.
 
-use crate::{grpc::streams::Streams, source::Snapshot};
-use bytes::Bytes;
+use crate::{
+    grpc::streams::Streams,
+    source::Snapshot,
+    web::{self, Page, as_json, text},
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use linkerd_metrics::{Format, Registry};
 use linkerd_policy::{Peer, PeerId, PeerTls, Policy, RequestView, index::WorkloadRef};
 use serde_json::json;
-use std::{collections::HashMap, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use tokio::{net::TcpListener, sync::watch};
 
-/// Most connections at once.
-const MAX_CONNECTIONS: usize = 256;
 /// Most streams that `/status` lists.
 const MAX_LISTED: usize = 1_000;
 
@@ -29,35 +26,13 @@ pub(crate) struct State {
     pub(crate) streams: Arc<Streams>,
 }
 
-type Page = Response<Full<Bytes>>;
-
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let state = state.clone();
-        tokio::spawn(async move {
-            let _slot = slot;
-            let service = service_fn(move |request: Request<Incoming>| {
-                let page = state.page(&request);
-                async move { Ok::<_, Infallible>(page) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "Admin connection failed");
-            }
-        });
-    }
+    web::serve(listener, None, move |request| {
+        let page = state.page(&request);
+        async move { page }
+    })
+    .await;
 }
 
 impl State {
@@ -186,26 +161,6 @@ impl State {
         };
         as_json(&policy.explain_request(&peer, &view))
     }
-}
-
-fn text(status: StatusCode, body: &str) -> Page {
-    let mut page = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-    *page.status_mut() = status;
-    page.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain"),
-    );
-    page
-}
-
-fn as_json(value: &impl serde::Serialize) -> Page {
-    let body = serde_json::to_vec_pretty(value).unwrap_or_default();
-    let mut page = Response::new(Full::new(body.into()));
-    page.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
-    page
 }
 
 /// Decodes a query string.

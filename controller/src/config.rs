@@ -1,6 +1,7 @@
 //! What the control plane is told: flags named like the peer's, and ours for the directory.
 
 use crate::{
+    admission::Admission,
     authority::{IssuerFiles, Sources},
     kubernetes::Kubernetes,
 };
@@ -43,6 +44,8 @@ pub struct Config {
     pub token_keys: Option<PathBuf>,
     /// Most streams that are open at once.
     pub max_streams: usize,
+    /// The validating webhook, if it is served.
+    pub admission: Option<Admission>,
 }
 
 impl Config {
@@ -147,9 +150,30 @@ pub struct Flags {
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
     pub max_streams: usize,
+    /// Address of the validating webhook.
+    #[arg(long, value_name = "ADDR", requires_all = ["admission_cert", "admission_key"])]
+    pub admission_addr: Option<SocketAddr>,
+    /// Its certificate, PEM, read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "admission_addr")]
+    pub admission_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "admission_addr")]
+    pub admission_key: Option<PathBuf>,
+    /// What becomes of a Server that overlaps with an older one.
+    #[arg(long, value_enum, default_value_t = Overlap::Refuse)]
+    pub server_overlap: Overlap,
     /// Seconds between looks at the manifests, besides when they are said to have changed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub rescan_seconds: u64,
+}
+
+/// What the webhook does about a Server that overlaps with an older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Overlap {
+    /// It is not admitted.
+    Refuse,
+    /// It is, with a warning; the older one keeps the port.
+    Warn,
 }
 
 impl From<Flags> for Config {
@@ -181,6 +205,20 @@ impl From<Flags> for Config {
             ),
             clock_skew: Duration::from_secs(flags.identity_clock_skew_seconds),
             certify_per_minute: flags.certify_per_minute.max(1),
+            // The flags need one another.
+            admission: match (
+                flags.admission_addr,
+                flags.admission_cert,
+                flags.admission_key,
+            ) {
+                (Some(address), Some(certificate), Some(key)) => Some(Admission {
+                    address,
+                    certificate,
+                    key,
+                    refuses_overlap: flags.server_overlap == Overlap::Refuse,
+                }),
+                _ => None,
+            },
             rescan: Duration::from_secs(flags.rescan_seconds.max(1)),
             // The flags need one another.
             issuer: match (flags.issuer_cert, flags.issuer_key, flags.trust_anchors) {

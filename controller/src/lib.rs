@@ -13,8 +13,11 @@
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
 //! | [`token`] | workload tokens: signed JWTs |
 //! | `grpc` | the three services |
+//! | [`admission`] | the validating webhook |
+//! | `web` | small HTTP servers, of the two above and below |
 //! | `admin` | health, metrics, status, policy and explanations for any workload |
 
+pub mod admission;
 pub mod authority;
 pub mod kubernetes;
 pub mod source;
@@ -27,6 +30,7 @@ mod listen;
 mod metrics;
 mod serve;
 mod watch;
+mod web;
 
 pub use config::{Config, Flags};
 pub use serve::{Error, Listeners, main, run, run_on};

@@ -1,7 +1,7 @@
 //! Runs the control plane: sockets, the watched directory, the services.
 
 use crate::{
-    Config, admin,
+    Config, admin, admission,
     authority::{Authority, AuthorityError},
     grpc::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
@@ -55,6 +55,9 @@ pub enum Error {
     /// No API server to speak to.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
+    /// The webhook's certificate is of no use.
+    #[error("the webhook's certificate and key cannot be used: {0}")]
+    Admission(#[source] io::Error),
     /// A server or runtime failed.
     #[error("{0}")]
     Serve(#[from] tonic::transport::Error),
@@ -112,6 +115,7 @@ pub struct Listeners {
     destination: TcpListener,
     identity: TcpListener,
     admin: TcpListener,
+    admission: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -125,6 +129,10 @@ impl Listeners {
             destination: listen("destination", &mut config.destination_addr).await?,
             identity: listen("identity", &mut config.identity_addr).await?,
             admin: listen("admin", &mut config.admin_addr).await?,
+            admission: match &mut config.admission {
+                Some(admission) => Some(listen("admission", &mut admission.address).await?),
+                None => None,
+            },
         })
     }
 }
@@ -173,6 +181,7 @@ pub async fn run_on(
         destination,
         identity,
         admin,
+        admission,
     } = listeners;
     let apis = [policy, destination, identity];
     let state = admin::State {
@@ -195,8 +204,17 @@ pub async fn run_on(
         let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
         services(&config, &shared, &authority, client, apis)?.await
     });
+    let review = async {
+        match config.admission.clone().zip(admission) {
+            Some((settings, listener)) => {
+                admission::serve(settings, listener, shared.snapshots.clone()).await
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         result = serve => result?,
+        result = review => result.map_err(Error::Admission)?,
         () = admin::serve(admin, state) => {}
         result = keep => result?,
         () = async {

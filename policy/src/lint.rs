@@ -232,8 +232,19 @@ pub const CHECKS: &[(&str, &str)] = &[
 impl Index {
     /// Everything that cannot be what its author meant, the worst first.
     pub fn lint(&self) -> Vec<Finding> {
+        self.lint_within(|_| true)
+    }
+
+    /// What [`Index::lint`] finds about one object.
+    pub fn lint_of(&self, key: &Key) -> Vec<Finding> {
+        let mut findings = self.lint_within(|namespace| namespace == key.namespace);
+        findings.retain(|finding| finding.object == *key);
+        findings
+    }
+
+    fn lint_within(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Finding> {
         let mut report = Report(Vec::new());
-        for (namespace, scope) in self.scopes() {
+        for (namespace, scope) in self.scopes().filter(|(namespace, _)| is_wanted(namespace)) {
             let lint = Lint {
                 index: self,
                 namespace,

@@ -1,11 +1,13 @@
 //! The real `linkerd-controller` on an API server, and clients of its services.
 
 use crate::{free_port, server::ApiServer};
+use base64::Engine as _;
 use linkerd_tests::{eventually, within};
 use linkerd2_proxy_api::{
     identity::{CertifyRequest, CertifyResponse, identity_client::IdentityClient},
     inbound::{PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient},
 };
+use serde_json::{Value, json};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -22,6 +24,9 @@ pub(crate) struct ControlPlane {
     pub(crate) identity: SocketAddr,
     pub(crate) destination: SocketAddr,
     admin: SocketAddr,
+    webhook: SocketAddr,
+    /// The certificate of the webhook, which signed itself, PEM.
+    certificate: String,
 }
 
 impl Drop for ControlPlane {
@@ -43,7 +48,11 @@ impl ControlPlane {
     pub(crate) fn spawn(server: &ApiServer) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let [policy, identity, destination, admin] = std::array::from_fn(|_| address());
+        let [policy, identity, destination, admin, webhook] = std::array::from_fn(|_| address());
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("webhook.crt"), certified.cert.pem()).unwrap();
+        fs::write(file("webhook.key"), certified.signing_key.serialize_pem()).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let process = Command::new(linkerd_tests::binary("linkerd-controller"))
             .arg("--kubernetes")
@@ -55,6 +64,12 @@ impl ControlPlane {
                 "--state-dir={}",
                 folder.path().join("state").display()
             ))
+            .arg(format!("--admission-addr={webhook}"))
+            .arg(format!(
+                "--admission-cert={}",
+                file("webhook.crt").display()
+            ))
+            .arg(format!("--admission-key={}", file("webhook.key").display()))
             .env("KUBECONFIG", server.kubeconfig())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -68,7 +83,30 @@ impl ControlPlane {
             identity,
             destination,
             admin,
+            webhook,
+            certificate: certified.cert.pem(),
         }
+    }
+
+    /// What makes an API server ask the webhook about objects of the mesh.
+    pub(crate) fn webhook(&self) -> Value {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "linkerd-policy-validator-webhook-config"},
+            "webhooks": [{
+                "name": "linkerd-policy-validator.linkerd.io",
+                "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail",
+                "clientConfig": {
+                    "url": format!("https://{}/", self.webhook),
+                    "caBundle": base64::engine::general_purpose::STANDARD.encode(&self.certificate),
+                },
+                "rules": [{
+                    "operations": ["CREATE", "UPDATE"], "apiVersions": ["*"],
+                    "apiGroups": ["policy.linkerd.io"], "resources": ["*"],
+                }],
+            }],
+        })
     }
 
     /// What it logged.

@@ -261,3 +261,46 @@ async fn a_certificate_is_for_whom_the_api_server_says_that_the_token_is() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_used_is_refused_when_it_is_applied_and_what_cannot_be_meant_is_warned_of() {
+    let Some((api, plane)) = shop().await else {
+        return;
+    };
+    api.apply(&plane.webhook()).await;
+    let bad = server("web", &json!({"proxyProtocol": "SPDY"}));
+    // It takes a moment until the API server asks.
+    let refused = eventually("a refusal", async || api.try_apply(&bad).await.err()).await;
+    assert!(
+        refused.to_string().contains("spec.proxyProtocol"),
+        "{refused}"
+    );
+    let nobody = server(
+        "nobody",
+        &json!({"podSelector": {"matchLabels": {"app": "gone"}}}),
+    );
+    let warned = api.warnings(&nobody).await;
+    assert!(
+        warned
+            .iter()
+            .any(|text| text.contains("server-without-workload")),
+        "{warned:?}"
+    );
+
+    assert_eq!(
+        api.warnings(&server("web", &json!({"accessPolicy": "audit"})))
+            .await,
+        [""; 0]
+    );
+    let mut stream = plane.watch("shop", "web", 8080).await;
+    let is_web = |server: &Server| (names(server).0 == "web").then_some(());
+    stream.until("the Server", is_web).await;
+    let second = api
+        .try_apply(&server("web-too", &json!({})))
+        .await
+        .unwrap_err();
+    assert!(
+        second.to_string().contains("Server web is older"),
+        "{second}"
+    );
+}

@@ -189,6 +189,17 @@ impl ApiServer {
         }
     }
 
+    /// What the API server warns of when an object is applied.
+    pub(crate) async fn warnings(&self, object: &Value) -> Vec<String> {
+        let request = apply_request(&path(object), object);
+        let request = request.map(kube::client::Body::from);
+        let response = self.client.send(request).await.unwrap();
+        assert!(response.status().is_success(), "{}", response.status());
+        let warnings = response.headers().get_all("warning").iter();
+        let warnings = warnings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        warnings.collect()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Option<Value> {
         let request = Request::get(path).body(Vec::new()).unwrap();
         self.client.request(request).await.ok()
@@ -210,11 +221,7 @@ impl ApiServer {
     }
 
     async fn patch(&self, path: &str, object: &Value) -> Result<Value, kube::Error> {
-        let request = Request::patch(format!("{path}?fieldManager=test&force=true"))
-            .header("content-type", "application/apply-patch+yaml")
-            .body(object.to_string().into_bytes())
-            .unwrap();
-        self.client.request(request).await
+        self.client.request(apply_request(path, object)).await
     }
 
     /// Deletes an object at once.
@@ -240,6 +247,13 @@ impl ApiServer {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap()
+}
+
+fn apply_request(path: &str, object: &Value) -> Request<Vec<u8>> {
+    Request::patch(format!("{path}?fieldManager=test&force=true"))
+        .header("content-type", "application/apply-patch+yaml")
+        .body(object.to_string().into_bytes())
+        .unwrap()
 }
 
 /// Where an object is.

@@ -1,0 +1,275 @@
+//! The validating webhook: what is wrong with an object is said when it is applied, not when it has no effect.
+//!
+//! Objects are read by the same code that reads them afterwards, so that what is admitted can be used. What is valid and
+//! cannot be meant is a warning, which `kubectl` shows; Servers that overlap are refused if so configured. Objects of the
+//! Gateway API are also for other implementations: what is wrong with them is only a warning.
+//! Source: `admission.k8s.io/v1` AdmissionReview.
+
+use crate::{
+    source::Snapshot,
+    web::{self, Page, as_json, text},
+};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use linkerd_policy::{
+    index::Index,
+    lint::{Finding, Severity},
+    manifest,
+    resource::{GATEWAY_GROUP, Resource},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde_json::{Value, json};
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Instant, SystemTime},
+};
+use tokio::{net::TcpListener, sync::watch, time::Duration};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+
+/// Largest review that is read: the old and the new version of the largest object, and more.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+/// How long a review may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the files of the certificate are looked at.
+const RELOAD: Duration = Duration::from_secs(10);
+/// The API server cuts what is longer, and shows only so many.
+const MAX_WARNINGS: usize = 8;
+
+/// How the webhook is served.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Where.
+    pub address: std::net::SocketAddr,
+    /// Its certificate, PEM; read again when it changes.
+    pub certificate: PathBuf,
+    /// The certificate's key, PEM.
+    pub key: PathBuf,
+    /// Servers that overlap with an older one are refused, not only warned about.
+    pub refuses_overlap: bool,
+}
+
+/// Serves for ever.
+pub(crate) async fn serve(
+    admission: Admission,
+    listener: TcpListener,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> io::Result<()> {
+    let acceptor = Reloaded::new(&admission)?;
+    let refuses_overlap = admission.refuses_overlap;
+    let answer = move |request| {
+        let snapshots = snapshots.clone();
+        async move { page(request, &snapshots, refuses_overlap).await }
+    };
+    web::serve(listener, Some(Arc::new(move || acceptor.now())), answer).await;
+    Ok(())
+}
+
+async fn page(
+    request: Request<Incoming>,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    refuses_overlap: bool,
+) -> Page {
+    if request.method() != Method::POST || request.uri().path() != "/" {
+        return text(StatusCode::NOT_FOUND, "reviews are POSTed to /\n");
+    }
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = match tokio::time::timeout(PATIENCE, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the review did not arrive\n"),
+    };
+    let review: Value = match serde_json::from_slice(&body) {
+        Ok(review) => review,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    let snapshot = snapshots.borrow().clone();
+    let answer = tokio::task::spawn_blocking(move || {
+        answer(&review, &snapshot.index, refuses_overlap, SystemTime::now())
+    });
+    match answer.await {
+        Ok(answer) => as_json(&answer),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+    }
+}
+
+/// What is said about an object.
+struct Verdict {
+    /// Why it is refused, if it is.
+    refused: Option<String>,
+    warnings: Vec<String>,
+}
+
+/// The answer to a review.
+fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Value {
+    let request = review.get("request").unwrap_or(&Value::Null);
+    let verdict = match request.get("object") {
+        Some(object) if object.is_object() => judge(object.clone(), index, refuses_overlap, now),
+        // Nothing is wrong with taking an object away.
+        _ if request.get("operation") == Some(&"DELETE".into()) => Verdict {
+            refused: None,
+            warnings: Vec::new(),
+        },
+        _ => Verdict {
+            refused: Some("admission request missing 'object'".to_owned()),
+            warnings: Vec::new(),
+        },
+    };
+    let mut response = json!({
+        "uid": request.get("uid").cloned().unwrap_or_default(),
+        "allowed": verdict.refused.is_none(),
+        "warnings": verdict.warnings,
+    });
+    if let (Some(message), Value::Object(response)) = (verdict.refused, &mut response) {
+        let status = json!({"code": 400, "message": message, "reason": "Invalid"});
+        response.insert("status".to_owned(), status);
+    }
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "response": response,
+    })
+}
+
+fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Verdict {
+    let version = object.get("apiVersion").and_then(Value::as_str);
+    let is_gateway = version
+        .and_then(|version| version.split_once('/'))
+        .is_some_and(|(group, _)| group == GATEWAY_GROUP);
+    // It is as old as it will be, so that what it is compared with is older.
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        let created = metadata.get("creationTimestamp");
+        if created.is_none_or(Value::is_null)
+            && let Ok(now) = rfc3339(now)
+        {
+            metadata.insert("creationTimestamp".to_owned(), now.into());
+        }
+    }
+    let resource = match manifest::from_value(object) {
+        Ok(Resource::Other { key }) => {
+            let group = if key.group.is_empty() {
+                "core"
+            } else {
+                &key.group
+            };
+            let text = format!("unsupported resource type: {}.{group}", key.kind);
+            return Verdict {
+                refused: Some(text),
+                warnings: Vec::new(),
+            };
+        }
+        Ok(resource) => resource,
+        Err(error) => {
+            let text = match error.field.as_str() {
+                "" => error.reason,
+                field => format!("{field}: {}", error.reason),
+            };
+            return if is_gateway {
+                Verdict {
+                    refused: None,
+                    warnings: vec![format!("not used by this mesh: {text}")],
+                }
+            } else {
+                Verdict {
+                    refused: Some(text),
+                    warnings: Vec::new(),
+                }
+            };
+        }
+    };
+    let key = resource.key();
+    let mut index = index.clone();
+    index.apply(resource);
+    let findings = index.lint_of(&key);
+    let overlap = findings
+        .iter()
+        .find(|finding| finding.check == "server-overlap");
+    if let (Some(overlap), true) = (overlap, refuses_overlap) {
+        return Verdict {
+            refused: Some(said(overlap)),
+            warnings: Vec::new(),
+        };
+    }
+    let worth = findings
+        .iter()
+        .filter(|finding| finding.severity < Severity::Info);
+    Verdict {
+        refused: None,
+        warnings: worth.take(MAX_WARNINGS).map(said).collect(),
+    }
+}
+
+fn said(finding: &Finding) -> String {
+    format!("{}: {}; {}", finding.check, finding.message, finding.fix)
+}
+
+fn rfc3339(at: SystemTime) -> Result<String, time::error::Format> {
+    time::OffsetDateTime::from(at).format(&time::format_description::well_known::Rfc3339)
+}
+
+/// What connections are accepted with: read again when the files change, and kept when they are of no use.
+struct Reloaded {
+    certificate: PathBuf,
+    key: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    acceptor: TlsAcceptor,
+    text: [Vec<u8>; 2],
+    looked: Instant,
+}
+
+impl Reloaded {
+    fn new(admission: &Admission) -> io::Result<Self> {
+        let (certificate, key) = (admission.certificate.clone(), admission.key.clone());
+        let text = [fs::read(&certificate)?, fs::read(&key)?];
+        let state = State {
+            acceptor: acceptor(&text)?,
+            text,
+            looked: Instant::now(),
+        };
+        Ok(Self {
+            certificate,
+            key,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn now(&self) -> TlsAcceptor {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= RELOAD {
+            state.looked = Instant::now();
+            if let Err(error) = self.reload(&mut state) {
+                tracing::warn!(%error, "The webhook's certificate cannot be read again: the one in use stays");
+            }
+        }
+        state.acceptor.clone()
+    }
+
+    fn reload(&self, state: &mut State) -> io::Result<()> {
+        let text = [fs::read(&self.certificate)?, fs::read(&self.key)?];
+        if text != state.text {
+            state.acceptor = acceptor(&text)?;
+            state.text = text;
+            tracing::info!("The webhook has a new certificate");
+        }
+        Ok(())
+    }
+}
+
+fn acceptor([certificate, key]: &[Vec<u8>; 2]) -> io::Result<TlsAcceptor> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+    let chain = chain.map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests;
