@@ -8,6 +8,7 @@ use crate::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn open() -> Mesh {
@@ -195,7 +196,7 @@ async fn an_upgrade_becomes_a_tunnel() {
         .await
         .unwrap();
     let mut seen = Vec::new();
-    let mut tunnel = hyper_util::rt::TokioIo::new(upgraded);
+    let mut tunnel = TokioIo::new(upgraded);
     within("the application's bytes", tunnel.read_to_end(&mut seen))
         .await
         .unwrap();
@@ -277,11 +278,21 @@ async fn heads_that_are_too_large_are_a_431() {
     let request = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {large}\r\n\r\n");
     let answer = raw(&mesh, &[request.as_bytes()]).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-    let request = Request::get("http://web/").header("x", &large);
-    let request = request.body(Full::default()).unwrap();
+    let request = |value: &str| {
+        let request = Request::get("http://web/").header("x", value);
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
     let stream = mesh.connect_from(5, mesh.web()).await;
-    let response = one_http2(stream, request).await.unwrap();
-    assert_eq!(response.status(), 431);
+    let io = TokioIo::new(stream);
+    let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // Each side knows the other's settings when there has been an answer.
+    let response = within("an answer", send.send_request(request("small"))).await;
+    assert_eq!(response.unwrap().status(), 200);
+    let response = within("an answer", send.send_request(request(&large))).await;
+    assert_eq!(response.unwrap().status(), 431);
     assert_eq!(mesh.send_plain(5, get("/")).await.status(), 200);
 }
 
