@@ -15,6 +15,7 @@ mod check;
 mod diagnostics;
 mod fetch;
 mod identity;
+mod install;
 mod mesh;
 mod outcome;
 mod policy;
@@ -56,6 +57,8 @@ enum Command {
     /// What running sidecars hold, and whether it is right.
     #[command(subcommand)]
     Diagnostics(diagnostics::Command),
+    /// Print what a Kubernetes API server needs to know.
+    Install(install::Flags),
     /// Print a completion script, for example: source <(linkerd completion bash)
     Completion {
         /// The shell.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Check(flags) => block_on(check::run(flags)),
         Command::Stat(command) => block_on(stat::run(command)),
         Command::Diagnostics(command) => block_on(diagnostics::run(command)),
+        Command::Install(flags) => install::run(&flags),
         Command::Workload(command) => block_on(workload::run(command)),
         Command::Completion { shell } => complete(&shell),
     };

@@ -168,7 +168,7 @@ pub async fn run_on(
 
     let empty = Arc::new(Snapshot::empty(&config.cluster));
     let (publish, snapshots) = watch::channel(empty);
-    let report = Report::new(metrics.clone());
+    let report = Report::new(metrics.clone(), config.kubernetes.is_none());
     let (end, ending) = watch::channel(false);
     let shared = Shared {
         snapshots,

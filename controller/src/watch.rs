@@ -136,12 +136,14 @@ pub(crate) struct Report {
     pub(crate) metrics: Arc<ControllerMetrics>,
     shown: Shown,
     known: BTreeSet<Problem>,
+    is_directory: bool,
 }
 
 impl Report {
-    pub(crate) fn new(metrics: Arc<ControllerMetrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<ControllerMetrics>, is_directory: bool) -> Self {
         Self {
             metrics,
+            is_directory,
             shown: Shown::default(),
             known: BTreeSet::new(),
         }
@@ -149,13 +151,7 @@ impl Report {
 
     pub(crate) fn snapshot(&mut self, snapshot: &Snapshot) {
         self.metrics.show(snapshot, &mut self.shown);
-        tracing::info!(
-            version = snapshot.version,
-            workloads = snapshot.index.workloads().count(),
-            services = snapshot.index.services().count(),
-            problems = snapshot.problems.len(),
-            "Manifests read"
-        );
+        self.said(snapshot);
         let now: BTreeSet<_> = snapshot.problems.iter().cloned().collect();
         for problem in now.difference(&self.known).take(MAX_LOGGED) {
             tracing::warn!("{problem}");
@@ -169,6 +165,20 @@ impl Report {
             );
         }
         self.known = now;
+    }
+
+    /// A line for each reading of a directory. Objects of an API server change all the time: only the first is news.
+    fn said(&self, snapshot: &Snapshot) {
+        let (version, problems) = (snapshot.version, snapshot.problems.len());
+        let workloads = snapshot.index.workloads().count();
+        let services = snapshot.index.services().count();
+        if self.is_directory {
+            tracing::info!(version, workloads, services, problems, "Manifests read");
+        } else if version == 1 {
+            tracing::info!(workloads, services, problems, "Objects listed");
+        } else {
+            tracing::debug!(version, workloads, services, problems, "Objects changed");
+        }
     }
 }
 
