@@ -7,11 +7,13 @@ use crate::{
 };
 use ipnet::IpNet;
 use linkerd_policy::{DefaultPolicy, index::Cluster, ports::PortSet};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Configuration of the control plane.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What this process does; it listens and asks an API server for nothing else.
+    pub roles: BTreeSet<Role>,
     /// Directory of manifests, read recursively and watched. Not looked at where there is an API server.
     pub manifests: PathBuf,
     /// The API server that objects come from, in place of a directory.
@@ -28,6 +30,8 @@ pub struct Config {
     pub identity_addr: SocketAddr,
     /// Health, metrics, status.
     pub admin_addr: SocketAddr,
+    /// A sidecar in front speaks mutual TLS, so that the APIs are served in plaintext on every address.
+    pub behind_sidecar: bool,
     /// Names and defaults of the mesh.
     pub cluster: Cluster,
     /// Lifetime of issued certificates.
@@ -49,6 +53,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether this process does this.
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Whether this process needs to know the objects of the mesh.
+    pub fn has_index(&self) -> bool {
+        // Identity on an API server knows who asks from the token's review alone.
+        self.has(Role::Policy) || self.has(Role::Destination) || self.kubernetes.is_none()
+    }
+
     /// Where the CA and the token key are.
     pub fn authority(&self) -> Sources {
         Sources {
@@ -77,6 +92,14 @@ pub struct Flags {
     /// Context of the kubeconfig.
     #[arg(long, value_name = "NAME", requires = "kubernetes")]
     pub context: Option<String>,
+    /// What this process does. Each role opens only its own addresses, and needs only its own rights.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "policy,destination,identity"
+    )]
+    pub roles: Vec<Role>,
     /// A directory whose objects replace those of the same name in earlier ones; may be repeated.
     #[arg(long = "overlay")]
     pub overlays: Vec<PathBuf>,
@@ -107,6 +130,9 @@ pub struct Flags {
     /// Address of health, metrics and status.
     #[arg(long, default_value = "127.0.0.1:9990")]
     pub admin_addr: SocketAddr,
+    /// The APIs are spoken in plaintext on every address: a sidecar in front speaks mutual TLS.
+    #[arg(long)]
+    pub behind_sidecar: bool,
     /// The policy of ports that no Server selects.
     #[arg(long, default_value = "all-unauthenticated")]
     pub default_policy: DefaultPolicy,
@@ -150,7 +176,7 @@ pub struct Flags {
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
     pub max_streams: usize,
-    /// Address of the validating webhook.
+    /// Address of the validating webhook (role policy).
     #[arg(long, value_name = "ADDR", requires_all = ["admission_cert", "admission_key"])]
     pub admission_addr: Option<SocketAddr>,
     /// Its certificate, PEM, read again when it changes.
@@ -167,6 +193,17 @@ pub struct Flags {
     pub rescan_seconds: u64,
 }
 
+/// Something that a control plane does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Role {
+    /// The policy API, the validating webhook, and statuses of objects.
+    Policy,
+    /// The destination API.
+    Destination,
+    /// The identity API.
+    Identity,
+}
+
 /// What the webhook does about a Server that overlaps with an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Overlap {
@@ -179,6 +216,7 @@ pub enum Overlap {
 impl From<Flags> for Config {
     fn from(flags: Flags) -> Self {
         Self {
+            roles: flags.roles.into_iter().collect(),
             manifests: flags.manifests.unwrap_or_default(),
             kubernetes: flags.kubernetes.then_some(Kubernetes {
                 context: flags.context,
@@ -189,6 +227,7 @@ impl From<Flags> for Config {
             destination_addr: flags.destination_addr,
             identity_addr: flags.identity_addr,
             admin_addr: flags.admin_addr,
+            behind_sidecar: flags.behind_sidecar,
             cluster: Cluster {
                 control_plane_namespace: flags.control_plane_namespace,
                 trust_domain: flags.identity_trust_domain,

@@ -32,5 +32,5 @@ mod serve;
 mod watch;
 mod web;
 
-pub use config::{Config, Flags};
+pub use config::{Config, Flags, Role};
 pub use serve::{Error, Listeners, main, run, run_on};

@@ -1,4 +1,5 @@
-//! Connections to the gRPC services: plaintext where both ends are on this host, mutual TLS everywhere else.
+//! Connections to the gRPC services: plaintext where both ends are on this host or a sidecar is in front, mutual TLS
+//! everywhere else.
 //!
 //! A client's certificate is verified if it shows one. It need not: a proxy asks for its first certificate, and for its
 //! policy, before it has one.
@@ -111,7 +112,7 @@ async fn establish(
                 .map_err(|error| error.to_string())?;
             (Io::Tls(Box::new(accepted.io)), accepted.client)
         }
-        // A service without an identity listens on a loopback address.
+        // A service without an identity listens on a loopback address, or a sidecar speaks TLS for it.
         _ => (Io::Plain(stream), None),
     };
     Ok(Connection {

@@ -1,14 +1,14 @@
 //! Runs the control plane: sockets, the watched directory, the services.
 
 use crate::{
-    Config, admin, admission,
+    Config, Role, admin, admission,
     authority::{Authority, AuthorityError},
     grpc::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
     },
     kubernetes::{self, KubernetesError, review::Reviewer},
-    listen::{self, connections},
+    listen::{self, Connection, connections},
     metrics::ControllerMetrics,
     source::{Snapshot, Source},
     watch::{Issuer, Report, Watch},
@@ -31,7 +31,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tonic::transport::Server;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Server, server::Router};
 
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 256 * 1024;
@@ -58,6 +59,9 @@ pub enum Error {
     /// The webhook's certificate is of no use.
     #[error("the webhook's certificate and key cannot be used: {0}")]
     Admission(#[source] io::Error),
+    /// A flag is for a role that this process does not have.
+    #[error("{0} is for the role {1}: add it to --roles, or leave the flag out")]
+    Role(&'static str, &'static str),
     /// A server or runtime failed.
     #[error("{0}")]
     Serve(#[from] tonic::transport::Error),
@@ -108,31 +112,54 @@ pub fn main(config: Config) -> ExitCode {
     }
 }
 
-/// The sockets of a control plane, bound; port 0 in the configuration gives free ones.
+/// The sockets of a control plane, bound, those of its roles; port 0 in the configuration gives free ones.
 #[derive(Debug)]
 pub struct Listeners {
-    policy: TcpListener,
-    destination: TcpListener,
-    identity: TcpListener,
+    apis: Apis,
     admin: TcpListener,
     admission: Option<TcpListener>,
+}
+
+/// The sockets of the gRPC services.
+#[derive(Debug)]
+struct Apis {
+    policy: Option<TcpListener>,
+    destination: Option<TcpListener>,
+    identity: Option<TcpListener>,
 }
 
 impl Listeners {
     /// Binds the addresses of `config`, and writes into it which they are.
     ///
     /// # Errors
-    /// [`Error::Listen`].
+    /// [`Error::Listen`], [`Error::Role`].
     pub async fn bind(config: &mut Config) -> Result<Self, Error> {
+        let roles = config.roles.clone();
+        let listen_as = async |role, what, address| match roles.contains(&role) {
+            true => listen(what, address).await.map(Some),
+            false => Ok(None),
+        };
+        let apis = Apis {
+            policy: listen_as(Role::Policy, "policy", &mut config.policy_addr).await?,
+            destination: listen_as(
+                Role::Destination,
+                "destination",
+                &mut config.destination_addr,
+            )
+            .await?,
+            identity: listen_as(Role::Identity, "identity", &mut config.identity_addr).await?,
+        };
+        let admission = match &mut config.admission {
+            Some(_) if !roles.contains(&Role::Policy) => {
+                return Err(Error::Role("--admission-addr", "policy"));
+            }
+            Some(admission) => Some(listen("admission", &mut admission.address).await?),
+            None => None,
+        };
         Ok(Self {
-            policy: listen("policy", &mut config.policy_addr).await?,
-            destination: listen("destination", &mut config.destination_addr).await?,
-            identity: listen("identity", &mut config.identity_addr).await?,
+            apis,
             admin: listen("admin", &mut config.admin_addr).await?,
-            admission: match &mut config.admission {
-                Some(admission) => Some(listen("admission", &mut admission.address).await?),
-                None => None,
-            },
+            admission,
         })
     }
 }
@@ -158,13 +185,11 @@ pub async fn run_on(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    let sources = config.authority();
-    let authority = Arc::new(ArcSwap::from_pointee(Authority::open_with(&sources)?));
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));
-    let issuer_ends = authority.load().ca().not_after();
-    metrics.issuer_expiry.set_time(issuer_ends);
+    let issuer = issuer(&config, &metrics)?;
+    let authority = issuer.as_ref().map(|issuer| issuer.authority.clone());
 
     let empty = Arc::new(Snapshot::empty(&config.cluster));
     let (publish, snapshots) = watch::channel(empty);
@@ -177,13 +202,10 @@ pub async fn run_on(
         streams: Streams::new(config.max_streams),
     };
     let Listeners {
-        policy,
-        destination,
-        identity,
+        apis,
         admin,
         admission,
     } = listeners;
-    let apis = [policy, destination, identity];
     let state = admin::State {
         registry,
         snapshots: shared.snapshots.clone(),
@@ -193,16 +215,12 @@ pub async fn run_on(
         Some(kubernetes) => Some(kubernetes.client().await?),
         None => None,
     };
-    let issuer = Issuer {
-        authority: authority.clone(),
-        sources,
-    };
     let keep = Box::pin(keep(&config, client.clone(), publish, report, issuer));
     let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
         let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
-        services(&config, &shared, &authority, client, apis)?.await
+        services(&config, &shared, authority.as_ref(), client, apis)?.await
     });
     let review = async {
         match config.admission.clone().zip(admission) {
@@ -227,13 +245,36 @@ pub async fn run_on(
     Ok(())
 }
 
+/// The authority, where something needs one: the identity API, or mutual TLS of our own.
+fn issuer(config: &Config, metrics: &ControllerMetrics) -> Result<Option<Issuer>, Error> {
+    let speaks_tls = |role, address: SocketAddr| config.has(role) && is_tls(config, address);
+    let is_needed = config.has(Role::Identity)
+        || speaks_tls(Role::Policy, config.policy_addr)
+        || speaks_tls(Role::Destination, config.destination_addr);
+    if !is_needed {
+        return Ok(None);
+    }
+    let sources = config.authority();
+    let authority = Authority::open_with(&sources)?;
+    metrics.issuer_expiry.set_time(authority.ca().not_after());
+    Ok(Some(Issuer {
+        authority: Arc::new(ArcSwap::from_pointee(authority)),
+        sources,
+    }))
+}
+
+/// Whether mutual TLS is spoken on an address.
+fn is_tls(config: &Config, address: SocketAddr) -> bool {
+    !config.behind_sidecar && !address.ip().to_canonical().is_loopback()
+}
+
 /// What keeps the snapshot and the issuer in step with where they come from.
 async fn keep(
     config: &Config,
     client: Option<Client>,
     publish: watch::Sender<Arc<Snapshot>>,
     mut report: Report,
-    issuer: Issuer,
+    issuer: Option<Issuer>,
 ) -> io::Result<()> {
     let Some(client) = client else {
         let mut directories = vec![config.manifests.clone()];
@@ -254,42 +295,64 @@ async fn keep(
         return watch.run().await;
     };
     let metrics = report.metrics.clone();
-    let publish = move |snapshot: Snapshot| {
-        report.snapshot(&snapshot);
-        publish.send_replace(Arc::new(snapshot));
+    let follow = async {
+        if config.has_index() {
+            let publish = |snapshot: Snapshot| {
+                report.snapshot(&snapshot);
+                publish.send_replace(Arc::new(snapshot));
+            };
+            kubernetes::follow(client, config.cluster.clone(), publish).await;
+        } else {
+            // Nothing to wait for.
+            publish.send_replace(Arc::new(Snapshot {
+                version: 1,
+                ..Snapshot::empty(&config.cluster)
+            }));
+        }
     };
-    tokio::join!(
-        kubernetes::follow(client, config.cluster.clone(), publish),
-        issuer.keep(config.rescan, &metrics),
-    );
-    Ok(())
+    let follow_issuer = async {
+        if let Some(issuer) = issuer {
+            issuer.keep(config.rescan, &metrics).await;
+        }
+    };
+    tokio::join!(follow, follow_issuer);
+    // The process ends with its services.
+    std::future::pending().await
 }
 
-/// What runs the three services.
+/// What runs the services of our roles.
 fn services(
     config: &Config,
     shared: &Shared,
-    authority: &Arc<ArcSwap<Authority>>,
+    authority: Option<&Arc<ArcSwap<Authority>>>,
     client: Option<Client>,
-    [policy, destination, identity]: [TcpListener; 3],
+    apis: Apis,
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
-    let own = |account, address| own_identity(config, shared, authority, account, address);
+    let accepted = |listener: Option<TcpListener>, account, address| {
+        let accepted = listener.map(|listener| {
+            let identity = own_identity(config, shared, authority, account, address)?;
+            Ok::<_, Error>(connections(listener, identity))
+        });
+        accepted.transpose()
+    };
     // The peer serves policy and destinations from one pod, so they have one identity.
-    let (destination_id, policy_id, identity_id) = (
-        own("linkerd-destination", config.destination_addr)?,
-        own("linkerd-destination", config.policy_addr)?,
-        own("linkerd-identity", config.identity_addr)?,
-    );
-    let policy = connections(policy, policy_id);
-    let destination = connections(destination, destination_id);
-    let identity = connections(identity, identity_id);
+    let destination = accepted(
+        apis.destination,
+        "linkerd-destination",
+        config.destination_addr,
+    )?;
+    let policy = accepted(apis.policy, "linkerd-destination", config.policy_addr)?;
+    let identity = accepted(apis.identity, "linkerd-identity", config.identity_addr)?;
+    let shown = |is_served: bool, address: SocketAddr| is_served.then(|| address.to_string());
     tracing::info!(
-        policy = %config.policy_addr, destination = %config.destination_addr,
-        identity = %config.identity_addr, admin = %config.admin_addr,
+        policy = shown(policy.is_some(), config.policy_addr),
+        destination = shown(destination.is_some(), config.destination_addr),
+        identity = shown(identity.is_some(), config.identity_addr),
+        admin = %config.admin_addr,
         source = %config.kubernetes.as_ref().map_or_else(|| config.manifests.display().to_string(), |_| "kubernetes".to_owned()),
         "Serving"
     );
-    let certifier = Certifier {
+    let certifier = authority.map(|authority| Certifier {
         shared: shared.clone(),
         reviewer: client.map(Reviewer::new),
         authority: authority.clone(),
@@ -297,47 +360,61 @@ fn services(
         skew: config.clock_skew,
         per_minute: config.certify_per_minute,
         asked: std::sync::Mutex::default(),
-    };
+    });
     let policies = InboundServerPoliciesServer::new(Policies(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
     let outbound = OutboundPoliciesServer::new(Outbound(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
     let destinations =
         DestinationServer::new(Destinations(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
-    let certifier = IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE);
-    let ending = shared.ending.clone();
-    let ended = move || {
-        let mut ending = ending.clone();
-        async move { drop(ending.wait_for(|ending| *ending).await) }
-    };
+    let certifier = certifier
+        .map(|certifier| IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE));
+    let policies = server().add_service(policies).add_service(outbound);
+    let policy = Box::pin(serve(policies, policy, shared));
+    let destinations = server().add_service(destinations);
+    let destination = Box::pin(serve(destinations, destination, shared));
+    let certifier = server().add_optional_service(certifier);
+    let identity = Box::pin(serve(certifier, identity, shared));
     Ok(async move {
-        tokio::try_join!(
-            server()
-                .add_service(policies)
-                .add_service(outbound)
-                .serve_with_incoming_shutdown(policy, ended()),
-            server()
-                .add_service(destinations)
-                .serve_with_incoming_shutdown(destination, ended()),
-            server()
-                .add_service(certifier)
-                .serve_with_incoming_shutdown(identity, ended()),
-        )?;
+        tokio::try_join!(policy, destination, identity)?;
         Ok(())
     })
+}
+
+/// Serves until the process is to end. Without connections there is nothing to do but to wait for that.
+fn serve(
+    router: Router,
+    connections: Option<ReceiverStream<io::Result<Connection>>>,
+    shared: &Shared,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<> {
+    let mut ending = shared.ending.clone();
+    let ended = async move { drop(ending.wait_for(|ending| *ending).await) };
+    async move {
+        match connections {
+            Some(connections) => {
+                router
+                    .serve_with_incoming_shutdown(connections, ended)
+                    .await
+            }
+            None => {
+                ended.await;
+                Ok(())
+            }
+        }
+    }
 }
 
 /// The control plane's own identity for a service that others than this host can reach; kept certified in the background.
 fn own_identity(
     config: &Config,
     shared: &Shared,
-    authority: &Arc<ArcSwap<Authority>>,
+    authority: Option<&Arc<ArcSwap<Authority>>>,
     account: &str,
     address: SocketAddr,
 ) -> Result<Option<Arc<LocalIdentity>>, Error> {
-    if address.ip().to_canonical().is_loopback() {
+    let Some(authority) = authority.filter(|_| is_tls(config, address)) else {
         return Ok(None);
-    }
+    };
     let namespace = &config.cluster.control_plane_namespace;
     let name = config.cluster.service_account_identity(namespace, account);
     let (identity, keep) = listen::identity(

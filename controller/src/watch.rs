@@ -30,7 +30,7 @@ pub(crate) struct Watch {
     pub(crate) rescan: Duration,
     pub(crate) publish: watch::Sender<Arc<Snapshot>>,
     pub(crate) report: Report,
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: Option<Issuer>,
 }
 
 /// The authority, and the files that it comes from.
@@ -92,8 +92,9 @@ impl Watch {
                 self.report.snapshot(&snapshot);
                 self.publish.send_replace(Arc::new(snapshot));
             }
-            let Issuer { authority, sources } = &self.issuer;
-            issuer.follow(authority, sources, &self.report.metrics);
+            if let Some(Issuer { authority, sources }) = &self.issuer {
+                issuer.follow(authority, sources, &self.report.metrics);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use linkerd_controller::authority::Authority;
+use linkerd_controller::{Config, Flags, Listeners, Role, authority::Authority};
 use linkerd2_proxy_api::{
     destination::{GetDestination, destination_client::DestinationClient, update::Update},
     inbound::{
@@ -11,12 +11,56 @@ use linkerd2_proxy_api::{
         proxy_protocol::Kind,
     },
 };
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 use support::{MANIFEST, Plane, SERVER, WEB, WORKLOAD, connect, next};
 use tonic::Code;
 
 fn name(server: &Server) -> &str {
     &server.labels["name"]
+}
+
+#[tokio::test]
+async fn a_role_opens_its_own_addresses_and_makes_no_ca_unless_it_needs_one() {
+    for (role, is_open, has_ca) in [
+        (Role::Policy, [true, false, false], false),
+        (Role::Destination, [false, true, false], false),
+        (Role::Identity, [false, false, true], true),
+    ] {
+        let plane = Plane::start_with(|config| config.roles = [role].into()).await;
+        let config = &plane.config;
+        let addresses = [
+            config.policy_addr,
+            config.destination_addr,
+            config.identity_addr,
+        ];
+        // What is not opened has no port.
+        assert_eq!(addresses.map(|address| address.port() != 0), is_open);
+        for address in addresses.into_iter().filter(|address| address.port() != 0) {
+            connect(address).await;
+        }
+        assert_eq!(config.state_dir.exists(), has_ca, "{role:?}");
+        plane.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_flag_of_a_role_that_is_not_there_is_refused_by_name() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let flags: Flags = clap::Parser::parse_from(
+        "linkerd-controller --manifests . --roles identity --admission-addr 127.0.0.1:0 \
+         --admission-cert a --admission-key b"
+            .split_whitespace(),
+    );
+    let mut config = Config {
+        identity_addr: free,
+        admin_addr: free,
+        ..flags.into()
+    };
+    let error = Listeners::bind(&mut config).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("--admission-addr is for the role policy: "),
+        "{error}"
+    );
 }
 
 #[tokio::test]

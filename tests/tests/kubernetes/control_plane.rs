@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
@@ -46,6 +47,11 @@ impl ControlPlane {
 
     /// Without waiting until it speaks.
     pub(crate) fn spawn(server: &ApiServer) -> Self {
+        Self::spawn_with(server.kubeconfig(), &[])
+    }
+
+    /// As [`ControlPlane::spawn`], as somebody, with more flags.
+    pub(crate) fn spawn_with(kubeconfig: PathBuf, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let [policy, identity, destination, admin, webhook] = std::array::from_fn(|_| address());
@@ -56,6 +62,7 @@ impl ControlPlane {
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let process = Command::new(linkerd_tests::binary("linkerd-controller"))
             .arg("--kubernetes")
+            .args(flags)
             .arg(format!("--policy-addr={policy}"))
             .arg(format!("--identity-addr={identity}"))
             .arg(format!("--destination-addr={destination}"))
@@ -70,7 +77,7 @@ impl ControlPlane {
                 file("webhook.crt").display()
             ))
             .arg(format!("--admission-key={}", file("webhook.key").display()))
-            .env("KUBECONFIG", server.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
