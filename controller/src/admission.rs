@@ -6,6 +6,7 @@
 //! Source: `admission.k8s.io/v1` AdmissionReview.
 
 use crate::{
+    certificates::Source,
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
@@ -18,23 +19,15 @@ use linkerd_policy::{
     manifest,
     resource::{GATEWAY_GROUP, Resource},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
-use std::{
-    fs, io,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 use tokio::{net::TcpListener, sync::watch, time::Duration};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_rustls::TlsAcceptor;
 
 /// Largest review that is read: the old and the new version of the largest object, and more.
 const MAX_BODY: usize = 8 * 1024 * 1024;
 /// How long a review may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the files of the certificate are looked at.
-const RELOAD: Duration = Duration::from_secs(10);
 /// The API server cuts what is longer, and shows only so many.
 const MAX_WARNINGS: usize = 8;
 
@@ -43,28 +36,24 @@ const MAX_WARNINGS: usize = 8;
 pub struct Admission {
     /// Where.
     pub address: std::net::SocketAddr,
-    /// Its certificate, PEM; read again when it changes.
-    pub certificate: PathBuf,
-    /// The certificate's key, PEM.
-    pub key: PathBuf,
+    /// Where its certificates come from.
+    pub certificates: Source,
     /// Servers that overlap with an older one are refused, not only warned about.
     pub refuses_overlap: bool,
 }
 
 /// Serves for ever.
 pub(crate) async fn serve(
-    admission: Admission,
+    refuses_overlap: bool,
     listener: TcpListener,
+    tls: TlsAcceptor,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-) -> io::Result<()> {
-    let acceptor = Reloaded::new(&admission)?;
-    let refuses_overlap = admission.refuses_overlap;
+) {
     let answer = move |request| {
         let snapshots = snapshots.clone();
         async move { page(request, &snapshots, refuses_overlap).await }
     };
-    web::serve(listener, Some(Arc::new(move || acceptor.now())), answer).await;
-    Ok(())
+    web::serve(listener, Some(tls), answer).await;
 }
 
 async fn page(
@@ -207,68 +196,6 @@ fn said(finding: &Finding) -> String {
 
 fn rfc3339(at: SystemTime) -> Result<String, time::error::Format> {
     time::OffsetDateTime::from(at).format(&time::format_description::well_known::Rfc3339)
-}
-
-/// What connections are accepted with: read again when the files change, and kept when they are of no use.
-struct Reloaded {
-    certificate: PathBuf,
-    key: PathBuf,
-    state: Mutex<State>,
-}
-
-struct State {
-    acceptor: TlsAcceptor,
-    text: [Vec<u8>; 2],
-    looked: Instant,
-}
-
-impl Reloaded {
-    fn new(admission: &Admission) -> io::Result<Self> {
-        let (certificate, key) = (admission.certificate.clone(), admission.key.clone());
-        let text = [fs::read(&certificate)?, fs::read(&key)?];
-        let state = State {
-            acceptor: acceptor(&text)?,
-            text,
-            looked: Instant::now(),
-        };
-        Ok(Self {
-            certificate,
-            key,
-            state: Mutex::new(state),
-        })
-    }
-
-    fn now(&self) -> TlsAcceptor {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= RELOAD {
-            state.looked = Instant::now();
-            if let Err(error) = self.reload(&mut state) {
-                tracing::warn!(%error, "The webhook's certificate cannot be read again: the one in use stays");
-            }
-        }
-        state.acceptor.clone()
-    }
-
-    fn reload(&self, state: &mut State) -> io::Result<()> {
-        let text = [fs::read(&self.certificate)?, fs::read(&self.key)?];
-        if text != state.text {
-            state.acceptor = acceptor(&text)?;
-            state.text = text;
-            tracing::info!("The webhook has a new certificate");
-        }
-        Ok(())
-    }
-}
-
-fn acceptor([certificate, key]: &[Vec<u8>; 2]) -> io::Result<TlsAcceptor> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-    let chain = chain.map_err(io::Error::other)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(io::Error::other)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::{
     admission::Admission,
     authority::{IssuerFiles, Sources},
+    certificates::{Pair, Source},
     kubernetes::Kubernetes,
 };
 use ipnet::IpNet;
@@ -50,6 +51,8 @@ pub struct Config {
     pub max_streams: usize,
     /// The validating webhook, if it is served.
     pub admission: Option<Admission>,
+    /// Lifetime of the certificates that are made for webhooks.
+    pub webhook_certificate_lifetime: Duration,
 }
 
 impl Config {
@@ -76,7 +79,10 @@ impl Config {
 
 /// The flags of `linkerd-controller` and of `linkerd controller`.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "linkerd-controller", max_term_width = 120)]
+#[command(
+    name = "linkerd-controller", max_term_width = 120,
+    group = clap::ArgGroup::new("webhook_keys").args(["admission_cert", "webhook_certificates"]).multiple(true),
+)]
 pub struct Flags {
     /// Directory of Kubernetes-shaped manifests (*.yaml, *.yml, *.json), read recursively and watched.
     #[arg(
@@ -176,15 +182,23 @@ pub struct Flags {
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
     pub max_streams: usize,
-    /// Address of the validating webhook (role policy).
-    #[arg(long, value_name = "ADDR", requires_all = ["admission_cert", "admission_key"])]
+    /// Address of the validating webhook (role policy). It needs --admission-cert and --admission-key, or --webhook-certificates.
+    #[arg(long, value_name = "ADDR", requires = "webhook_keys")]
     pub admission_addr: Option<SocketAddr>,
-    /// Its certificate, PEM, read again when it changes.
+    /// Its certificate, PEM, read again when it changes; may be repeated, each with its key, where each webhook
+    /// has its own.
     #[arg(long, value_name = "FILE", requires = "admission_addr")]
-    pub admission_cert: Option<PathBuf>,
-    /// The certificate's private key, PEM.
-    #[arg(long, value_name = "FILE", requires = "admission_addr")]
-    pub admission_key: Option<PathBuf>,
+    pub admission_cert: Vec<PathBuf>,
+    /// The certificate's private key, PEM; without one it is looked for in the certificate's file.
+    #[arg(long, value_name = "FILE", requires_all = ["admission_addr", "admission_cert"])]
+    pub admission_key: Vec<PathBuf>,
+    /// Makes the certificates of webhooks for which none is brought, keeps them in Secrets and in the caBundle of their
+    /// configurations, and makes new ones when two thirds of their life are over.
+    #[arg(long, requires = "kubernetes")]
+    pub webhook_certificates: bool,
+    /// Seconds that the certificates made for webhooks are valid.
+    #[arg(long, default_value_t = 365 * 86_400, value_parser = clap::value_parser!(u64).range(10..=10 * 365 * 86_400))]
+    pub webhook_certificate_lifetime_seconds: u64,
     /// What becomes of a Server that overlaps with an older one.
     #[arg(long, value_enum, default_value_t = Overlap::Refuse)]
     pub server_overlap: Overlap,
@@ -244,20 +258,17 @@ impl From<Flags> for Config {
             ),
             clock_skew: Duration::from_secs(flags.identity_clock_skew_seconds),
             certify_per_minute: flags.certify_per_minute.max(1),
-            // The flags need one another.
-            admission: match (
-                flags.admission_addr,
-                flags.admission_cert,
-                flags.admission_key,
-            ) {
-                (Some(address), Some(certificate), Some(key)) => Some(Admission {
-                    address,
-                    certificate,
-                    key,
-                    refuses_overlap: flags.server_overlap == Overlap::Refuse,
-                }),
-                _ => None,
-            },
+            admission: flags.admission_addr.map(|address| Admission {
+                address,
+                certificates: Source {
+                    files: pairs(flags.admission_cert, flags.admission_key),
+                    makes: flags.webhook_certificates,
+                },
+                refuses_overlap: flags.server_overlap == Overlap::Refuse,
+            }),
+            webhook_certificate_lifetime: Duration::from_secs(
+                flags.webhook_certificate_lifetime_seconds,
+            ),
             rescan: Duration::from_secs(flags.rescan_seconds.max(1)),
             // The flags need one another.
             issuer: match (flags.issuer_cert, flags.issuer_key, flags.trust_anchors) {
@@ -272,4 +283,14 @@ impl From<Flags> for Config {
             max_streams: flags.max_streams,
         }
     }
+}
+
+/// Certificates and their keys, in the order given; a certificate without one has it in its own file.
+fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Vec<Pair> {
+    let mut keys = keys.into_iter();
+    let pair = |certificate: PathBuf| Pair {
+        key: keys.next().unwrap_or_else(|| certificate.clone()),
+        certificate,
+    };
+    certificates.into_iter().map(pair).collect()
 }

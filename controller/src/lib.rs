@@ -14,11 +14,13 @@
 //! | [`token`] | workload tokens: signed JWTs |
 //! | `grpc` | the three services |
 //! | [`admission`] | the validating webhook |
+//! | [`certificates`] | what webhooks are served with: brought, or made and kept |
 //! | `web` | small HTTP servers, of the two above and below |
 //! | `admin` | health, metrics, status, policy and explanations for any workload |
 
 pub mod admission;
 pub mod authority;
+pub mod certificates;
 pub mod kubernetes;
 pub mod source;
 pub mod token;

@@ -16,6 +16,8 @@ pub(crate) struct ControllerMetrics {
     streams: Family<Gauge>,
     calls: Family<Counter>,
     certificates: Family<Counter>,
+    webhook_expiry: Family<Gauge>,
+    webhook_failures: Family<Counter>,
     pub(crate) issuer_expiry: Handle<Gauge>,
 }
 
@@ -37,6 +39,10 @@ impl ControllerMetrics {
             streams: registry.gauges(&describe::CONTROLLER_STREAMS),
             calls: registry.counters(&describe::CONTROLLER_CALLS_TOTAL),
             certificates: registry.counters(&describe::CONTROLLER_CERTIFICATES_TOTAL),
+            webhook_expiry: registry
+                .gauges(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS),
+            webhook_failures: registry
+                .counters(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_FAILURES_TOTAL),
             issuer_expiry: registry
                 .gauges(&describe::CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS)
                 .get(&none),
@@ -114,6 +120,20 @@ impl ControllerMetrics {
         let result = if reason.is_empty() { "ok" } else { "error" };
         self.certificates
             .get(&Labels::new().with("result", result).with("reason", reason))
+            .inc();
+    }
+
+    /// When the certificate of a webhook ends.
+    pub(crate) fn webhook_expires(&self, service: &'static str, at: SystemTime) {
+        self.webhook_expiry
+            .get(&Labels::new().with("service", service))
+            .set_time(at);
+    }
+
+    /// Counts a look at a webhook's certificate that could not put it right.
+    pub(crate) fn webhook_failed(&self, service: &'static str) {
+        self.webhook_failures
+            .get(&Labels::new().with("service", service))
             .inc();
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     Config, Role, admin, admission,
     authority::{Authority, AuthorityError},
+    certificates::{self, Making, Webhook},
     grpc::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
@@ -56,8 +57,8 @@ pub enum Error {
     /// No API server to speak to.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
-    /// The webhook's certificate is of no use.
-    #[error("the webhook's certificate and key cannot be used: {0}")]
+    /// A webhook's certificate is of no use.
+    #[error("the webhook's certificate cannot be used: {0}")]
     Admission(#[source] io::Error),
     /// A flag is for a role that this process does not have.
     #[error("{0} is for the role {1}: add it to --roles, or leave the flag out")]
@@ -215,6 +216,7 @@ pub async fn run_on(
         Some(kubernetes) => Some(kubernetes.client().await?),
         None => None,
     };
+    let review = Box::pin(review(&config, &shared, client.clone(), admission));
     let keep = Box::pin(keep(&config, client.clone(), publish, report, issuer));
     let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
@@ -222,14 +224,6 @@ pub async fn run_on(
         let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
         services(&config, &shared, authority.as_ref(), client, apis)?.await
     });
-    let review = async {
-        match config.admission.clone().zip(admission) {
-            Some((settings, listener)) => {
-                admission::serve(settings, listener, shared.snapshots.clone()).await
-            }
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         result = serve => result?,
         result = review => result.map_err(Error::Admission)?,
@@ -266,6 +260,31 @@ fn issuer(config: &Config, metrics: &ControllerMetrics) -> Result<Option<Issuer>
 /// Whether mutual TLS is spoken on an address.
 fn is_tls(config: &Config, address: SocketAddr) -> bool {
     !config.behind_sidecar && !address.ip().to_canonical().is_loopback()
+}
+
+/// Serves the validating webhook, if there is one.
+async fn review(
+    config: &Config,
+    shared: &Shared,
+    client: Option<Client>,
+    listener: Option<TcpListener>,
+) -> io::Result<()> {
+    let Some((settings, listener)) = config.admission.clone().zip(listener) else {
+        return std::future::pending().await;
+    };
+    let webhooks = [Webhook::POLICY_VALIDATOR, Webhook::PROFILE_VALIDATOR];
+    let making = Making {
+        client,
+        namespace: config.cluster.control_plane_namespace.clone(),
+        cluster_domain: config.cluster.cluster_domain.clone(),
+        lifetime: config.webhook_certificate_lifetime,
+    };
+    let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
+    let (tls, keep) = opened?;
+    let snapshots = shared.snapshots.clone();
+    let serve = admission::serve(settings.refuses_overlap, listener, tls, snapshots);
+    tokio::join!(serve, keep);
+    Ok(())
 }
 
 /// What keeps the snapshot and the issuer in step with where they come from.

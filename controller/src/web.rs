@@ -21,12 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) type Page = Response<Full<Bytes>>;
 
-/// Serves for ever. `tls` gives what connections are accepted with at the moment; `None`: plaintext.
-pub(crate) async fn serve<F, A>(
-    listener: TcpListener,
-    tls: Option<Arc<dyn Fn() -> TlsAcceptor + Send + Sync>>,
-    answer: F,
-) where
+/// Serves for ever. `tls` is what connections are accepted with; `None`: plaintext.
+pub(crate) async fn serve<F, A>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: F)
+where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Page> + Send,
 {
@@ -39,7 +36,7 @@ pub(crate) async fn serve<F, A>(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (answer, tls) = (answer.clone(), tls.as_ref().map(|tls| tls()));
+        let (answer, tls) = (answer.clone(), tls.clone());
         tokio::spawn(async move {
             let _slot = slot;
             let Some(tls) = tls else {

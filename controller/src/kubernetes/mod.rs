@@ -9,10 +9,12 @@
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
 //! | [`review`] | tokens, judged by the API server |
+//! | [`webhooks`] | certificates of webhooks, in Secrets and in `caBundle` |
 
 mod keep;
 pub(crate) mod review;
 mod watch;
+pub(crate) mod webhooks;
 
 pub(crate) use keep::Keeper;
 

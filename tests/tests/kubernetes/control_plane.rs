@@ -25,7 +25,7 @@ pub(crate) struct ControlPlane {
     pub(crate) identity: SocketAddr,
     pub(crate) destination: SocketAddr,
     admin: SocketAddr,
-    webhook: SocketAddr,
+    pub(crate) webhook: SocketAddr,
     /// The certificate of the webhook, which signed itself, PEM.
     certificate: String,
 }
@@ -50,7 +50,8 @@ impl ControlPlane {
         Self::spawn_with(server.kubeconfig(), &[])
     }
 
-    /// As [`ControlPlane::spawn`], as somebody, with more flags.
+    /// As [`ControlPlane::spawn`], as somebody, with more flags; its webhook has a certificate of its own unless they say that it
+    /// makes one.
     pub(crate) fn spawn_with(kubeconfig: PathBuf, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -60,7 +61,16 @@ impl ControlPlane {
         fs::write(file("webhook.crt"), certified.cert.pem()).unwrap();
         fs::write(file("webhook.key"), certified.signing_key.serialize_pem()).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let process = Command::new(linkerd_tests::binary("linkerd-controller"))
+        let mut command = Command::new(linkerd_tests::binary("linkerd-controller"));
+        if !flags.contains(&"--webhook-certificates") {
+            command
+                .arg(format!(
+                    "--admission-cert={}",
+                    file("webhook.crt").display()
+                ))
+                .arg(format!("--admission-key={}", file("webhook.key").display()));
+        }
+        let process = command
             .arg("--kubernetes")
             .args(flags)
             .arg(format!("--policy-addr={policy}"))
@@ -72,11 +82,6 @@ impl ControlPlane {
                 folder.path().join("state").display()
             ))
             .arg(format!("--admission-addr={webhook}"))
-            .arg(format!(
-                "--admission-cert={}",
-                file("webhook.crt").display()
-            ))
-            .arg(format!("--admission-key={}", file("webhook.key").display()))
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

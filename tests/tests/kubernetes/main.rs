@@ -8,6 +8,7 @@
     reason = "what fails here is the test"
 )]
 
+mod certificates;
 mod control_plane;
 mod policy;
 mod server;
