@@ -29,10 +29,11 @@ families! {
     /// Time when the certificate of the issuer will expire, in seconds since 1970.
     CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS =
         Desc::gauge("controller_issuer_expiration_timestamp_seconds").unit(Unit::Seconds);
-    /// Time when the certificate of a webhook will expire, in seconds since 1970, by the `service` that API servers call. It is made
-    /// anew when two thirds of its life are over.
+    /// Time when the certificate of a webhook will expire, in seconds since 1970.
+    /// `service` is what API servers call; a new one is made when two thirds of its life are over.
     CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS =
         Desc::gauge("controller_webhook_certificate_expiration_timestamp_seconds").fixed(&[&["service"]]).unit(Unit::Seconds);
-    /// Looks at the certificate of a webhook that could not put it right; the log says why.
+    /// The number of times that the certificate of a webhook could not be put right.
+    /// The log says why.
     CONTROLLER_WEBHOOK_CERTIFICATE_FAILURES_TOTAL = Desc::counter("controller_webhook_certificate_failures_total").fixed(&[&["service"]]);
 }
