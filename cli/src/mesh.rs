@@ -494,7 +494,7 @@ impl Mesh {
         }
         Ok(Member {
             program: program.clone(),
-            manifest: manifest.clone(),
+            manifest: ExternalWorkload::clone(manifest),
             at,
             calls,
         })

@@ -4,20 +4,24 @@
 //! always that of the resources as they stand. The namespace is the first step of every lookup; the only way from one
 //! namespace into another is an authentication that a policy refers to by name.
 
+mod addresses;
 pub(crate) mod authorizations;
 mod endpoints;
 pub(crate) mod inbound;
 mod outbound;
 pub(crate) mod probes;
 mod profile;
+mod reads;
 pub(crate) mod routes;
 pub(crate) mod status;
+mod store;
 pub(crate) mod workload;
 
 pub(crate) use endpoints::target_port;
-pub use endpoints::{AmbiguousAddress, Endpoint, EndpointIdentity};
+pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select};
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
+pub use reads::Reads;
 pub use status::{Parent, RouteStatus};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 
@@ -25,12 +29,15 @@ use crate::{
     default_policy::DefaultPolicy,
     ports::PortSet,
     resource::{
-        AuthorizationPolicy, EgressNetwork, GrpcRoute, HttpLocalRateLimitPolicy, HttpRoute, Key,
-        MeshTlsAuthentication, NetworkAuthentication, Resource, RouteGroup, Server,
-        ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute, TlsRoute, TrafficSplit,
+        AuthorizationPolicy, EgressNetwork, EndpointSlice, GrpcRoute, HttpLocalRateLimitPolicy,
+        HttpRoute, IntermediateKind, MeshTlsAuthentication, NetworkAuthentication, Resource,
+        RouteGroup, Server, ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute,
+        TlsRoute, TrafficSplit,
     },
 };
+use addresses::Addresses;
 use ipnet::IpNet;
+use reads::Recorder;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Keys of the annotations that the index reads, on a workload or on its namespace.
@@ -118,10 +125,16 @@ impl Cluster {
 /// The resources of one namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scope {
+    /// Of all scopes that ever were no two have the same.
+    pub(crate) revision: u64,
     pub(crate) annotations: StringMap,
     pub(crate) pods: BTreeMap<String, Workload>,
     pub(crate) external_workloads: BTreeMap<String, Workload>,
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, Arc<Service>>,
+    /// By Service and name.
+    pub(crate) slices: BTreeMap<String, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// What controls the ReplicaSets and Jobs: kind and name, where anything does.
+    pub(crate) intermediates: BTreeMap<(IntermediateKind, String), Option<(String, String)>>,
     pub(crate) servers: BTreeMap<String, Server>,
     pub(crate) server_authorizations: BTreeMap<String, ServerAuthorization>,
     pub(crate) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
@@ -146,16 +159,29 @@ impl Scope {
 /// All resources of a control plane. A clone costs little: namespaces that do not change are shared.
 #[derive(Clone, Debug)]
 pub struct Index {
-    cluster: Cluster,
-    namespaces: BTreeMap<String, Arc<Scope>>,
+    cluster: Arc<Cluster>,
+    namespaces: Arc<BTreeMap<String, Arc<Scope>>>,
+    nodes: Arc<Nodes>,
+    addresses: Addresses,
+    recorder: Option<Arc<Recorder>>,
+}
+
+/// The zone of each node that is in one.
+#[derive(Clone, Debug, Default)]
+struct Nodes {
+    revision: u64,
+    zones: BTreeMap<String, String>,
 }
 
 impl Index {
     /// An index without resources.
-    pub const fn new(cluster: Cluster) -> Self {
+    pub fn new(cluster: Cluster) -> Self {
         Self {
-            cluster,
-            namespaces: BTreeMap::new(),
+            cluster: Arc::new(cluster),
+            namespaces: Arc::default(),
+            nodes: Arc::default(),
+            addresses: Addresses::default(),
+            recorder: None,
         }
     }
 
@@ -167,162 +193,49 @@ impl Index {
     }
 
     /// What holds for the whole control plane.
-    pub const fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &Cluster {
         &self.cluster
-    }
-
-    /// Adds a resource, or replaces the one with its key.
-    pub fn apply(&mut self, resource: Resource) {
-        let Key {
-            namespace, name, ..
-        } = resource.key();
-        let scope = match &resource {
-            Resource::Other { .. } => return,
-            Resource::Namespace(_) => self.namespaces.entry(name.clone()).or_default(),
-            _ => self.namespaces.entry(namespace).or_default(),
-        };
-        let scope = Arc::make_mut(scope);
-        match resource {
-            Resource::Namespace(r) => scope.annotations = r.metadata.annotations,
-            Resource::Pod(r) => drop(scope.pods.insert(name, Workload::Pod(r))),
-            Resource::ExternalWorkload(r) => {
-                let workload = Workload::ExternalWorkload(r);
-                scope.external_workloads.insert(name, workload);
-            }
-            Resource::Service(r) => drop(scope.services.insert(name, r)),
-            Resource::Server(r) => drop(scope.servers.insert(name, r)),
-            Resource::ServerAuthorization(r) => {
-                scope.server_authorizations.insert(name, r);
-            }
-            Resource::AuthorizationPolicy(r) => {
-                scope.authorization_policies.insert(name, r);
-            }
-            Resource::MeshTlsAuthentication(r) => drop(scope.mesh_tls.insert(name, r)),
-            Resource::NetworkAuthentication(r) => drop(scope.networks.insert(name, r)),
-            Resource::HttpRoute(r) => drop(scope.http_routes.insert((r.group, name), r)),
-            Resource::GrpcRoute(r) => drop(scope.grpc_routes.insert(name, r)),
-            Resource::HttpLocalRateLimitPolicy(r) => drop(scope.rate_limits.insert(name, r)),
-            Resource::TcpRoute(r) => drop(scope.tcp_routes.insert(name, r)),
-            Resource::TlsRoute(r) => drop(scope.tls_routes.insert(name, r)),
-            Resource::EgressNetwork(r) => drop(scope.egress_networks.insert(name, r)),
-            Resource::ServiceProfile(r) => drop(scope.profiles.insert(name, r)),
-            Resource::TrafficSplit(r) => drop(scope.splits.insert(name, r)),
-            Resource::Other { .. } => {}
-        }
-    }
-
-    /// Whether the resource is there as it is. What is of no consequence is not compared.
-    pub fn has(&self, resource: &Resource) -> bool {
-        let key = resource.key();
-        let name = &key.name;
-        let namespace = match resource {
-            Resource::Namespace(_) => name,
-            _ => &key.namespace,
-        };
-        let Some(scope) = self.namespaces.get(namespace) else {
-            return false;
-        };
-        match resource {
-            Resource::Namespace(r) => scope.annotations == r.metadata.annotations,
-            Resource::Pod(r) => {
-                matches!(scope.pods.get(name), Some(Workload::Pod(pod)) if pod == r)
-            }
-            Resource::ExternalWorkload(r) => {
-                let found = scope.external_workloads.get(name);
-                matches!(found, Some(Workload::ExternalWorkload(workload)) if workload == r)
-            }
-            Resource::Service(r) => scope.services.get(name) == Some(r),
-            Resource::Server(r) => scope.servers.get(name) == Some(r),
-            Resource::ServerAuthorization(r) => scope.server_authorizations.get(name) == Some(r),
-            Resource::AuthorizationPolicy(r) => scope.authorization_policies.get(name) == Some(r),
-            Resource::MeshTlsAuthentication(r) => scope.mesh_tls.get(name) == Some(r),
-            Resource::NetworkAuthentication(r) => scope.networks.get(name) == Some(r),
-            Resource::HttpRoute(r) => scope.http_routes.get(&(r.group, name.clone())) == Some(r),
-            Resource::GrpcRoute(r) => scope.grpc_routes.get(name) == Some(r),
-            Resource::HttpLocalRateLimitPolicy(r) => scope.rate_limits.get(name) == Some(r),
-            Resource::TcpRoute(r) => scope.tcp_routes.get(name) == Some(r),
-            Resource::TlsRoute(r) => scope.tls_routes.get(name) == Some(r),
-            Resource::EgressNetwork(r) => scope.egress_networks.get(name) == Some(r),
-            Resource::ServiceProfile(r) => scope.profiles.get(name) == Some(r),
-            Resource::TrafficSplit(r) => scope.splits.get(name) == Some(r),
-            Resource::Other { .. } => true,
-        }
-    }
-
-    /// Removes the resource with this key, if it is there. Deleting a Namespace takes its annotations away; what is
-    /// in it is deleted one by one, as an API server does.
-    pub fn delete(&mut self, key: &Key) {
-        let scope_name = if key.group.is_empty() && key.kind == "Namespace" {
-            &key.name
-        } else {
-            &key.namespace
-        };
-        let Some(scope) = self.namespaces.get_mut(scope_name) else {
-            return;
-        };
-        let scope = Arc::make_mut(scope);
-        let name = &key.name;
-        match (key.group.as_str(), key.kind.as_str()) {
-            ("", "Namespace") => scope.annotations.clear(),
-            ("", "Pod") => drop(scope.pods.remove(name)),
-            ("", "Service") => drop(scope.services.remove(name)),
-            (_, "ExternalWorkload") => drop(scope.external_workloads.remove(name)),
-            (_, "Server") => drop(scope.servers.remove(name)),
-            (_, "ServerAuthorization") => drop(scope.server_authorizations.remove(name)),
-            (_, "AuthorizationPolicy") => drop(scope.authorization_policies.remove(name)),
-            (_, "MeshTLSAuthentication") => drop(scope.mesh_tls.remove(name)),
-            (_, "NetworkAuthentication") => drop(scope.networks.remove(name)),
-            (_, "HTTPLocalRateLimitPolicy") => drop(scope.rate_limits.remove(name)),
-            (_, "GRPCRoute") => drop(scope.grpc_routes.remove(name)),
-            (_, "TCPRoute") => drop(scope.tcp_routes.remove(name)),
-            (_, "TLSRoute") => drop(scope.tls_routes.remove(name)),
-            (_, "EgressNetwork") => drop(scope.egress_networks.remove(name)),
-            (_, "ServiceProfile") => drop(scope.profiles.remove(name)),
-            (_, "TrafficSplit") => drop(scope.splits.remove(name)),
-            (group, "HTTPRoute") => {
-                let group = match group {
-                    crate::resource::GATEWAY_GROUP => RouteGroup::Gateway,
-                    _ => RouteGroup::Policy,
-                };
-                scope.http_routes.remove(&(group, name.clone()));
-            }
-            _ => {}
-        }
-        if scope.is_empty() {
-            self.namespaces.remove(scope_name);
-        }
     }
 
     /// Every workload, by namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
-        self.namespaces.values().flat_map(|s| s.workloads())
+        self.scopes().flat_map(|(_, scope)| scope.workloads())
     }
 
     /// A workload.
     pub fn workload(&self, workload: &WorkloadRef) -> Option<&Workload> {
-        self.namespaces
-            .get(workload.namespace())?
-            .workload(workload)
+        self.scope(workload.namespace())?.workload(workload)
     }
 
     /// Every Service, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.namespaces.values().flat_map(|s| s.services.values())
+        let scopes = self.scopes();
+        scopes.flat_map(|(_, scope)| scope.services.values().map(Arc::as_ref))
     }
 
     /// A Service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        self.namespaces.get(namespace)?.services.get(name)
+        let service = self.scope(namespace)?.services.get(name);
+        service.map(Arc::as_ref)
+    }
+
+    /// The zone of a node, if it is known.
+    pub fn node_zone(&self, node: &str) -> Option<&str> {
+        self.note(Recorder::nodes);
+        self.nodes.zones.get(node).map(String::as_str)
     }
 
     pub(crate) fn scopes(&self) -> impl Iterator<Item = (&str, &Scope)> {
+        self.note(Recorder::everything);
         self.namespaces
             .iter()
             .map(|(name, s)| (name.as_str(), &**s))
     }
 
     pub(crate) fn scope(&self, namespace: &str) -> Option<&Scope> {
-        self.namespaces.get(namespace).map(Arc::as_ref)
+        let scope = self.namespaces.get(namespace).map(Arc::as_ref);
+        self.note(|recorder| recorder.namespace(namespace, scope));
+        scope
     }
 }
 
@@ -331,6 +244,8 @@ impl Scope {
         self.annotations.is_empty()
             && self.workloads().next().is_none()
             && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.intermediates.is_empty()
             && self.servers.is_empty()
             && self.server_authorizations.is_empty()
             && self.authorization_policies.is_empty()

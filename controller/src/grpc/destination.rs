@@ -8,7 +8,7 @@ use super::{
 };
 use crate::source::Snapshot;
 use linkerd_policy::{
-    index::{Endpoint, Index},
+    index::{Endpoint, Index, select},
     proto::profile_to_api,
 };
 use linkerd2_proxy_api::{
@@ -19,8 +19,9 @@ use linkerd2_proxy_api::{
     meta::{Metadata, Resource, metadata},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    sync::Arc,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -60,24 +61,13 @@ impl Destinations {
     }
 }
 
-/// The endpoints of a Service that a client at `place` should use (control plane §4.3); `None` if there is no Service.
-fn endpoints(index: &Index, asked: &path::Service, place: &Place) -> Option<Vec<Endpoint>> {
+/// The endpoints of a Service that a client at `place` should use; `None` if there is no Service.
+fn endpoints(index: &Index, asked: &path::Service, place: &Place) -> Option<Vec<Arc<Endpoint>>> {
     let service = index.service(&asked.namespace, &asked.name)?;
-    let mut all = index.endpoints(&asked.namespace, &asked.name, asked.port)?;
-    if asked.instance.is_some() {
-        all.retain(|endpoint| endpoint.hostname == asked.instance);
-    }
-    if service.spec.internal_traffic_policy.as_deref() == Some("Local") {
-        all.retain(|endpoint| endpoint.node.is_some() && endpoint.node == place.node);
-    }
-    // Of a workload with addresses of both families, only the IPv6 ones.
-    let with_ipv6: BTreeSet<_> = all
-        .iter()
-        .filter(|endpoint| endpoint.addr.is_ipv6())
-        .map(|endpoint| endpoint.workload.clone())
-        .collect();
-    all.retain(|endpoint| endpoint.addr.is_ipv6() || !with_ipv6.contains(&endpoint.workload));
-    Some(all)
+    let all = index.endpoints(&asked.namespace, &asked.name, asked.port)?;
+    let all: Vec<_> = all.into_iter().map(Arc::new).collect();
+    let client = place.client(index);
+    Some(select(service, &all, asked.instance.as_deref(), client))
 }
 
 /// What one `Get` stream has told its client.
@@ -92,7 +82,7 @@ struct Told {
 /// Unlike the peer's, a Service that exists without endpoints says so; otherwise its client could not tell it from a
 /// stream that is slow. `None` is a Service that is gone: all its endpoints are removed and the stream remains.
 fn changes(
-    endpoints: Option<&[Endpoint]>,
+    endpoints: Option<&[Arc<Endpoint>]>,
     zone: Option<&str>,
     labels: HashMap<String, String>,
     told: &mut Told,
@@ -179,8 +169,10 @@ fn profile(index: &Index, asked: &Asked, place: &Place) -> Result<DestinationPro
 
 fn endpoint_profile(index: &Index, endpoint: &Endpoint, place: &Place) -> DestinationProfile {
     let mut addr = weighted(endpoint, place.zone(index));
-    let namespace = endpoint.workload.namespace().to_owned();
-    addr.metric_labels.insert("namespace".into(), namespace);
+    if let Some(workload) = &endpoint.workload {
+        let namespace = workload.namespace().to_owned();
+        addr.metric_labels.insert("namespace".into(), namespace);
+    }
     DestinationProfile {
         retry_budget: Some(default_budget()),
         opaque_protocol: endpoint.opaque,

@@ -1,6 +1,6 @@
 //! What clients of the destination service ask for and who they are: paths and context tokens (control plane §4.1, §4.2).
 
-use linkerd_policy::index::{Index, WorkloadRef};
+use linkerd_policy::index::{Client, Index, WorkloadRef};
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -172,11 +172,24 @@ impl Place {
         &self.namespace
     }
 
-    /// The zone it is in now.
+    /// The zone it is in now: its node's, or what the label of its workload says.
     pub(super) fn zone<'a>(&self, index: &'a Index) -> Option<&'a str> {
-        let workload = index.workload(self.workload.as_ref()?)?;
-        let zone = workload.metadata().labels.get(ZONE_LABEL)?;
-        Some(zone.as_str()).filter(|zone| !zone.is_empty())
+        let of_node = self.node.as_deref().and_then(|node| index.node_zone(node));
+        let of_workload = || {
+            let workload = index.workload(self.workload.as_ref()?)?;
+            let zone = workload.metadata().labels.get(ZONE_LABEL)?;
+            Some(zone.as_str()).filter(|zone| !zone.is_empty())
+        };
+        of_node.or_else(of_workload)
+    }
+
+    /// Where it is, for the choice of endpoints.
+    pub(super) fn client<'a>(&'a self, index: &'a Index) -> Client<'a> {
+        Client {
+            node: self.node.as_deref(),
+            zone: self.zone(index),
+            has_ipv6: true,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use linkerd_policy::index::{Endpoint, EndpointIdentity};
 use linkerd2_proxy_api::{
     destination::{
-        ProtocolHint, TlsIdentity, WeightedAddr,
+        AuthorityOverride, ProtocolHint, TlsIdentity, WeightedAddr,
         protocol_hint::{H2, Opaque, OpaqueTransport, Protocol},
         tls_identity::{DnsLikeIdentity, Strategy, UriLikeIdentity},
     },
@@ -73,6 +73,12 @@ pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr 
                     inbound_port: port.into(),
                 }),
         }),
+        authority_override: endpoint
+            .authority_override
+            .clone()
+            .map(|name| AuthorityOverride {
+                authority_override: name,
+            }),
         ..WeightedAddr::default()
     }
 }

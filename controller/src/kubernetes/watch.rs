@@ -5,6 +5,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject},
+    core::PartialObjectMeta,
     discovery,
     runtime::{
         WatchStreamExt as _,
@@ -74,13 +75,25 @@ impl Watcher {
 
     /// Lists and watches until the kind is served no longer.
     async fn watch(&self, resource: &ApiResource) -> Result<(), Deaf> {
-        let api = Api::<DynamicObject>::all_with(self.client.clone(), resource);
         let config = watcher::Config {
             page_size: Some(PAGE),
             ..watcher::Config::default()
         };
-        let events = watcher::watcher(api, config).default_backoff();
-        let mut events = events.boxed();
+        let client = self.client.clone();
+        // Of some kinds nothing but the metadata matters, and the rest can be large.
+        let mut events = if METADATA_ONLY.contains(&resource.kind.as_str()) {
+            let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, resource);
+            let events = watcher::watcher(api, config).default_backoff();
+            events
+                .map_ok(|event| map(event, |object| of_metadata(object, resource)))
+                .boxed()
+        } else {
+            let api = Api::<DynamicObject>::all_with(client, resource);
+            let events = watcher::watcher(api, config).default_backoff();
+            events
+                .map_ok(|event| map(event, |object| value(object, resource)))
+                .boxed()
+        };
         loop {
             let event = match events.try_next().await {
                 Ok(Some(event)) => event,
@@ -98,26 +111,43 @@ impl Watcher {
                     }
                 }
             };
-            self.tell(match event {
-                Event::Init => What::Listing,
-                Event::InitApply(object) | Event::Apply(object) => {
-                    What::Object(Box::new(value(object, resource)))
-                }
-                Event::InitDone => What::Listed,
-                Event::Delete(object) => What::Gone {
-                    namespace: object.metadata.namespace.unwrap_or_default(),
-                    name: object.metadata.name.unwrap_or_default(),
-                },
-            })
-            .await?;
+            self.tell(event).await?;
         }
     }
+}
+
+/// Kinds of which only the metadata is asked for.
+const METADATA_ONLY: &[&str] = &["Namespace", "Node", "ReplicaSet", "Job"];
+
+/// What is told of an event.
+fn map<K: kube::ResourceExt>(event: Event<K>, value: impl FnOnce(K) -> Value) -> What {
+    match event {
+        Event::Init => What::Listing,
+        Event::InitApply(object) | Event::Apply(object) => What::Object(Box::new(value(object))),
+        Event::InitDone => What::Listed,
+        Event::Delete(object) => What::Gone {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        },
+    }
+}
+
+/// As [`value`], of an object of which only the metadata is known.
+fn of_metadata(mut object: PartialObjectMeta<DynamicObject>, resource: &ApiResource) -> Value {
+    object.metadata.managed_fields = None;
+    let mut fields = serde_json::Map::new();
+    let metadata = serde_json::to_value(object.metadata).unwrap_or_default();
+    fields.insert("metadata".to_owned(), metadata);
+    with_type(Value::Object(fields), resource)
 }
 
 /// What is told of an object: all but what the API server keeps for itself.
 fn value(mut object: DynamicObject, resource: &ApiResource) -> Value {
     object.metadata.managed_fields = None;
-    let mut value = serde_json::to_value(object).unwrap_or_default();
+    with_type(serde_json::to_value(object).unwrap_or_default(), resource)
+}
+
+fn with_type(mut value: Value, resource: &ApiResource) -> Value {
     if let Value::Object(fields) = &mut value {
         // Items of lists come without.
         fields.insert(

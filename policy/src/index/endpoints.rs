@@ -1,22 +1,23 @@
 //! What the destination service needs: the endpoints of a Service, and what stands behind an address.
 //!
-//! Endpoints are derived from the Service's selector and from the Pods and ExternalWorkloads of its namespace.
+//! | module | what |
+//! |---|---|
+//! | `slices` | which endpoints a Service has: its EndpointSlices, or else its selector and what that selects |
+//! | `select` | which of them a client should use |
+//! | `describe` | what is said of one: identity, proxy, labels |
 
-use super::{Index, Scope, Workload, WorkloadRef, annotations, workload::Settings};
+mod describe;
+mod select;
+mod slices;
+
+pub use select::{Client, select};
+
+use super::{Index, Workload, WorkloadRef, annotations};
 use crate::{
     ports::PortSet,
-    resource::{Metadata, Pod, PortRef, ProxyProtocol, Service, StringMap, workload::ServicePort},
+    resource::{Metadata, PortRef, Service, StringMap, workload::ServicePort},
 };
 use std::net::IpAddr;
-
-/// Weight of every endpoint, as the API sends it.
-const WEIGHT: u32 = 10_000;
-/// Where a proxy accepts traffic if the workload's manifest says nothing else.
-const INBOUND_PORT: u16 = 4143;
-/// Label of a pod's zone, and of an external workload's.
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-/// Label of pods that have a proxy; its value is the namespace of their control plane.
-const CONTROL_PLANE_LABEL: &str = "linkerd.io/control-plane-ns";
 
 /// The identity a client must see at an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,8 +35,8 @@ pub struct Endpoint {
     pub addr: IpAddr,
     /// Port of the workload.
     pub port: u16,
-    /// The workload.
-    pub workload: WorkloadRef,
+    /// The workload; `None` for an address of which nothing is known.
+    pub workload: Option<WorkloadRef>,
     /// Its identity; `None` = it is not in the mesh, or the port does not pass its proxy.
     pub identity: Option<EndpointIdentity>,
     /// Name to ask for in the ClientHello; present exactly when `identity` is.
@@ -47,12 +48,16 @@ pub struct Endpoint {
     pub opaque: bool,
     /// Where its proxy accepts traffic with a transport header; `None` if it has none, or for the proxy's own ports.
     pub inbound_port: Option<u16>,
+    /// The authority that requests get, for gateways of other clusters.
+    pub authority_override: Option<String>,
     /// Metric labels: `pod`, the owner's kind, `serviceaccount`, `zone` ...; `zone_locality` depends on who asks.
     pub labels: StringMap,
     /// Name below its Service (`web-0` of `web-0.web.shop.svc`), if it has one of its own.
     pub hostname: Option<String>,
     /// Zone, if known.
     pub zone: Option<String>,
+    /// Zones whose clients should use it; empty = no hint.
+    pub hints: Vec<String>,
     /// Node, if known, for `internalTrafficPolicy: Local`.
     pub node: Option<String>,
     /// Share of the traffic.
@@ -72,50 +77,22 @@ pub struct AmbiguousAddress {
 }
 
 impl Index {
-    /// Ready endpoints of a port of a Service, by workload and address. A port that the Service does not declare is
-    /// used as the port of its endpoints. `None` if there is no such Service.
-    pub fn endpoints(&self, namespace: &str, service: &str, port: u16) -> Option<Vec<Endpoint>> {
-        let scope = self.scope(namespace)?;
-        let service = scope.services.get(service)?;
-        let Some(selector) = service.selector() else {
-            return Some(Vec::new());
-        };
-        let declared = service.port(port);
-        let mut out = Vec::new();
-        for workload in scope.workloads().filter(|w| w.is_ready()) {
-            if !selector.matches(&workload.metadata().labels) {
-                continue;
-            }
-            let Some(port) = target_port(workload, declared, port) else {
-                continue;
-            };
-            let hostname = hostname(service, workload);
-            for addr in workload.addresses() {
-                out.push(Endpoint {
-                    hostname: hostname.clone(),
-                    ..self.endpoint(scope, workload, addr, port)
-                });
-            }
-        }
-        Some(out)
-    }
-
-    /// The workload that has an address, as an endpoint of `port`. Pods that share their node's network or have ended
-    /// do not count; a node's address counts for a pod that maps `port` to one of its own.
+    /// The workload that has an address, as an endpoint of `port`. Pods that have ended do not count; a node's address
+    /// counts for a pod that maps `port` to one of its own.
     pub fn workload_by_ip(
         &self,
         ip: IpAddr,
         port: u16,
     ) -> Result<Option<Endpoint>, AmbiguousAddress> {
         let ip = ip.to_canonical();
-        let mut found = Vec::new();
-        for (_, scope) in self.scopes() {
-            for workload in scope.workloads() {
-                if let Some(port) = behind_address(workload, ip, port) {
-                    found.push((scope, workload, port));
-                }
-            }
-        }
+        let holders = self.holders(ip).into_iter().flat_map(|h| &h.workloads);
+        let found: Vec<_> = holders
+            .filter_map(|reference| {
+                let scope = self.scope(reference.namespace())?;
+                let workload = scope.workload(reference)?;
+                Some((scope, workload, behind_address(workload, ip, port)?))
+            })
+            .collect();
         match found.as_slice() {
             [] => Ok(None),
             [(scope, workload, port)] => Ok(Some(self.endpoint(scope, workload, ip, *port))),
@@ -138,9 +115,9 @@ impl Index {
     /// The Service that has a cluster IP.
     pub fn service_by_ip(&self, ip: IpAddr) -> Result<Option<&Service>, AmbiguousAddress> {
         let ip = ip.to_canonical();
-        let found: Vec<&Service> = self
-            .services()
-            .filter(|s| s.cluster_ips().contains(&ip))
+        let holders = self.holders(ip).into_iter().flat_map(|h| &h.services);
+        let found: Vec<&Service> = holders
+            .filter_map(|(namespace, name)| self.service(namespace, name))
             .collect();
         match found.as_slice() {
             [] => Ok(None),
@@ -168,101 +145,6 @@ impl Index {
             named.map(|p| p.port).collect()
         };
         PortSet::parse_with_names(list, named).0
-    }
-
-    fn endpoint(&self, scope: &Scope, workload: &Workload, addr: IpAddr, port: u16) -> Endpoint {
-        let settings = Settings {
-            cluster: self.cluster(),
-            scope,
-            workload,
-        };
-        let skipped = settings.skips(port);
-        let opaque = self.is_opaque(settings, port);
-        let mut endpoint = Endpoint {
-            addr,
-            port,
-            workload: workload.reference(),
-            identity: None,
-            server_name: None,
-            meshed: false,
-            opaque,
-            inbound_port: None,
-            labels: StringMap::new(),
-            hostname: None,
-            zone: workload.metadata().labels.get(ZONE_LABEL).cloned(),
-            node: None,
-            weight: WEIGHT,
-        };
-        match workload {
-            Workload::Pod(pod) => self.describe_pod(&mut endpoint, pod, skipped),
-            Workload::ExternalWorkload(external) => {
-                let name = &external.spec.mesh_tls.identity;
-                endpoint.meshed = !skipped;
-                if !skipped {
-                    let name = name.clone();
-                    endpoint.identity = Some(if name.starts_with("spiffe://") {
-                        EndpointIdentity::Uri(name)
-                    } else {
-                        EndpointIdentity::Dns(name)
-                    });
-                    endpoint.server_name = Some(external.spec.mesh_tls.server_name.clone());
-                    let inbound = external.port_named("linkerd-proxy");
-                    endpoint.inbound_port = Some(inbound.unwrap_or(INBOUND_PORT));
-                }
-                let labels = &mut endpoint.labels;
-                let name = external.metadata.name.clone();
-                labels.insert("external_workload".to_owned(), name);
-                owner_labels(labels, &external.metadata);
-            }
-        }
-        let zone = endpoint.zone.clone().unwrap_or_default();
-        endpoint.labels.insert("zone".to_owned(), zone);
-        endpoint
-    }
-
-    fn describe_pod(&self, endpoint: &mut Endpoint, pod: &Pod, skipped: bool) {
-        let control_plane = pod.metadata.labels.get(CONTROL_PLANE_LABEL);
-        let cluster = self.cluster();
-        endpoint.meshed = control_plane.is_some() && !skipped;
-        let ours = control_plane == Some(&cluster.control_plane_namespace);
-        if ours && !skipped && !cluster.trust_domain.is_empty() {
-            let namespace = &pod.metadata.namespace;
-            let name = cluster.service_account_identity(namespace, pod.service_account());
-            endpoint.server_name = Some(name.clone());
-            endpoint.identity = Some(EndpointIdentity::Dns(name));
-        }
-        if endpoint.meshed && !is_proxy_port(pod, endpoint.port) {
-            let env = proxy_port(pod, "LINKERD2_PROXY_INBOUND_LISTEN_ADDR");
-            endpoint.inbound_port = Some(env.unwrap_or(INBOUND_PORT));
-        }
-        if !pod.spec.node_name.is_empty() {
-            endpoint.node = Some(pod.spec.node_name.clone());
-        }
-        let labels = &mut endpoint.labels;
-        let mut put = |key: &str, value: &str| {
-            labels.insert(key.to_owned(), value.to_owned());
-        };
-        put("pod", &pod.metadata.name);
-        put("serviceaccount", pod.service_account());
-        if let Some(namespace) = control_plane {
-            put("control_plane_ns", namespace);
-        }
-        if let Some(hash) = pod.metadata.labels.get("pod-template-hash") {
-            put("pod_template_hash", hash);
-        }
-        owner_labels(labels, &pod.metadata);
-    }
-
-    /// Whether a port carries bytes: the Server that keeps it says so, or the workload's annotation or the defaults.
-    fn is_opaque(&self, settings: Settings<'_>, port: u16) -> bool {
-        let server = self.server_of(settings, port);
-        if server.is_some_and(|s| s.spec.proxy_protocol == ProxyProtocol::Opaque) {
-            return true;
-        }
-        match settings.ports(annotations::OPAQUE_PORTS) {
-            Some((ports, _)) => ports.contains(port),
-            None => settings.cluster.default_opaque_ports.contains(port),
-        }
     }
 }
 
@@ -308,8 +190,8 @@ fn behind_address(workload: &Workload, ip: IpAddr, port: u16) -> Option<u16> {
             let has = external.spec.workload_ips.iter().any(|i| i.ip == ip);
             (has && serves).then_some(port)
         }
-        Workload::Pod(pod) if pod.is_terminal() || pod.spec.host_network => None,
-        Workload::Pod(pod) if pod.addresses().contains(&ip) => Some(port),
+        Workload::Pod(pod) if pod.is_terminal() => None,
+        Workload::Pod(pod) if !pod.spec.host_network && pod.addresses().contains(&ip) => Some(port),
         Workload::Pod(pod) => {
             let on_node = pod.status.host_ip == Some(ip);
             let mapped = || pod.tcp_ports().find(|p| p.host_port == Some(port));
@@ -329,51 +211,4 @@ fn ambiguous<'a>(
         addr,
         names: objects.map(name).collect(),
     }
-}
-
-/// A port of the pod's proxy, from its container's environment.
-fn proxy_port(pod: &Pod, variable: &str) -> Option<u16> {
-    let proxy = pod.containers().find(|c| c.name == "linkerd-proxy")?;
-    let value = proxy
-        .env
-        .iter()
-        .find(|e| e.name == variable)?
-        .value
-        .as_ref()?;
-    value.rsplit(':').next()?.parse().ok()
-}
-
-/// Whether a port is the control or admin port of the pod's proxy, which take no transport header.
-fn is_proxy_port(pod: &Pod, port: u16) -> bool {
-    [
-        "LINKERD2_PROXY_CONTROL_LISTEN_ADDR",
-        "LINKERD2_PROXY_ADMIN_LISTEN_ADDR",
-    ]
-    .iter()
-    .any(|variable| proxy_port(pod, variable) == Some(port))
-}
-
-/// Adds the label of the object's owner, for example `deployment`. What a Deployment or CronJob owns is named after
-/// it: a ReplicaSet by the pod template's hash, a Job by the time of its run.
-fn owner_labels(labels: &mut StringMap, metadata: &Metadata) {
-    let Some(owner) = metadata.owners.iter().find(|o| o.controller) else {
-        return;
-    };
-    let kind = owner.kind.to_ascii_lowercase();
-    let hash = metadata.labels.get("pod-template-hash");
-    let without = |suffix: Option<&str>| {
-        let name = owner.name.strip_suffix(suffix?)?.strip_suffix('-')?;
-        (!name.is_empty()).then(|| name.to_owned())
-    };
-    let deployment = without(hash.map(String::as_str));
-    let run = owner.name.rsplit('-').next();
-    let is_run = |s: &&str| s.len() >= 8 && s.bytes().all(|b| b.is_ascii_digit());
-    let cronjob = without(run.filter(is_run));
-    let (kind, name) = match (kind.as_str(), deployment, cronjob) {
-        ("replicaset", Some(name), _) => ("deployment", name),
-        ("job", _, Some(name)) => ("cronjob", name),
-        ("job", _, None) => ("k8s_job", owner.name.clone()),
-        (kind, ..) => (kind, owner.name.clone()),
-    };
-    labels.insert(kind.to_owned(), name);
 }

@@ -3,8 +3,10 @@
 mod endpoints;
 mod inbound_api;
 mod isolation;
+mod reads;
 mod routes;
 mod settings;
+mod slices;
 
 use super::*;
 use crate::{

@@ -7,7 +7,7 @@ use crate::{
     resource::{ExternalWorkload, Metadata, Pod, PortRef, workload::is_tcp},
 };
 use serde::Deserialize;
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 /// Names a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,9 +106,9 @@ impl fmt::Display for WorkloadRef {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
     /// A pod.
-    Pod(Pod),
+    Pod(Arc<Pod>),
     /// A workload outside Kubernetes.
-    ExternalWorkload(ExternalWorkload),
+    ExternalWorkload(Arc<ExternalWorkload>),
 }
 
 impl Workload {

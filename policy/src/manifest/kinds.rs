@@ -3,8 +3,12 @@
 use super::{Problem, check, check_route, check_traffic, complain};
 use crate::resource::Object;
 use crate::resource::{
-    ExternalWorkload, GATEWAY_GROUP, HttpRoute, Key, Metadata, POLICY_GROUP, PROFILE_GROUP, Pod,
-    Resource, RouteGroup, SPLIT_GROUP, WORKLOAD_GROUP, route::*, values::short, workload::*,
+    EndpointSlice, ExternalWorkload, GATEWAY_GROUP, HttpRoute, IntermediateKind, Key, Metadata,
+    POLICY_GROUP, PROFILE_GROUP, Pod, Resource, RouteGroup, SPLIT_GROUP, WORKLOAD_GROUP,
+    discovery::{APPS_GROUP, BATCH_GROUP, DISCOVERY_GROUP},
+    route::*,
+    values::short,
+    workload::*,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -14,6 +18,10 @@ pub const KINDS: &[(&str, &str, &[&str])] = &[
     ("", "Namespace", &["v1"]),
     ("", "Pod", &["v1"]),
     ("", "Service", &["v1"]),
+    ("", "Node", &["v1"]),
+    (DISCOVERY_GROUP, "EndpointSlice", &["v1"]),
+    (APPS_GROUP, "ReplicaSet", &["v1"]),
+    (BATCH_GROUP, "Job", &["v1"]),
     (WORKLOAD_GROUP, "ExternalWorkload", &["v1alpha1", "v1beta1"]),
     (
         POLICY_GROUP,
@@ -67,6 +75,13 @@ pub(super) fn read(value: Value) -> Result<Resource, Problem> {
     let Some((_, _, versions)) = known else {
         return other(group, version, &kind, &fields);
     };
+    let is_named = fields
+        .get("metadata")
+        .is_some_and(|m| m.get("name").is_some());
+    if IntermediateKind::named(&kind).is_some() && !(is_named && versions.contains(&version)) {
+        // An application's own, in a directory: nothing is asked of it.
+        return Ok(passed_over(group, &kind, &fields));
+    }
     if !versions.contains(&version) {
         let reason = complain::unknown(&format!("version of {kind}"), version, versions);
         return Err(Problem::new("apiVersion", reason));
@@ -75,6 +90,13 @@ pub(super) fn read(value: Value) -> Result<Resource, Problem> {
         (_, "Namespace") => namespace(&mut fields),
         (_, "Pod") => pod(&mut fields),
         (_, "Service") => service(&mut fields),
+        (_, "Node") => Ok(Resource::Node(Object {
+            metadata: metadata(&mut fields, false)?,
+            spec: (),
+        })),
+        (_, "EndpointSlice") => endpoint_slice(&mut fields),
+        (_, "ReplicaSet") => intermediate(&mut fields, IntermediateKind::ReplicaSet),
+        (_, "Job") => intermediate(&mut fields, IntermediateKind::Job),
         (_, "ExternalWorkload") => external_workload(&mut fields, version),
         (_, "Server") => strict(fields, check::server).map(Resource::Server),
         (_, "ServerAuthorization") => {
@@ -146,18 +168,22 @@ fn other(group: &str, version: &str, kind: &str, fields: &Fields) -> Result<Reso
         );
         return Err(Problem::new("apiVersion", reason));
     }
+    Ok(passed_over(group, kind, fields))
+}
+
+fn passed_over(group: &str, kind: &str, fields: &Fields) -> Resource {
     let metadata = |field: &str| {
         let value = fields.get("metadata").and_then(|m| m.get(field));
         value.and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    Ok(Resource::Other {
+    Resource::Other {
         key: Key {
             group: group.to_owned(),
             kind: kind.to_owned(),
             namespace: metadata("namespace"),
             name: metadata("name"),
         },
-    })
+    }
 }
 
 fn text(fields: &mut Fields, name: &str) -> Result<String, Problem> {
@@ -259,6 +285,20 @@ fn service(fields: &mut Fields) -> Result<Resource, Problem> {
         metadata: metadata(fields, true)?,
         spec: required(fields, "spec")?,
     }))
+}
+
+fn endpoint_slice(fields: &mut Fields) -> Result<Resource, Problem> {
+    Ok(Resource::EndpointSlice(EndpointSlice {
+        metadata: metadata(fields, true)?,
+        endpoints: optional(fields, "endpoints")?.unwrap_or_default(),
+        ports: optional(fields, "ports")?.unwrap_or_default(),
+    }))
+}
+
+/// Of these only the metadata is read: an API server is asked for no more.
+fn intermediate(fields: &mut Fields, spec: IntermediateKind) -> Result<Resource, Problem> {
+    let metadata = metadata(fields, true)?;
+    Ok(Resource::Intermediate(Object { metadata, spec }))
 }
 
 fn external_workload(fields: &mut Fields, version: &str) -> Result<Resource, Problem> {

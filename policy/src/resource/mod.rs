@@ -7,6 +7,7 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, fmt};
 use time::OffsetDateTime;
 
+pub mod discovery;
 pub mod policy;
 pub mod route;
 pub mod selector;
@@ -14,6 +15,7 @@ pub mod traffic;
 pub mod values;
 pub mod workload;
 
+pub use discovery::{EndpointSlice, Intermediate, IntermediateKind, Node};
 pub use policy::{
     AuthorizationPolicy, HttpLocalRateLimitPolicy, MeshTlsAuthentication, NetworkAuthentication,
     ProxyProtocol, Server, ServerAuthorization, WorkloadSelector,
@@ -160,6 +162,12 @@ pub enum Resource {
     ServiceProfile(ServiceProfile),
     /// split.smi-spec.io TrafficSplit.
     TrafficSplit(TrafficSplit),
+    /// discovery.k8s.io EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// core/v1 Node.
+    Node(Node),
+    /// apps/v1 ReplicaSet or batch/v1 Job.
+    Intermediate(Intermediate),
     /// A kind that decides nothing here (Deployment, ConfigMap ...). Read past, so that an application's own
     /// manifests can lie in the same directory.
     Other {
@@ -188,6 +196,9 @@ impl Resource {
             Self::EgressNetwork(r) => &r.metadata,
             Self::ServiceProfile(r) => &r.metadata,
             Self::TrafficSplit(r) => &r.metadata,
+            Self::EndpointSlice(r) => &r.metadata,
+            Self::Node(r) => &r.metadata,
+            Self::Intermediate(r) => &r.metadata,
             Self::Other { .. } => return None,
         })
     }
@@ -212,6 +223,12 @@ impl Resource {
             Self::EgressNetwork(_) => (POLICY_GROUP, "EgressNetwork"),
             Self::ServiceProfile(_) => (PROFILE_GROUP, "ServiceProfile"),
             Self::TrafficSplit(_) => (SPLIT_GROUP, "TrafficSplit"),
+            Self::EndpointSlice(_) => (discovery::DISCOVERY_GROUP, "EndpointSlice"),
+            Self::Node(_) => ("", "Node"),
+            Self::Intermediate(r) => match r.spec {
+                IntermediateKind::ReplicaSet => (discovery::APPS_GROUP, "ReplicaSet"),
+                IntermediateKind::Job => (discovery::BATCH_GROUP, "Job"),
+            },
             Self::Other { key } => (&key.group, &key.kind),
         }
     }

@@ -341,6 +341,9 @@ pub struct ServiceSpec {
     pub kind: Option<String>,
     /// `Cluster` if absent, or `Local`.
     pub internal_traffic_policy: Option<String>,
+    /// Whether Pods count that are not ready.
+    #[serde(default, deserialize_with = "values::or_default")]
+    pub publish_not_ready_addresses: bool,
 }
 
 /// A port of a Service.

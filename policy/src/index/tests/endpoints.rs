@@ -208,7 +208,7 @@ fn addresses_lead_to_services_and_workloads() {
         index
             .workload_by_ip(ip(text), port)
             .unwrap()
-            .map(|e| (e.workload.to_string(), e.port))
+            .map(|e| (e.workload.unwrap().to_string(), e.port))
     };
     assert_eq!(workload("10.0.0.1", 1234), Some(("shop:a".into(), 1234)));
     assert_eq!(

@@ -399,7 +399,9 @@ fn mutual_tls(index: &Index, service: &Service, report: &mut Report) {
                 |shown: &String| asked.identities.is_empty() || asked.identities.contains(shown);
             let fits = shows.as_ref().is_some_and(is_wanted);
             let what = shows.unwrap_or_else(|| "no identity".to_owned());
-            let named = format!("{port} of {} ({what})", endpoint.workload.name());
+            let workload = endpoint.workload.as_ref().map(|w| w.name().to_owned());
+            let name = workload.unwrap_or_else(|| endpoint.addr.to_string());
+            let named = format!("{port} of {name} ({what})");
             if fits { &mut accepted } else { &mut refused }.insert(named);
         }
     }
