@@ -7,6 +7,7 @@
 //! | `policy` | `linkerd policy explain`, `linkerd policy lint` |
 //! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
 //! | `check` | `linkerd check` |
+//! | `install` | `linkerd install`, `upgrade`, `uninstall` |
 //! | `workload` | the small programs that examples consist of |
 //! | `fetch` | GET from admin servers |
 //! | `outcome` | failures as a person would want them, tables, JSON |
@@ -57,8 +58,12 @@ enum Command {
     /// What running sidecars hold, and whether it is right.
     #[command(subcommand)]
     Diagnostics(diagnostics::Command),
-    /// Print what a Kubernetes API server needs to know.
-    Install(install::Flags),
+    /// Print the manifests of the control plane: linkerd install | kubectl apply -f -
+    Install(Box<install::Install>),
+    /// Print the manifests of a control plane that is installed, as they should be now.
+    Upgrade(Box<install::Upgrade>),
+    /// Print what there is to delete: linkerd uninstall | kubectl delete -f -
+    Uninstall(install::uninstall::Flags),
     /// Print a completion script, for example: source <(linkerd completion bash)
     Completion {
         /// The shell.
@@ -71,6 +76,9 @@ enum Command {
     /// A sidecar; the environment says everything.
     #[command(hide = true)]
     Proxy,
+    /// Labels and annotations of a namespace, for the chart's Job.
+    #[command(hide = true)]
+    NamespaceMetadata(install::namespace::Flags),
     /// The programs of the examples.
     #[command(hide = true, subcommand)]
     Workload(workload::Command),
@@ -92,7 +100,10 @@ fn main() -> ExitCode {
         Command::Check(flags) => block_on(check::run(flags)),
         Command::Stat(command) => block_on(stat::run(command)),
         Command::Diagnostics(command) => block_on(diagnostics::run(command)),
-        Command::Install(flags) => install::run(&flags),
+        Command::Install(flags) => block_on(install::install(*flags)),
+        Command::Upgrade(flags) => block_on(install::upgrade(*flags)),
+        Command::Uninstall(flags) => block_on(install::uninstall::run(flags)),
+        Command::NamespaceMetadata(flags) => block_on(install::namespace::run(flags)),
         Command::Workload(command) => block_on(workload::run(command)),
         Command::Completion { shell } => complete(&shell),
     };

@@ -173,9 +173,15 @@ pub struct Flags {
     /// Seconds that certificates are valid.
     #[arg(long, default_value_t = 86_400)]
     pub identity_issuance_lifetime_seconds: u64,
+    /// The same as a Go duration, such as 24h0m0s; in its place.
+    #[arg(long, value_name = "DURATION", value_parser = go_duration)]
+    pub identity_issuance_lifetime: Option<Duration>,
     /// Seconds that clocks may differ.
     #[arg(long, default_value_t = 20)]
     pub identity_clock_skew_seconds: u64,
+    /// The same as a Go duration, such as 20s; in its place.
+    #[arg(long, value_name = "DURATION", value_parser = go_duration)]
+    pub identity_clock_skew_allowance: Option<Duration>,
     /// Certificates that one identity may ask for in a minute.
     #[arg(long, default_value_t = 60)]
     pub certify_per_minute: u32,
@@ -253,10 +259,13 @@ impl From<Flags> for Config {
                 default_policy: flags.default_policy,
                 default_opaque_ports: flags.default_opaque_ports,
             },
-            issuance_lifetime: Duration::from_secs(
-                flags.identity_issuance_lifetime_seconds.max(10),
-            ),
-            clock_skew: Duration::from_secs(flags.identity_clock_skew_seconds),
+            issuance_lifetime: flags
+                .identity_issuance_lifetime
+                .unwrap_or_else(|| Duration::from_secs(flags.identity_issuance_lifetime_seconds))
+                .max(Duration::from_secs(10)),
+            clock_skew: flags
+                .identity_clock_skew_allowance
+                .unwrap_or_else(|| Duration::from_secs(flags.identity_clock_skew_seconds)),
             certify_per_minute: flags.certify_per_minute.max(1),
             admission: flags.admission_addr.map(|address| Admission {
                 address,
@@ -293,4 +302,11 @@ fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Vec<Pair> {
         certificate,
     };
     certificates.into_iter().map(pair).collect()
+}
+
+/// A duration as Go writes it, and so the chart's values.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    linkerd_policy::manifest::go_duration_seconds(text)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a duration such as 24h0m0s is wanted".to_owned())
 }

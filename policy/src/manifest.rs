@@ -244,7 +244,7 @@ impl ManifestError {
 }
 
 /// Seconds of a Go duration such as `1h2m3.5s`.
-pub(crate) fn go_duration_seconds(text: &str) -> Option<f64> {
+pub fn go_duration_seconds(text: &str) -> Option<f64> {
     check_route::go_duration(text)
 }
 

@@ -8,12 +8,13 @@ use std::{
 };
 
 /// Crates of the workspace by folder.
-const CRATES: [(&str, &str); 6] = [
+const CRATES: [(&str, &str); 7] = [
     ("policy", "linkerd-policy"),
     ("metrics", "linkerd-metrics"),
     ("tls", "linkerd-tls"),
     ("linkerd-proxy", "linkerd-proxy"),
     ("controller", "linkerd-controller"),
+    ("charts", "linkerd-charts"),
     ("cli", "linkerd-cli"),
 ];
 

@@ -49,7 +49,17 @@ const fn kubernetes(program: &'static str, package: &'static str) -> GoTool {
 }
 
 /// Go tools.
-const GO: [GoTool; 6] = [
+const GO: [GoTool; 7] = [
+    GoTool {
+        flags: &[
+            "-ldflags",
+            // Without it `helm template` and `helm lint` believe in Kubernetes v1.20.
+            "-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
+             -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=35 \
+             -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=35",
+        ],
+        ..tool("helm", "helm", "helm.sh/helm/v3/cmd/helm")
+    },
     tool(
         "h2spec",
         "h2spec",

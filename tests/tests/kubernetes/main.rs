@@ -10,6 +10,7 @@
 
 mod certificates;
 mod control_plane;
+mod helm;
 mod policy;
 mod server;
 mod sidecar;

@@ -52,8 +52,18 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one; `None`, said loudly, where its programs are not there.
+    /// Starts one that knows the mesh's kinds; `None`, said loudly, where its programs are not there.
     pub(crate) async fn start() -> Option<Self> {
+        let server = Self::bare().await?;
+        for definition in linkerd_policy::crd::definitions() {
+            server.apply(&definition).await;
+        }
+        server.defined().await;
+        Some(server)
+    }
+
+    /// Starts one that knows nothing of the mesh.
+    pub(crate) async fn bare() -> Option<Self> {
         for program in PROGRAMS {
             if find(program).is_none() {
                 eprintln!(
@@ -98,7 +108,6 @@ impl ApiServer {
         };
         server.start_server().await;
         server.start_manager().await;
-        server.define().await;
         Some(server)
     }
 
@@ -171,11 +180,8 @@ impl ApiServer {
         .await;
     }
 
-    /// Installs the mesh's definitions.
-    async fn define(&self) {
-        for definition in linkerd_policy::crd::definitions() {
-            self.apply(&definition).await;
-        }
+    /// Waits until the mesh's kinds are served.
+    pub(crate) async fn defined(&self) {
         for definition in linkerd_policy::crd::definitions() {
             let spec = &definition["spec"];
             let version = spec["versions"].as_array().unwrap().last().unwrap();
@@ -272,7 +278,7 @@ fn path(object: &Value) -> String {
     }
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let cache = std::env::home_dir().map(|home| home.join(".cache/linkerd-workspace/bin"));
     let mut all = std::env::split_paths(&paths).chain(cache);

@@ -1,0 +1,223 @@
+//! The charts on a real API server, by the real Helm: installed, upgraded, rolled back, uninstalled, and nothing is left. There
+//! is no kubelet: the test plays it, and runs the containers of Deployments and Jobs as processes with the arguments that the
+//! chart gives them and with the rights of their ServiceAccounts.
+
+use crate::{helm::kubelet::Container, server::ApiServer};
+use linkerd_tests::eventually;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+mod kubelet;
+
+const NAMESPACE: &str = "linkerd";
+
+/// Helm with an API server.
+struct Helm<'a> {
+    program: PathBuf,
+    server: &'a ApiServer,
+}
+
+impl<'a> Helm<'a> {
+    fn find(server: &'a ApiServer) -> Option<Self> {
+        let program = crate::server::find("helm");
+        if program.is_none() {
+            eprintln!("SKIPPED: charts on an API server: helm is missing: run cargo xtask tools");
+        }
+        Some(Self {
+            program: program?,
+            server,
+        })
+    }
+
+    async fn run(&self, words: &[&str]) -> Output {
+        let home = self.server.kubeconfig();
+        let home = home.parent().unwrap().join("helm");
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .current_dir(charts())
+            .env("KUBECONFIG", self.server.kubeconfig())
+            .env("HELM_CACHE_HOME", &home)
+            .env("HELM_CONFIG_HOME", &home)
+            .env("HELM_DATA_HOME", &home)
+            .args(["--namespace", NAMESPACE])
+            .args(words)
+            .kill_on_drop(true);
+        linkerd_tests::within("Helm", command.output())
+            .await
+            .unwrap()
+    }
+
+    async fn good(&self, words: &[&str]) {
+        let output = self.run(words).await;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "helm {words:?}: {text}");
+    }
+
+    /// As [`Helm::good`], while the Job of a hook is run.
+    async fn with_hook(&self, words: &[&str]) {
+        tokio::join!(
+            self.good(words),
+            kubelet::run_job(self.server, "linkerd-namespace-metadata")
+        );
+    }
+}
+
+fn charts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts")
+}
+
+/// Every object that the API server has, by its path, but for what comes and goes by itself.
+async fn everything(server: &ApiServer) -> BTreeSet<String> {
+    let mut groups = vec!["/api/v1".to_owned()];
+    let all = server.get("/apis").await.unwrap();
+    for group in all["groups"].as_array().unwrap() {
+        let version = group["preferredVersion"]["groupVersion"].as_str().unwrap();
+        groups.push(format!("/apis/{version}"));
+    }
+    let mut objects = BTreeSet::new();
+    for group in groups {
+        // A group whose definitions are being deleted.
+        let Some(resources) = server.get(&group).await else {
+            continue;
+        };
+        for resource in resources["resources"].as_array().unwrap() {
+            let name = resource["name"].as_str().unwrap();
+            let verbs = resource["verbs"].as_array().unwrap();
+            if !verbs.contains(&"list".into()) || ["events", "componentstatuses"].contains(&name) {
+                continue;
+            }
+            let Some(list) = server.get(&format!("{group}/{name}")).await else {
+                continue;
+            };
+            for item in list["items"].as_array().unwrap() {
+                let metadata = &item["metadata"];
+                // Kubernetes puts these into every namespace, in its own time.
+                if metadata["name"] == "kube-root-ca.crt" || metadata["name"] == "default" {
+                    continue;
+                }
+                objects.insert(format!(
+                    "{group}/{name} {} {}",
+                    metadata["namespace"], metadata["name"]
+                ));
+            }
+        }
+    }
+    objects
+}
+
+async fn object(server: &ApiServer, kind: &str, name: &str) -> Option<Value> {
+    let (group, kind) = match kind {
+        "deployments" => ("apis/apps/v1", kind),
+        _ => ("api/v1", kind),
+    };
+    server
+        .get(&format!("/{group}/namespaces/{NAMESPACE}/{kind}/{name}"))
+        .await
+}
+
+/// What the control plane makes for itself, once it is there.
+async fn made(server: &ApiServer) -> Value {
+    let secret = |name: &'static str, key: &'static str| async move {
+        eventually(name, async || {
+            let secret = object(server, "secrets", name).await?;
+            secret["data"][key].as_str().map(str::to_owned)
+        })
+        .await
+    };
+    let configuration = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/linkerd-policy-validator-webhook-config";
+    let bundle = eventually("the caBundle", async || {
+        let configuration = server.get(configuration).await?;
+        let bundle = &configuration["webhooks"][0]["clientConfig"]["caBundle"];
+        bundle.as_str().map(str::to_owned)
+    })
+    .await;
+    json!({
+        "policy-validator": secret("linkerd-policy-validator-k8s-tls", "tls.crt").await,
+        "sp-validator": secret("linkerd-sp-validator-k8s-tls", "tls.crt").await,
+        "bundle": bundle,
+    })
+}
+
+#[tokio::test]
+async fn what_helm_installs_runs_with_the_rights_it_has_keeps_its_certificates_and_leaves_nothing()
+{
+    let Some(server) = ApiServer::bare().await else {
+        return;
+    };
+    let Some(helm) = Helm::find(&server) else {
+        return;
+    };
+    let before = everything(&server).await;
+    helm.good(&[
+        "install",
+        "linkerd-crds",
+        "linkerd-crds",
+        "--create-namespace",
+    ])
+    .await;
+    server.defined().await;
+    helm.with_hook(&["install", "linkerd-control-plane", "linkerd-control-plane"])
+        .await;
+    let namespace = server.get("/api/v1/namespaces/linkerd").await.unwrap();
+    assert_eq!(
+        namespace["metadata"]["labels"]["config.linkerd.io/admission-webhooks"],
+        "disabled"
+    );
+    assert_eq!(
+        namespace["metadata"]["labels"]["linkerd.io/is-control-plane"],
+        "true"
+    );
+    assert_eq!(
+        namespace["metadata"]["annotations"]["linkerd.io/inject"],
+        "disabled"
+    );
+
+    let destination = Container::start(&server, "linkerd-destination", "destination").await;
+    destination.is_ready().await;
+    let first = made(&server).await;
+
+    helm.with_hook(&[
+        "upgrade",
+        "linkerd-control-plane",
+        "linkerd-control-plane",
+        "--set",
+        "controllerReplicas=2",
+    ])
+    .await;
+    let replicas = async || {
+        object(&server, "deployments", "linkerd-destination")
+            .await
+            .unwrap()["spec"]["replicas"]
+            .clone()
+    };
+    assert_eq!(replicas().await, 2);
+    assert_eq!(made(&server).await, first, "kept across an upgrade");
+    helm.good(&["rollback", "linkerd-control-plane", "1"]).await;
+    assert_eq!(replicas().await, 1);
+    assert_eq!(made(&server).await, first, "kept across a rollback");
+    destination.asked_for_nothing_that_it_may_not();
+    drop(destination);
+
+    for release in ["linkerd-control-plane", "linkerd-crds"] {
+        helm.good(&["uninstall", release]).await;
+    }
+    // The namespace was not the charts'.
+    server
+        .delete(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
+        .await;
+    eventually("that nothing is left", async || {
+        let left: BTreeSet<String> = everything(&server)
+            .await
+            .difference(&before)
+            .cloned()
+            .collect();
+        // Read where the test fails.
+        eprintln!("left: {left:?}");
+        left.is_empty().then_some(())
+    })
+    .await;
+}
