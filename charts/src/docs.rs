@@ -74,6 +74,26 @@ fn scalar(value: &Value) -> String {
     }
 }
 
+/// `docs/helm.md`: the values of both charts.
+pub fn page() -> String {
+    let mut text = "# Values of the charts\n\n<!-- Made from charts/*/values.schema.json: cargo xtask docs -->\n\n\
+                    [How they are installed](kubernetes.md). Values have the names of those of Linkerd's charts where they mean the \
+                    same.\n"
+        .to_owned();
+    for chart in Chart::ALL {
+        let _ = write!(text, "\n## {}\n\n", chart.name());
+        table(&mut text, chart);
+    }
+    text
+}
+
+fn table(text: &mut String, chart: Chart) {
+    text.push_str("| Value | Default | Meaning |\n|---|---|---|\n");
+    for (name, schema) in schema::properties(&read(chart)) {
+        row(text, name, schema, "");
+    }
+}
+
 /// The README.
 pub fn readme(chart: Chart) -> String {
     let metadata = chart.metadata();
@@ -98,15 +118,12 @@ pub fn readme(chart: Chart) -> String {
         }
     };
     let mut text = format!(
-        "# {}\n\n<!-- Made from values.schema.json: cargo xtask docs -->\n\n{}\n\n{introduction}\nKubernetes {}.\n\n## Values\n\n\
-         | Value | Default | Meaning |\n|---|---|---|\n",
+        "# {}\n\n<!-- Made from values.schema.json: cargo xtask docs -->\n\n{}\n\n{introduction}\nKubernetes {}.\n\n## Values\n\n",
         chart.name(),
         said("description"),
         said("kubeVersion").trim_end_matches("-0"),
     );
-    for (name, schema) in schema::properties(&read(chart)) {
-        row(&mut text, name, schema, "");
-    }
+    table(&mut text, chart);
     text
 }
 

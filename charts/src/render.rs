@@ -40,7 +40,22 @@ pub enum RenderError {
     },
 }
 
-/// The objects of a chart, in the order of its files. `values` are complete: [`crate::Values::over_defaults`].
+/// Kinds in the order in which they are applied: what others are in, or refer to, comes first. All others come after these.
+const ORDER: [&str; 11] = [
+    "Namespace",
+    "CustomResourceDefinition",
+    "ServiceAccount",
+    "Secret",
+    "ConfigMap",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "Service",
+    "Deployment",
+];
+
+/// The objects of a chart, in the order in which they are applied. `values` are complete: [`crate::Values::over_defaults`].
 ///
 /// # Errors
 /// [`RenderError`]
@@ -83,6 +98,13 @@ pub fn render(
             .map_err(|error| failed(file, &error))?;
         objects.extend(documents(file, &text)?);
     }
+    objects.sort_by_key(|object| {
+        let kind = object.get("kind").and_then(Value::as_str);
+        ORDER
+            .iter()
+            .position(|known| Some(*known) == kind)
+            .unwrap_or(ORDER.len())
+    });
     Ok(objects)
 }
 

@@ -34,6 +34,8 @@ fn docs_values_and_readme_are_in_step_with_the_schemas() {
         );
         is_kept(&folder(chart).join("README.md"), &docs::readme(chart));
     }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/helm.md");
+    is_kept(&page, &docs::page());
 }
 
 #[test]

@@ -109,6 +109,20 @@ async fn everything(server: &ApiServer) -> BTreeSet<String> {
     objects
 }
 
+async fn nothing_is_left(server: &ApiServer, before: &BTreeSet<String>) {
+    eventually("that nothing is left", async || {
+        let left: BTreeSet<String> = everything(server)
+            .await
+            .difference(before)
+            .cloned()
+            .collect();
+        // Read where the test fails.
+        eprintln!("left: {left:?}");
+        left.is_empty().then_some(())
+    })
+    .await;
+}
+
 async fn object(server: &ApiServer, kind: &str, name: &str) -> Option<Value> {
     let (group, kind) = match kind {
         "deployments" => ("apis/apps/v1", kind),
@@ -209,15 +223,182 @@ async fn what_helm_installs_runs_with_the_rights_it_has_keeps_its_certificates_a
     server
         .delete(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
         .await;
-    eventually("that nothing is left", async || {
-        let left: BTreeSet<String> = everything(&server)
-            .await
-            .difference(&before)
-            .cloned()
-            .collect();
-        // Read where the test fails.
-        eprintln!("left: {left:?}");
-        left.is_empty().then_some(())
-    })
+    nothing_is_left(&server, &before).await;
+}
+
+/// The real `linkerd` with an API server.
+async fn linkerd(server: &ApiServer, words: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(linkerd_tests::binary("linkerd"));
+    command
+        .args(words)
+        .env("KUBECONFIG", server.kubeconfig())
+        .kill_on_drop(true);
+    linkerd_tests::within("linkerd", command.output())
+        .await
+        .unwrap()
+}
+
+/// What it prints, as objects.
+async fn printed(server: &ApiServer, words: &[&str]) -> Vec<Value> {
+    let output = linkerd(server, words).await;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {text}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+async fn refused(server: &ApiServer, words: &[&str]) -> String {
+    let output = linkerd(server, words).await;
+    assert_eq!(output.status.code(), Some(1), "{words:?}");
+    assert!(output.stdout.is_empty(), "{words:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted_without_a_rest() {
+    let Some(server) = ApiServer::bare().await else {
+        return;
+    };
+    let before = everything(&server).await;
+    let text = refused(&server, &["install"]).await;
+    assert!(
+        text.contains("does not know servers.policy.linkerd.io"),
+        "{text}"
+    );
+    assert!(
+        text.contains("linkerd install --crds | kubectl apply"),
+        "{text}"
+    );
+    for object in printed(&server, &["install", "--crds", "-o", "json"]).await {
+        server.apply(&object).await;
+    }
+    server.defined().await;
+    let text = refused(&server, &["upgrade"]).await;
+    assert!(
+        text.contains("there is no installation in the namespace linkerd"),
+        "{text}"
+    );
+    for object in printed(
+        &server,
+        &["install", "-o", "json", "--set", "controllerReplicas=2"],
+    )
+    .await
+    {
+        server.apply(&object).await;
+    }
+    let text = refused(&server, &["install"]).await;
+    assert!(text.contains("there is an installation"), "{text}");
+
+    let upgraded = printed(
+        &server,
+        &["upgrade", "-o", "json", "--set", "proxy.logLevel=debug"],
+    )
     .await;
+    let destination = upgraded.iter().find(|object| {
+        object["metadata"]["name"] == "linkerd-destination" && object["kind"] == "Deployment"
+    });
+    assert_eq!(
+        destination.unwrap()["spec"]["replicas"],
+        2,
+        "as it was installed"
+    );
+    for object in &upgraded {
+        server.apply(object).await;
+    }
+    let config = object(&server, "configmaps", "linkerd-config")
+        .await
+        .unwrap();
+    let values = config["data"]["values"].as_str().unwrap();
+    assert!(values.contains("logLevel: debug"), "{values}");
+
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "default", "labels": {"linkerd.io/control-plane-ns": "linkerd"}},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    });
+    server.apply(&pod).await;
+    let text = refused(&server, &["uninstall"]).await;
+    assert!(
+        text.contains("1 Pods have a sidecar still, in default"),
+        "{text}"
+    );
+    server.delete(&pod).await;
+    for object in printed(&server, &["uninstall", "-o", "json"]).await {
+        server.delete(&object).await;
+    }
+    nothing_is_left(&server, &before).await;
+    let text = refused(&server, &["uninstall"]).await;
+    assert!(text.contains("there is no installation"), "{text}");
+}
+
+#[tokio::test]
+async fn without_an_init_container_that_sets_rules_every_pod_is_let_into_a_restricted_namespace() {
+    let Some(server) = ApiServer::start().await else {
+        return;
+    };
+    for (values, is_restricted) in [
+        ("cniEnabled=true", true),
+        ("proxy.mode=explicit", true),
+        ("cniEnabled=false", false),
+    ] {
+        let objects = printed(
+            &server,
+            &["install", "--ignore-cluster", "-o", "json", "--set", values],
+        )
+        .await;
+        let mut seen = 0;
+        for object in objects {
+            if object["kind"] == "Namespace" {
+                let level =
+                    object["metadata"]["labels"]["pod-security.kubernetes.io/enforce"].clone();
+                assert_eq!(level == "restricted", is_restricted, "{values}");
+                let mut restricted = object.clone();
+                restricted["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] =
+                    "restricted".into();
+                server.apply(&restricted).await;
+            }
+            if object["kind"] == "ServiceAccount" {
+                server.apply(&object).await;
+            }
+            let Some(template) = object
+                .pointer("/spec/template")
+                .filter(|_| object["kind"] == "Deployment")
+            else {
+                continue;
+            };
+            seen += 1;
+            let mut pod = template.clone();
+            pod["apiVersion"] = "v1".into();
+            pod["kind"] = "Pod".into();
+            pod["metadata"]["name"] = object["metadata"]["name"].clone();
+            pod["metadata"]["namespace"] = NAMESPACE.into();
+            let applied = server.try_apply(&pod).await;
+            match applied {
+                Ok(_) => {
+                    assert!(is_restricted, "{values}");
+                    server.delete(&pod).await;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(
+                        !is_restricted && text.contains("NET_ADMIN"),
+                        "{values}: {text}"
+                    );
+                    // Nothing but the capabilities of the init container is in the way.
+                    for other in [
+                        "runAsNonRoot",
+                        "seccompProfile",
+                        "allowPrivilegeEscalation",
+                        "container \"linkerd-proxy\"",
+                    ] {
+                        assert!(!text.contains(other), "{text}");
+                    }
+                }
+            }
+        }
+        assert_eq!(seen, 3);
+    }
 }
