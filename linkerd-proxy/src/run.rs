@@ -242,6 +242,7 @@ async fn live(
         identity: identity.clone(),
         metrics: inbound_metrics.clone(),
         denials: denials.clone(),
+        audit: inbound::AuditLog::new(registry),
         connections: Limit::new(config.inbound.max_connections),
         requests: Limit::new(config.inbound.max_in_flight),
         access_log: access_log(config, registry)?,
@@ -568,6 +569,15 @@ fn inbound_settings(config: &Config) -> inbound::Settings {
     let inbound = &config.inbound;
     let mut own = vec![inbound.listen];
     own.extend(inbound.listeners.iter().map(|(listen, _)| *listen));
+    // A client may name any port. What comes to an outbound listener goes out in this workload's name.
+    own.extend(config.outbound.listen.iter().copied());
+    own.extend(
+        config
+            .outbound
+            .listeners
+            .iter()
+            .map(|listener| listener.listen),
+    );
     inbound::Settings {
         proxy_port: inbound.listen.port(),
         admin_port: config.admin.listen.port(),

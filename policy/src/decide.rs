@@ -207,8 +207,8 @@ impl Policy {
     }
 
     /// Whether the port's HTTP traffic is subject to more than the server's authorizations: routes that are resources,
-    /// or a rate limit. What is forwarded as opaque bytes escapes those, so a `detect` port with them should not take
-    /// what may still turn out to be HTTP for something else.
+    /// or a rate limit. What is forwarded as opaque bytes escapes those, so a `detect` port with them takes nothing but
+    /// HTTP.
     pub fn has_http_policy(&self) -> bool {
         let by_routes = self
             .routes
@@ -217,9 +217,14 @@ impl Policy {
         by_routes || self.rate_limit().is_some()
     }
 
-    /// Whether a connection that is not HTTP is allowed: the server's authorizations decide, those of routes do not.
+    /// Whether a connection that is not HTTP is allowed: the server's authorizations decide, those of routes do not. None
+    /// is, whoever it is from, where there is policy for HTTP ([`Policy::has_http_policy`]).
     pub fn connection(&self, peer: &Peer<'_>) -> Verdict {
         match self.server.protocol {
+            Protocol::Detect { .. } if self.has_http_policy() => Err(Denied {
+                reason: DenyReason::NotHttp,
+                closest: None,
+            }),
             Protocol::Detect { .. } | Protocol::Opaque | Protocol::Tls => {
                 self.authorizations.decide(peer, &mut || ())
             }

@@ -1,7 +1,10 @@
 //! Admin connections: bounded in number and in time.
 
 use super::{State, pages};
-use crate::transport::detect;
+use crate::{
+    inbound::metrics::Detection,
+    transport::{Io, detect},
+};
 use bytes::BytesMut;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,7 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
@@ -180,32 +182,49 @@ async fn connection(
             let accepted =
                 linkerd_tls::accept(&credentials, Accept::Redirected, io, DETECT).await?;
             let tls = Tls::Mesh(accepted.client);
-            http(accepted.io, BytesMut::new(), Client { addr, tls }, state).await
+            http(Io::terminated(accepted.io), Client { addr, tls }, state).await
         }
         Sniffed::NotTls => {
             let tls = Tls::None;
-            http(stream, read, Client { addr, tls }, state).await
+            http(Io::tcp(stream, read), Client { addr, tls }, state).await
         }
         Sniffed::Eof => Ok(()),
     }
 }
 
-async fn http<IO>(
-    mut io: IO,
-    mut read: BytesMut,
-    client: Client,
-    state: Arc<State>,
-) -> Result<(), Failure>
-where
-    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let detected = timeout(DETECT, detect::http(&mut io, &mut read)).await;
-    let version = match detected.map_err(|_| Failure::Silent)?? {
-        detect::Detected::Http(version) => version,
-        detect::Detected::NotHttp => return Err(Failure::NotHttp),
-        detect::Detected::Eof => return Ok(()),
+/// Finds out which HTTP is spoken, and counts that as on any other port.
+async fn detected(io: &mut Io, counts: &Detection) -> Result<detect::Http, Failure> {
+    let started = Instant::now();
+    let mut read = BytesMut::new();
+    let detected = timeout(DETECT, detect::http(io, &mut read)).await;
+    io.replay(read);
+    counts.duration.observe(started.elapsed().as_secs_f64());
+    let (count, result) = match detected {
+        Ok(Ok(detect::Detected::Http(version))) => {
+            let count = match version {
+                detect::Http::Http1 => &counts.http1,
+                detect::Http::Http2 => &counts.http2,
+            };
+            (count, Ok(version))
+        }
+        Ok(Ok(detect::Detected::NotHttp)) => (&counts.not_http, Err(Failure::NotHttp)),
+        Ok(Ok(detect::Detected::Eof)) => {
+            let error = io::ErrorKind::UnexpectedEof.into();
+            (&counts.error, Err(Failure::Io(error)))
+        }
+        Ok(Err(error)) => (&counts.error, Err(error.into())),
+        Err(_) => (&counts.read_timeout, Err(Failure::Silent)),
     };
-    let io = TokioIo::new(Prefixed::new(read, io));
+    count.inc();
+    result
+}
+
+async fn http(mut io: Io, client: Client, state: Arc<State>) -> Result<(), Failure> {
+    let (counts, transport) = pages::transport(&state, &client);
+    let version = detected(&mut io, &counts).await?;
+    io.meter(transport.meter());
+    let _open = transport.open();
+    let io = TokioIo::new(io);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (state, client) = (state.clone(), client.clone());
         async move { Ok::<_, Infallible>(pages::answer(&state, &client, request).await) }

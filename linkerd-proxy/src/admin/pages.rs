@@ -10,7 +10,12 @@ use super::{
 use crate::{
     config::Readers,
     discovery::policy::Snapshot,
-    inbound::labels::{self, ClientTls, NoTls},
+    http::outcome::{GrpcFailures, Outcome},
+    inbound::{
+        InboundMetrics,
+        labels::{self, ClientTls, NoTls},
+        metrics::{Detection, Transport},
+    },
 };
 use bytes::Bytes;
 use http::{
@@ -20,11 +25,15 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
 use linkerd_metrics::{
-    Counter, Family, Format, Gauge, Handle, Labels, Registry, accepts_gzip, describe,
+    Counter, Family, Format, Gauge, Handle, Histogram, Labels, Registry, accepts_gzip, describe,
 };
 use linkerd_policy::{Denied, Peer, PeerId, PeerTls, RequestView, server::Meta};
 use linkerd_tls::Id;
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tower::BoxError;
 
 /// Largest body read, in bytes: a log filter.
@@ -42,6 +51,8 @@ pub(crate) struct PageMetrics {
     not_found: Family<Counter>,
     requests: Family<Counter>,
     responses: Family<Counter>,
+    latency: Family<Histogram>,
+    inbound: InboundMetrics,
     ready: Handle<Gauge>,
 }
 
@@ -54,6 +65,8 @@ impl PageMetrics {
             not_found: registry.counters(&describe::INBOUND_HTTP_ROUTE_NOT_FOUND_TOTAL),
             requests: registry.counters(&describe::REQUEST_TOTAL),
             responses: registry.counters(&describe::RESPONSE_TOTAL),
+            latency: registry.histograms(&describe::RESPONSE_LATENCY_MS),
+            inbound: InboundMetrics::register(registry),
             ready: registry.gauges(&describe::PROXY_READY).get(&Labels::new()),
         }
     }
@@ -64,17 +77,25 @@ pub(super) async fn answer<B>(state: &State, client: &Client, request: Request<B
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
 {
+    let arrived = Instant::now();
     // Below any policy: a probe that a policy could cut would take the workload down with it.
-    match request.uri().path() {
-        "/live" => return text(StatusCode::OK, "live\n"),
-        "/ready" => return readiness(state),
-        _ => {}
+    let probe: Option<fn(&State) -> Answer> = match request.uri().path() {
+        "/live" => Some(|_| text(StatusCode::OK, "live\n")),
+        "/ready" => Some(readiness),
+        _ => None,
+    };
+    if let Some(probe) = probe {
+        let permitted = probing(state, client);
+        permitted.request();
+        let answer = probe(state);
+        permitted.response(answer.status(), arrived.elapsed());
+        return answer;
     }
     match authorize(state, client, &request) {
         Ok(permitted) => {
             permitted.request();
             let answer = page(state, client, request).await;
-            permitted.response(answer.status());
+            permitted.response(answer.status(), arrived.elapsed());
             answer
         }
         Err(refused) => *refused,
@@ -109,17 +130,49 @@ impl Permitted<'_> {
         self.metrics.requests.get(&self.labels).inc();
     }
 
-    fn response(&self, status: StatusCode) {
-        let class = if status.is_server_error() {
-            "failure"
-        } else {
-            "success"
-        };
-        let labels = self.labels.clone();
-        let labels = labels.with("status_code", status.as_u16());
-        let labels = labels.with("classification", class);
+    fn response(&self, status: StatusCode, elapsed: Duration) {
+        let labels = self.labels.clone().with("status_code", status.as_u16());
+        let latency = self.metrics.latency.get(&labels);
+        latency.observe(elapsed.as_secs_f64() * 1000.0);
+        let outcome = Outcome::by_status(status);
+        let labels = outcome.end(labels, outcome.is_success(GrpcFailures::INBOUND));
         self.metrics.responses.get(&labels).inc();
     }
+}
+
+/// A probe, which counts as permitted by a route and an authorization of its own.
+fn probing<'a>(state: &'a State, client: &Client) -> Permitted<'a> {
+    let listen = state.config.admin.listen;
+    let snapshot = state.policies.port(listen.port()).current().clone();
+    let seen = Seen::new(listen, &snapshot.policy.server().meta, client);
+    let probe = Meta::default_named("probe");
+    let (rt, az) = (labels::route(&probe), labels::authorization(&probe));
+    let allowed = seen.target.extend(&rt).extend(&az).extend(&seen.tls);
+    state.metrics.allowed.get(&allowed).inc();
+    let counted = Labels::new()
+        .with("direction", "inbound")
+        .extend(&seen.destination);
+    Permitted {
+        metrics: &state.metrics,
+        labels: counted
+            .extend(&seen.tls)
+            .extend(&seen.server)
+            .extend(&rt)
+            .extend(&az),
+    }
+}
+
+/// What a connection is counted in, as those of other ports are.
+pub(super) fn transport(state: &State, client: &Client) -> (Detection, Arc<Transport>) {
+    let listen = state.config.admin.listen;
+    let snapshot = state.policies.port(listen.port()).current().clone();
+    let seen = Seen::new(listen, &snapshot.policy.server().meta, client);
+    let source = seen.destination.extend(&seen.tls).extend(&seen.server);
+    let metrics = &state.metrics.inbound;
+    (
+        metrics.detection(&seen.server),
+        Arc::new(metrics.transport(&source)),
+    )
 }
 
 /// Judges a request by the policy of the admin port.
@@ -315,7 +368,10 @@ where
         Readers::Policy => {}
         Readers::Loopback if client.is_local() => {}
         Readers::Loopback => {
-            return bare(StatusCode::FORBIDDEN, "only for clients on this host\n");
+            return text(
+                StatusCode::FORBIDDEN,
+                "Requests are only permitted from localhost.",
+            );
         }
         Readers::Off => return bare(StatusCode::NOT_FOUND, ""),
     }

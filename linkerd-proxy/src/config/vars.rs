@@ -105,7 +105,7 @@ vars! {
     "INBOUND_CONNECT_TIMEOUT", Syntax::Duration, Some("300ms"), Injected,
         "TCP connect to the application.";
     "INBOUND_DISCOVERY_IDLE_TIMEOUT", Syntax::Duration, Some("90s"), Injected,
-        "How long the policy of an unlisted port, a profile, or a connection pool is kept unused.";
+        "How long the policy of an unlisted port is kept unused.";
     "INBOUND_DETECT_TIMEOUT", Syntax::Duration, Some("10s"), Injected,
         "Reading the ClientHello, a transport header, or the HTTP version on meshed `http1` ports; and the limit of the default policy.";
     "INBOUND_ACCEPT_KEEPALIVE", Syntax::Limit, Some("10s"), Injected,
@@ -143,11 +143,11 @@ vars! {
     "INBOUND_HTTP_IDLE_TIMEOUT", Syntax::Limit, Some("1h"), Ours,
         "How long a client connection may stay without a request. Empty: for ever.";
     "INBOUND_HTTP_BODY_IDLE_TIMEOUT", Syntax::Limit, Some(""), Ours,
-        "How long a body may stand still in either direction. Empty: for ever, which long watches may need.";
+        "How long the next part of a body may be waited for, of a request from the client or of a response from the application. Empty: for ever, which long watches may need.";
     "INBOUND_TCP_IDLE_TIMEOUT", Syntax::Limit, Some(""), Ours,
-        "How long a forwarded connection may stay without a byte in either direction. Empty: for ever.";
+        "How long a connection that is not HTTP, or no longer (an upgrade), may stay without a byte in either direction. Empty: for ever.";
     "INBOUND_PATH_NORMALIZATION", Syntax::Word(&["reject", "pass"]), Some("reject"), Ours,
-        "What happens to a request path with dot segments, or with an encoded slash, backslash, dot or NUL, on a port with path rules: `reject` answers 400, `pass` matches and forwards the bytes as they are.";
+        "What happens to a request path with dot segments, empty segments (`//`) or parameters (`;`), or with an encoded slash, backslash, dot or NUL, on a port with path rules: `reject` answers 400, `pass` matches and forwards the bytes as they are.";
     "INBOUND_HTTP_QUEUE_CAPACITY", Syntax::Number, Some("10000"), Known,
         "Requests that may wait for a connection to the application.";
     "INBOUND_HTTP_FAILFAST_TIMEOUT", Syntax::Duration, Some("1s"), Known,
@@ -257,7 +257,7 @@ vars! {
     "IDENTITY_SVC_NAME", Syntax::Identity, None, Injected,
         "Its identity; not needed with a loopback address.";
     "IDENTITY_MIN_REFRESH", Syntax::Duration, Some("10s"), Known,
-        "Shortest pause between two certificates, and after a failure.";
+        "Shortest pause between two certificates. Failed attempts are repeated sooner.";
     "IDENTITY_MAX_REFRESH", Syntax::Duration, Some("1d"), Known,
         "Longest pause between two certificates.";
     "IDENTITY_CERTIFY_TIMEOUT", Syntax::Duration, Some("10s"), Ours,

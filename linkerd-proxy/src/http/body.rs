@@ -42,6 +42,8 @@ pub(crate) enum Ended {
 #[derive(Debug, Default)]
 pub(crate) struct EndsLater {
     at: OnceLock<Instant>,
+    /// It stood still for so long that it was given up.
+    stalled: OnceLock<Duration>,
     waker: AtomicWaker,
 }
 
@@ -68,6 +70,20 @@ impl Ended {
         if let Self::Later(later) = self {
             let _ = later.at.set(tokio::time::Instant::now().into_std());
             later.waker.wake();
+        }
+    }
+
+    /// How long the body stood still, if it was given up for that.
+    pub(crate) fn stalled(&self) -> Option<Duration> {
+        match self {
+            Self::At(_) => None,
+            Self::Later(later) => later.stalled.get().copied(),
+        }
+    }
+
+    fn stall(&self, limit: Duration) {
+        if let Self::Later(later) = self {
+            let _ = later.stalled.set(limit);
         }
     }
 
@@ -124,13 +140,18 @@ pub(crate) enum BodyError {
 const CUT: &str = "the stream was reset before its end";
 
 impl Stall {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None }
+    }
+
+    /// Completes, with the limit, when it is reached.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let limit = self.limit;
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(BodyError::Stalled(limit))
+        Poll::Ready(limit)
     }
 }
 
@@ -196,7 +217,7 @@ impl RequestBody {
 
     /// With a limit on how long it may stand still.
     pub(crate) fn stalling(mut self, limit: Option<Duration>) -> Self {
-        self.stall = limit.map(|limit| Stall { limit, timer: None });
+        self.stall = limit.map(Stall::new);
         self
     }
 }
@@ -216,7 +237,13 @@ impl http_body::Body for RequestBody {
                 }
                 frame
             }
-            (Poll::Pending, Some(stall)) => return stall.poll(cx).map(|error| Some(Err(error))),
+            (Poll::Pending, Some(stall)) => {
+                let limit = ready!(stall.poll(cx));
+                if let Some(ended) = &self.ended {
+                    ended.stall(limit);
+                }
+                return Poll::Ready(Some(Err(BodyError::Stalled(limit))));
+            }
             (Poll::Pending, None) => return Poll::Pending,
         };
         if let Some(Ok(frame)) = &frame
@@ -261,6 +288,7 @@ impl http_body::Body for RequestBody {
 pub(crate) struct Body {
     content: Content,
     recorder: Recorder,
+    stall: Option<Stall>,
     /// Held until the body is gone: then the connection may count as idle.
     _in_flight: Option<InFlight>,
 }
@@ -300,6 +328,8 @@ pub(crate) enum ResponseError {
     Origin(#[from] hyper::Error),
     #[error("timed out processing response stream: {0}")]
     Expired(#[from] Expired),
+    #[error("the response's body stood still for {0:?}")]
+    Stalled(Duration),
     #[error("{CUT}")]
     Cut,
 }
@@ -313,6 +343,7 @@ impl ResponseError {
                 let reason = h2_error(error).and_then(h2::Error::reason);
                 reason.map_or(Break::Unknown, Break::Reset)
             }
+            Self::Stalled(_) => Break::Timeout("stalled"),
             Self::Cut => Break::Reset(h2::Reason::NO_ERROR),
         })
     }
@@ -323,6 +354,7 @@ impl From<Content> for Body {
         Self {
             content,
             recorder: Recorder::Nobody,
+            stall: None,
             _in_flight: None,
         }
     }
@@ -355,6 +387,14 @@ impl Body {
     pub(crate) fn recorded_outbound(mut self, record: Box<OutboundRecord>) -> Self {
         self.recorder = Recorder::Outbound(record);
         self.end_if_over()
+    }
+
+    /// With a limit on how long it may stand still.
+    pub(crate) fn stalling(mut self, limit: Option<Duration>) -> Self {
+        self.stall = limit
+            .filter(|_| !self.content.is_end_stream())
+            .map(Stall::new);
+        self
     }
 
     pub(crate) fn holding(mut self, in_flight: InFlight) -> Self {
@@ -438,6 +478,9 @@ impl Body {
             Recorder::Outbound(record) => record.trailers(&error),
             Recorder::Nobody | Recorder::Inbound(_) => None,
         };
+        if let (Recorder::Inbound(record), ResponseError::Stalled(_)) = (&self.recorder, &error) {
+            record.stalled();
+        }
         self.end(Some(&error));
         self.content = Content::Empty;
         match trailers {
@@ -524,8 +567,17 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let frame = match self.poll_content(cx) {
-            Poll::Ready(frame) => frame,
+            Poll::Ready(frame) => {
+                if let Some(stall) = &mut self.stall {
+                    stall.timer = None;
+                }
+                frame
+            }
             Poll::Pending => {
+                if let Some(stall) = &mut self.stall {
+                    let limit = ready!(stall.poll(cx));
+                    return Poll::Ready(Some(self.told(ResponseError::Stalled(limit))));
+                }
                 let Recorder::Outbound(record) = &mut self.recorder else {
                     return Poll::Pending;
                 };

@@ -57,6 +57,9 @@ pub(crate) enum ClientError {
     /// It closed without an answer.
     #[error("closed without an answer")]
     Closed,
+    /// It switched protocols and was not asked to.
+    #[error("switched protocols without being asked to")]
+    Unasked,
     /// There is no connection for all who waited for one. The first of them, who tried, has `true`.
     #[error("{0}")]
     Shared(Arc<Self>, bool),
@@ -84,7 +87,7 @@ impl ClientError {
     /// (RFC 9113 §8.7).
     pub(crate) fn is_unprocessed(&self) -> bool {
         let Self::Broken(error) = self else {
-            return !matches!(self, Self::Closed);
+            return !matches!(self, Self::Closed | Self::Unasked);
         };
         h2_error(error).is_some_and(|error| {
             error.is_remote()
@@ -92,13 +95,17 @@ impl ClientError {
         })
     }
 
-    /// Why the server reset the request's stream, if that is what it did.
+    /// Why the request's stream ends, if the server said so: it reset the stream, or went away and had not begun it, which
+    /// is as good as refused (RFC 9113 §8.7). Who asked over HTTP/2 is told the same.
     pub(crate) fn reset(&self) -> Option<h2::Reason> {
         let Self::Broken(error) = self else {
             return None;
         };
-        let error = h2_error(error).filter(|error| error.is_reset() && error.is_remote())?;
-        error.reason()
+        let error = h2_error(error).filter(|error| error.is_remote())?;
+        if error.is_go_away() {
+            return Some(h2::Reason::REFUSED_STREAM);
+        }
+        error.reason().filter(|_| error.is_reset())
     }
 }
 
@@ -337,8 +344,16 @@ impl Client {
             Ready::Http1(connection, was_reused) => (connection, was_reused),
         };
         let is_connect = request.method() == http::Method::CONNECT;
+        let is_asked = super::request::upgrades(&request);
         match connection.exchange(request).await {
             Ok(response) if switches(is_connect, response.status()) => {
+                if !is_asked {
+                    return Err(NoAnswer {
+                        error: ClientError::Unasked,
+                        request: None,
+                        was_reused,
+                    });
+                }
                 Ok(Answer::Upgrade(response.map(|_| Body::empty()), connection))
             }
             Ok(response) => Ok(self.answer(response, connection).await),
@@ -609,7 +624,7 @@ pub(super) fn plus(rest: SizeHint, read: u64) -> SizeHint {
 
 /// Whether what follows the answer's head is no HTTP: a switched protocol, or the tunnel that `CONNECT` asked for
 /// (RFC 9110 §9.3.6: any 2xx).
-fn switches(is_connect: bool, status: http::StatusCode) -> bool {
+pub(crate) fn switches(is_connect: bool, status: http::StatusCode) -> bool {
     status == http::StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success())
 }
 

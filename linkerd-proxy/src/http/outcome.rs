@@ -1,7 +1,7 @@
 //! How a response ended, as metrics tell it, and series resolved once for each way.
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use linkerd_metrics::Labels;
 use std::{fmt, sync::OnceLock};
 
@@ -130,6 +130,29 @@ pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
+/// A text of the proxy's own as a header. Values cannot hold control bytes; what a peer sent must not become one.
+pub(crate) fn header_text(text: &str) -> Option<HeaderValue> {
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    HeaderValue::from_bytes(text.as_bytes()).ok()
+}
+
+/// A text as `grpc-message`: bytes other than visible ASCII and blanks are percent-encoded, and `%` itself.
+pub(crate) fn grpc_message(text: &str) -> Option<HeaderValue> {
+    use std::fmt::Write as _;
+    let mut message = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'$' | b'&'..=b'~' => message.push(char::from(byte)),
+            // Writing to a string does not fail.
+            _ => drop(write!(message, "%{byte:02X}")),
+        }
+    }
+    HeaderValue::from_str(&message).ok()
+}
+
 /// The HTTP/2 error behind an error.
 pub(crate) fn h2_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e h2::Error> {
     let mut source = Some(error);
@@ -210,5 +233,18 @@ impl<T: Clone> ByOutcome<T> {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_become_headers_whatever_is_in_them() {
+        let text = "100 % tea\r\npot: é";
+        assert_eq!(grpc_message(text).unwrap(), "100 %25 tea%0D%0Apot: %C3%A9");
+        let shown = header_text(text).unwrap();
+        assert_eq!(shown.as_bytes(), "100 % tea  pot: é".as_bytes());
     }
 }

@@ -29,6 +29,13 @@ pub(crate) struct Form {
     pub(crate) grpc: bool,
 }
 
+impl Form {
+    /// Whether it came over HTTP/2, in which version it may go on.
+    pub(crate) fn is_over_http2(&self, version: Version) -> bool {
+        self.carried.is_some() || version == Version::HTTP_2
+    }
+}
+
 /// Undoes the carrying of HTTP/1 in HTTP/2 (`l5d-orig-proto`) and notes the request's form.
 pub(crate) fn unwrap<B>(request: &mut Request<B>) -> Form {
     let grpc = request.version() == Version::HTTP_2
@@ -45,6 +52,10 @@ pub(crate) fn unwrap<B>(request: &mut Request<B>) -> Form {
         form.absolute = request.uri().scheme().is_some();
         return form;
     }
+    if request.method() == Method::CONNECT {
+        // A tunnel is not carried: refused for its form as any other in HTTP/2.
+        return form;
+    }
     let Some(value) = request.headers_mut().remove(ORIG_PROTO) else {
         return form;
     };
@@ -58,9 +69,24 @@ pub(crate) fn unwrap<B>(request: &mut Request<B>) -> Form {
         return form;
     };
     *request.version_mut() = version;
+    join_cookies(request.headers_mut());
     form.carried = Some(version);
     form.absolute = value.ends_with(b"absolute-form");
     form
+}
+
+/// HTTP/2 may have several `Cookie` headers, HTTP/1 one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Checks the request's form and gives it one name: what it returns is the authority that routes are matched against.
@@ -74,6 +100,18 @@ pub(crate) fn name<B>(request: &mut Request<B>) -> Result<Option<Authority>, Bad
         return refuse("user information in the authority");
     }
     if request.method() == Method::CONNECT {
+        if request.version() == Version::HTTP_2 {
+            return refuse("CONNECT needs HTTP/1.1");
+        }
+        if request
+            .headers()
+            .get_all(header::HOST)
+            .iter()
+            .nth(1)
+            .is_some()
+        {
+            return refuse("more than one Host");
+        }
         return match authority {
             Some(authority) if authority.port().is_some() => Ok(Some(authority)),
             _ => refuse("CONNECT needs host:port as its target"),
@@ -158,47 +196,57 @@ pub(crate) fn identify(headers: &mut HeaderMap, client: Option<&Id>) {
     }
 }
 
-/// Whether the request asks to leave HTTP, other than for `h2c`, which is never granted (RFC 9113 §3.1).
+/// Whether the request asks to leave HTTP, other than for `h2c`, which is never granted (RFC 9113 §3.1): nor is anything
+/// that is offered beside it, since the application chooses.
 pub(crate) fn upgrades<B>(request: &Request<B>) -> bool {
     if request.method() == Method::CONNECT {
-        return true;
+        return request.version() < Version::HTTP_2;
     }
     let headers = request.headers();
+    let is_h2c = |protocol: &[u8]| {
+        let name = protocol.split(|byte| *byte == b'/').next();
+        name.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
     request.version() == Version::HTTP_11
-        && headers
-            .get(header::UPGRADE)
-            .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
-        && headers.get(header::CONNECTION).is_some_and(|connection| {
-            String::from_utf8_lossy(connection.as_bytes())
-                .to_ascii_lowercase()
-                .contains("upgrade")
-        })
+        && headers.contains_key(header::UPGRADE)
+        && !tokens(headers, &header::UPGRADE).any(is_h2c)
+        && tokens(headers, &header::CONNECTION)
+            .any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Removes the headers that are about one connection only (RFC 9110 §7.6.1); `te` stays, for trailers.
+/// The items of a header that is a list, over all of its values.
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// Removes the headers that are about one connection only (RFC 9110 §7.6.1); `te` stays, for trailers. Where the
+/// protocol is switched, `Upgrade` stays too and is all that `Connection` names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-    if headers.contains_key(header::CONNECTION) && !keep_upgrade {
-        let listed: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+    let keep_upgrade = keep_upgrade && headers.contains_key(header::UPGRADE);
+    if headers.contains_key(header::CONNECTION) {
+        let listed: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             // A client may not have the proxy drop what names or frames the request.
-            .filter(|name| !is_essential(name))
+            .filter(|name| !(is_essential(name) || (keep_upgrade && name == header::UPGRADE)))
             .collect();
         for name in listed {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
     }
-    if !keep_upgrade {
+    if keep_upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
         headers.remove(header::UPGRADE);
-        headers.remove(HTTP2_SETTINGS);
     }
+    headers.remove(HTTP2_SETTINGS);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
 }
@@ -340,6 +388,87 @@ mod tests {
         protect(&mut headers, Some(&id.parse().unwrap()));
         assert_eq!(headers.get(CLIENT_ID).unwrap(), id);
         assert!(headers.contains_key("l5d-dst-canonical"));
+    }
+
+    #[test]
+    fn h2c_is_no_upgrade_wherever_it_is_offered() {
+        for (offers, options, want) in [
+            (&["websocket"][..], &["upgrade"][..], true),
+            (&["websocket"], &["keep-alive", "Upgrade"], true),
+            (&["a/1, b"], &["x,upgrade"], true),
+            (&["h2c"], &["upgrade"], false),
+            (&["h2c, websocket"], &["upgrade"], false),
+            (&["websocket ,H2C"], &["upgrade"], false),
+            (&["websocket", "h2c"], &["upgrade"], false),
+            (&["h2c/1.0"], &["upgrade"], false),
+            (&["websocket"], &["upgraded"], false),
+            (&["websocket"], &[], false),
+            (&[], &["upgrade"], false),
+        ] {
+            let mut request = Request::get("/");
+            for offer in offers {
+                request = request.header(header::UPGRADE, *offer);
+            }
+            for option in options {
+                request = request.header(header::CONNECTION, *option);
+            }
+            let request = request.body(()).unwrap();
+            assert_eq!(upgrades(&request), want, "{offers:?} {options:?}");
+        }
+    }
+
+    #[test]
+    fn a_switch_of_protocols_names_no_other_header_in_connection() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "upgrade, l5d-client-id, x-private"),
+            ("connection", "host, HTTP2-Settings"),
+            ("upgrade", "websocket"),
+            ("x-private", "1"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("l5d-client-id", "me"),
+            ("host", "web"),
+        ] {
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        strip_hop_by_hop(&mut headers, true);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["connection", "host", "l5d-client-id", "upgrade"]);
+        assert_eq!(headers[header::CONNECTION], "upgrade");
+    }
+
+    #[test]
+    fn a_tunnel_is_asked_for_over_http1_only() {
+        for (version, hosts, carried, want) in [
+            (Version::HTTP_11, &["web:1"][..], None, Ok(())),
+            (
+                Version::HTTP_11,
+                &["web:1", "web:1"],
+                None,
+                Err("more than one Host"),
+            ),
+            (Version::HTTP_2, &[], None, Err("CONNECT needs HTTP/1.1")),
+            (
+                Version::HTTP_2,
+                &[],
+                Some("HTTP/1.1"),
+                Err("CONNECT needs HTTP/1.1"),
+            ),
+        ] {
+            let mut request = request(version, "web:1", hosts);
+            *request.method_mut() = Method::CONNECT;
+            if let Some(carried) = carried {
+                let carried = HeaderValue::from_static(carried);
+                request.headers_mut().insert(ORIG_PROTO, carried);
+            }
+            unwrap(&mut request);
+            let name = name(&mut request).map(drop).map_err(|BadRequest(why)| why);
+            assert_eq!(name, want, "{version:?} {hosts:?} {carried:?}");
+        }
     }
 
     #[test]

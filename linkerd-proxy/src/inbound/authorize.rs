@@ -14,12 +14,13 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use http::{Request, uri::Authority};
-use linkerd_metrics::{Counter, Handle, Labels};
+use linkerd_metrics::{Counter, Handle, Labels, Registry, describe};
 use linkerd_policy::{
-    Authorized, Denied, Matched, Policy, RequestView,
+    Authorized, Denied, DenyReason, Matched, Peer, PeerId, PeerTls, Policy, RequestView,
     filters::{self, Stop},
     server::{Meta, Protocol},
 };
+use linkerd_tls::Id;
 use std::{
     net::SocketAddr,
     sync::{
@@ -33,6 +34,8 @@ use std::{
 const VIEW_IDLE: Duration = Duration::from_secs(60);
 /// Seconds between two log lines about what the `audit` policy let through.
 const AUDIT_LOG_INTERVAL: u64 = 60;
+/// Log lines about it in such an interval.
+const AUDIT_LOG_LINES: u64 = 100;
 
 /// One version of a port's policy with the metric handles of one kind of client, resolved as they are needed.
 #[derive(Debug)]
@@ -46,11 +49,71 @@ pub(crate) struct View {
     detection: OnceLock<Detection>,
     not_found: OnceLock<Handle<Counter>>,
     routes: Routes,
-    /// The same by the name that a request asks for, where operators want it.
+    /// The handles of requests that were denied, by route and reason.
+    denied: ArcSwap<Vec<(u32, DenyReason, DeniedHandles)>>,
+    /// Those of `routes` by the name that a request asks for, where operators want it.
     hosts: Option<Hosts<Routes>>,
-    /// What the `audit` policy let through, and the second of this view's life at which that is said again.
-    audited: AtomicU64,
-    audit_due: AtomicU64,
+    /// What the `audit` policy let through.
+    audited: Audited,
+}
+
+/// What the `audit` policy let through of one kind of client, and the second of the view's life at which that is said
+/// again.
+#[derive(Debug, Default)]
+struct Audited {
+    count: AtomicU64,
+    due: AtomicU64,
+}
+
+impl Audited {
+    /// Counts one more at this second. Gives the count where it is to be said.
+    fn count(&self, now: u64) -> Option<u64> {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let due = self.due.load(Ordering::Relaxed);
+        let next = now + AUDIT_LOG_INTERVAL;
+        let order = Ordering::Relaxed;
+        let is_mine = now >= due && self.due.compare_exchange(due, next, order, order).is_ok();
+        is_mine.then_some(count)
+    }
+}
+
+/// How many lines about what the `audit` policy let through may be written in a minute, for all clients together: a
+/// client chooses what it shows, and so how many kinds of clients there are.
+#[derive(Debug)]
+pub(crate) struct AuditLog {
+    begun: Instant,
+    minute: AtomicU64,
+    lines: AtomicU64,
+    suppressed: Handle<Counter>,
+}
+
+impl AuditLog {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let reason = Labels::new().with("reason", "audit");
+        Self {
+            begun: Instant::now(),
+            minute: AtomicU64::new(0),
+            lines: AtomicU64::new(0),
+            suppressed: registry
+                .counters(&describe::PROXY_LOG_LINES_SUPPRESSED_TOTAL)
+                .get(&reason),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let minute = self.begun.elapsed().as_secs() / AUDIT_LOG_INTERVAL;
+        if self.minute.swap(minute, Ordering::Relaxed) != minute {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed) < AUDIT_LOG_LINES
+    }
+}
+
+/// What a denied request is counted in.
+#[derive(Clone, Debug)]
+struct DeniedHandles {
+    requests: Handle<Counter>,
+    reasons: Handle<Counter>,
 }
 
 /// The handles of requests by route and authorization, for one name or for all.
@@ -79,14 +142,14 @@ impl View {
             detection: OnceLock::new(),
             not_found: OnceLock::new(),
             routes: Routes::default(),
+            denied: ArcSwap::default(),
             hosts: authority_labels.map(|retain| {
                 Hosts::new(retain, |name| Routes {
                     authority: Some(name.into()),
                     ..Routes::default()
                 })
             }),
-            audited: AtomicU64::new(0),
-            audit_due: AtomicU64::new(0),
+            audited: Audited::default(),
         }
     }
 
@@ -100,6 +163,29 @@ impl View {
 
     pub(super) fn policy(&self) -> &Policy {
         &self.snapshot.policy
+    }
+
+    /// Who the client is.
+    pub(super) fn identity(&self) -> Option<&Id> {
+        self.tls.identity()
+    }
+
+    /// The client as policy sees it.
+    pub(super) fn peer(&self, client: SocketAddr) -> Peer<'_> {
+        let tls = match &self.tls {
+            ClientTls::None(_) => PeerTls::None,
+            ClientTls::Passthrough(_) => PeerTls::Passthrough,
+            ClientTls::Terminated(id) => PeerTls::Terminated {
+                identity: id.as_ref().map(|id| match id {
+                    Id::Dns(name) => PeerId::Dns(name),
+                    Id::Uri(uri) => PeerId::Uri(uri),
+                }),
+            },
+        };
+        Peer {
+            addr: client.ip(),
+            tls,
+        }
     }
 
     fn port(&self) -> u16 {
@@ -125,11 +211,49 @@ impl View {
         })
     }
 
+    fn no_route(&self) {
+        self.not_found
+            .get_or_init(|| {
+                let labels = self.target_labels().extend(&self.tls.labels());
+                self.metrics.route_not_found.get(&labels)
+            })
+            .inc();
+    }
+
     pub(super) fn detection(&self) -> &Detection {
         self.detection.get_or_init(|| {
             self.metrics
                 .detection(&labels::server(self.server(), self.port()))
         })
+    }
+
+    /// Counts a request to this route that was denied.
+    fn count_denied(&self, route: u32, meta: &Meta, reason: DenyReason) {
+        let known = self.denied.load();
+        let found = known
+            .iter()
+            .find(|(r, why, _)| (*r, *why) == (route, reason));
+        let handles = found.map(|(_, _, handles)| handles.clone());
+        let handles = handles.unwrap_or_else(|| {
+            let labels = self.target_labels().extend(&labels::route(meta));
+            let handles = DeniedHandles {
+                requests: self
+                    .metrics
+                    .http_authz_deny
+                    .get(&labels.extend(&self.tls.labels())),
+                reasons: self
+                    .metrics
+                    .denied_because(self.server(), self.port(), reason.as_str()),
+            };
+            self.denied.rcu(|known| {
+                let mut known = Vec::clone(known);
+                known.push((route, reason, handles.clone()));
+                known
+            });
+            handles
+        });
+        handles.requests.inc();
+        handles.reasons.inc();
     }
 
     /// The handles of requests that one authorization permits on one route.
@@ -229,11 +353,11 @@ impl<B> Permitted<B> {
     }
 
     /// Takes a token of the port's rate limit.
-    pub(super) fn limit(&self, connection: &Connection) -> Result<(), Failure> {
+    pub(super) fn limit(&self) -> Result<(), Failure> {
         let Some(limiter) = &self.view.snapshot.limiter else {
             return Ok(());
         };
-        let identity = connection.tls.identity().map(linkerd_tls::Id::as_str);
+        let identity = self.view.identity().map(Id::as_str);
         limiter.check(identity, Instant::now()).map_err(|limited| {
             let meta = self
                 .view
@@ -257,14 +381,14 @@ impl<B> Permitted<B> {
 }
 
 impl Connection {
-    /// Matches a request to a route and authorizes it, by the version in force now.
+    /// Matches a request to a route and authorizes it, by the version and for the client in `view`.
     pub(super) fn authorize<B>(
         &self,
+        view: &Arc<View>,
         request: Request<B>,
         form: Form,
         authority: Option<Authority>,
     ) -> Result<Permitted<B>, Failure> {
-        let view = self.view();
         let policy = view.policy();
         if self.worker.inbound.settings.reject_suspicious_paths
             && policy.has_path_policy()
@@ -289,40 +413,31 @@ impl Connection {
         };
         let Some(matched) = policy.route(&asked) else {
             let is_http = !matches!(policy.server().protocol, Protocol::Opaque | Protocol::Tls);
-            self.no_route(&view);
+            view.no_route();
             return Err(if is_http {
                 Failure::NoRoute
             } else {
                 Failure::NotHttp
             });
         };
-        match policy.authorize(&self.peer(), matched.route as usize) {
+        match policy.authorize(&view.peer(self.client), matched.route as usize) {
             Ok(authorized) => {
                 let handles = view.handles(&matched, authorized, authority.as_ref());
                 handles.allowed.inc();
                 if policy.authorization_meta(authorized).is_audit() {
-                    self.audit(&view, Some(&matched));
+                    self.audit(view, Some(&matched));
                 }
                 Ok(Permitted {
                     request,
                     form,
                     authority,
                     handles,
-                    view,
+                    view: view.clone(),
                     matched,
                 })
             }
-            Err(denied) => Err(self.deny_request(&view, &matched, denied, &asked)),
+            Err(denied) => Err(self.deny_request(view, &matched, denied, &asked)),
         }
-    }
-
-    fn no_route(&self, view: &View) {
-        view.not_found
-            .get_or_init(|| {
-                let labels = view.target_labels().extend(&view.tls.labels());
-                view.metrics.route_not_found.get(&labels)
-            })
-            .inc();
     }
 
     fn deny_request(
@@ -337,18 +452,16 @@ impl Connection {
             .policy()
             .route_meta(matched.route as usize)
             .unwrap_or(&fallback);
-        let labels = view
-            .target_labels()
-            .extend(&labels::route(route))
-            .extend(&view.tls.labels());
-        view.metrics.http_authz_deny.get(&labels).inc();
-        view.metrics
-            .denied(view.server(), view.port(), denied.reason.as_str());
+        view.count_denied(matched.route, route, denied.reason);
         self.denial(view, denied.reason.as_str(), Some(route), || {
-            view.policy().explain_request(&self.peer(), asked).summary()
+            let peer = view.peer(self.client);
+            view.policy().explain_request(&peer, asked).summary()
         });
-        // The client is told what it showed and the reason, and nothing of what would be taken.
-        Failure::Denied(view.policy().denial(&self.peer(), denied))
+        // A client of the mesh is told what it showed and the reason, and nothing of what would be taken.
+        Failure::Denied(match view.identity() {
+            Some(_) => view.policy().denial(&view.peer(self.client), denied),
+            None => denied.reason.as_str().to_owned(),
+        })
     }
 
     /// Records a denial with its explanation, which is worked out once for each distinct denial.
@@ -364,40 +477,28 @@ impl Connection {
             server: view.server(),
             route,
             client: self.client,
-            identity: self.tls.identity().map(linkerd_tls::Id::as_str),
+            identity: view.identity().map(Id::as_str),
             reason,
         };
         self.worker.inbound.denials.record(denial, explain);
     }
 
-    /// Says that the `audit` policy let something through, at most once a minute for one kind of client.
+    /// Says that the `audit` policy let something through, at most once a minute for one kind of client, and
+    /// [`AUDIT_LOG_LINES`] times for all.
     fn audit(&self, view: &View, matched: Option<&Matched>) {
-        let allowed = view
-            .audited
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        let now = view.made.elapsed().as_secs();
-        let due = view.audit_due.load(Ordering::Relaxed);
-        let is_mine = now >= due
-            && view
-                .audit_due
-                .compare_exchange(
-                    due,
-                    now + AUDIT_LOG_INTERVAL,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                )
-                .is_ok();
-        if !is_mine {
+        let log = &self.worker.inbound.audit;
+        let due = view.audited.count(view.made.elapsed().as_secs());
+        let Some(allowed) = due.filter(|_| log.has_room()) else {
+            log.suppressed.inc();
             return;
-        }
+        };
         let route = matched.and_then(|matched| view.policy().route_meta(matched.route as usize));
         tracing::info!(
             server.name = view.server().name(),
             server.port = view.port(),
             route.name = route.map(Meta::name),
             client.addr = %self.client,
-            client.id = self.tls.identity().map(linkerd_tls::Id::as_str),
+            client.id = view.identity().map(Id::as_str),
             authz.name = "audit",
             count = allowed,
             "Request allowed"
@@ -407,7 +508,7 @@ impl Connection {
     /// Authorizes the whole connection, for what is not HTTP.
     pub(super) fn authorize_connection(&self, view: &View) -> Result<(), &'static str> {
         let policy = view.policy();
-        match policy.connection(&self.peer()) {
+        match policy.connection(&view.peer(self.client)) {
             Ok(authorized) => {
                 let meta = policy.authorization_meta(authorized);
                 let labels = view
@@ -427,7 +528,7 @@ impl Connection {
     /// Whether the version in force still allows a connection that an earlier one allowed.
     pub(super) fn still_allowed(&self) -> bool {
         let view = self.view();
-        if view.policy().connection(&self.peer()).is_ok() {
+        if view.policy().connection(&view.peer(self.client)).is_ok() {
             return true;
         }
         let labels = view.target_labels().extend(&view.tls.labels());
@@ -448,7 +549,10 @@ impl Connection {
     ) {
         let labels = view.target_labels().extend(&view.tls.labels());
         view.metrics.tcp_authz_deny.get(&labels).inc();
-        view.metrics.denied(view.server(), view.port(), reason);
+        let metrics = &view.metrics;
+        metrics
+            .denied_because(view.server(), view.port(), reason)
+            .inc();
         self.denial(view, reason, None, why);
     }
 }

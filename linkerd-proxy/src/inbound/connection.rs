@@ -1,19 +1,20 @@
 //! What is known of one accepted connection once it is known who is there and where it goes.
 
-use super::{Worker, authorize::View, failure::Failure, labels::ClientTls};
+use super::{
+    Worker, authorize::View, failure::Failure, labels::ClientTls, metrics::OpenConnection,
+};
 use crate::{
     discovery::policy::{PortPolicy, Snapshot},
     http::client::ClientError,
-    transport::{Io, detect, header::HeaderError, relay::RelayError},
+    limit::Place,
+    transport::{Io, detect, header::HeaderError, interim::Interim, relay::RelayError},
 };
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use linkerd_policy::{Peer, PeerId, PeerTls};
-use linkerd_tls::Id;
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Instant, SystemTime},
 };
 
@@ -34,17 +35,27 @@ impl Destination {
     }
 }
 
-/// One connection, shared by its requests.
+/// A client whose certificate has expired: TLS, and no identity.
+const NOBODY: ClientTls = ClientTls::Terminated(None);
+
+/// One connection, shared by its requests and by what they became.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(super) worker: Arc<Worker>,
     pub(super) client: SocketAddr,
-    pub(super) tls: ClientTls,
+    /// Who the client is, until its certificate expires. Who it is now is in the view, and nowhere else.
+    tls: ClientTls,
     pub(super) destination: Destination,
     pub(super) policy: Arc<PortPolicy>,
     view: ArcSwap<View>,
     /// When the client's certificate expires: from then on its identity counts no more.
     until: Option<Instant>,
+    /// It is in the `tcp_*` metrics and takes a place among the connections there may be, until nothing of it is left: an
+    /// upgrade goes on after HTTP has ended.
+    open: OnceLock<OpenConnection>,
+    _place: Place,
+    /// Where interim answers go, if the client speaks HTTP/1.
+    pub(super) interim: OnceLock<Arc<Interim>>,
 }
 
 impl Connection {
@@ -54,6 +65,7 @@ impl Connection {
         tls: ClientTls,
         destination: Destination,
         policy: Arc<PortPolicy>,
+        place: Place,
     ) -> Self {
         let view = worker.view(destination, &tls, &policy.current());
         Self {
@@ -64,15 +76,21 @@ impl Connection {
             policy,
             view: ArcSwap::new(view),
             until: None,
+            open: OnceLock::new(),
+            _place: place,
+            interim: OnceLock::new(),
         }
     }
 
-    /// With the expiry of the client's certificate. By the monotonic clock, so that a clock that jumps does not end
-    /// connections.
+    /// With the expiry of the client's certificate.
     pub(super) fn until(mut self, not_after: Option<SystemTime>) -> Arc<Self> {
-        let left = not_after.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        self.until = left.and_then(|left| Instant::now().checked_add(left));
+        self.until = expiry(not_after, SystemTime::now());
         Arc::new(self)
+    }
+
+    /// Counts it among the open ones until its end.
+    pub(super) fn count_open(&self) {
+        self.open.get_or_init(|| self.view().transport().open());
     }
 
     /// The client's certificate has expired since it connected.
@@ -80,35 +98,16 @@ impl Connection {
         self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// The client as policy sees it.
-    pub(super) fn peer(&self) -> Peer<'_> {
-        let tls = match &self.tls {
-            ClientTls::None(_) => PeerTls::None,
-            ClientTls::Passthrough(_) => PeerTls::Passthrough,
-            ClientTls::Terminated(id) => PeerTls::Terminated {
-                identity: id
-                    .as_ref()
-                    .filter(|_| !self.is_expired())
-                    .map(|id| match id {
-                        Id::Dns(name) => PeerId::Dns(name),
-                        Id::Uri(uri) => PeerId::Uri(uri),
-                    }),
-            },
-        };
-        Peer {
-            addr: self.client.ip(),
-            tls,
-        }
-    }
-
-    /// The policy in force at this moment, with what was resolved for it.
+    /// The policy in force at this moment and who the client is at this moment, with what was resolved for them.
     pub(super) fn view(&self) -> Arc<View> {
         let current = self.policy.current();
+        let is_expired = self.is_expired();
         let view = self.view.load();
-        if view.is_of(&current) {
+        if view.is_of(&current) && (!is_expired || view.identity().is_none()) {
             return Arc::clone(&view);
         }
-        let view = self.worker.view(self.destination, &self.tls, &current);
+        let tls = if is_expired { &NOBODY } else { &self.tls };
+        let view = self.worker.view(self.destination, tls, &current);
         self.view.store(view.clone());
         view
     }
@@ -182,6 +181,13 @@ impl Connection {
     }
 }
 
+/// When an identity ends that a certificate gives. By the monotonic clock, so that a clock that jumps does not end
+/// connections. A certificate is still accepted in its last second: nothing is left of that one.
+fn expiry(not_after: Option<SystemTime>, now: SystemTime) -> Option<Instant> {
+    let left = not_after?.duration_since(now).unwrap_or_default();
+    Instant::now().checked_add(left)
+}
+
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
@@ -235,5 +241,22 @@ impl ConnectionError {
             | Self::HeaderTimeout
             | Self::Http(_) => "unexpected",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_identity_ends_with_its_certificate_also_in_the_last_second() {
+        let now = SystemTime::now();
+        let before = Instant::now();
+        let half = Duration::from_millis(500);
+        let over = expiry(Some(now - half), now).unwrap();
+        assert!(over <= Instant::now(), "it has ended already");
+        assert!(expiry(Some(now + half), now).unwrap() >= before + half);
+        assert!(expiry(None, now).is_none(), "no certificate, no end");
     }
 }

@@ -9,9 +9,12 @@ use super::{
     connection::{Connection, ConnectionError, Destination},
     labels::ClientTls,
 };
-use crate::transport::{
-    Io, detect,
-    header::{self, SessionProtocol, TransportHeader},
+use crate::{
+    limit::Place,
+    transport::{
+        Io, detect,
+        header::{self, SessionProtocol, TransportHeader},
+    },
 };
 use bytes::BytesMut;
 use linkerd_policy::server::Protocol;
@@ -25,6 +28,7 @@ pub(super) async fn admit(
     mut stream: TcpStream,
     client: SocketAddr,
     dialled: Destination,
+    place: Place,
 ) -> Result<Admitted, ConnectionError> {
     let inbound = &worker.inbound;
     let deadline = Instant::now() + inbound.settings.detect_timeout;
@@ -59,7 +63,7 @@ pub(super) async fn admit(
     policy.ready(inbound.settings.policy_wait).await;
     let snapshot = policy.current().clone();
     let tls = ClientTls::Terminated(Some(identity));
-    let connection = Connection::new(worker.clone(), client, tls, destination, policy)
+    let connection = Connection::new(worker.clone(), client, tls, destination, policy, place)
         .until(accepted.client_not_after);
     let is_detected = matches!(snapshot.policy.server().protocol, Protocol::Detect { .. });
     let version = match header {

@@ -3,10 +3,15 @@
 //! [`Failure::row`] is the table; the answer, the `inbound_http_errors_total` label and `docs/failures.md` all come
 //! from it.
 
-use crate::http::{body::Body, client::ClientError, request::BadRequest};
+use crate::http::{
+    body::Body,
+    client::ClientError,
+    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_message, header_text},
+    request::BadRequest,
+};
 use http::{HeaderValue, Response, StatusCode, Version, header};
 use linkerd_policy::rate_limit::{Limited, Scope};
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Why a request was not answered by the origin.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub(crate) enum Failure {
     Overloaded,
     /// The origin's address is one of the proxy's own.
     Loop,
+    /// The client's body stood still for longer than it may.
+    Stalled(Duration),
     /// The origin did not answer.
     Origin(ClientError),
 }
@@ -119,7 +126,7 @@ pub(crate) const fn row(
 }
 
 /// The table, in the order of a request's life. Redirects and injected failures carry their own status.
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 17] = [
     row(
         "bad request",
         Source::Client,
@@ -217,6 +224,14 @@ const ROWS: [Row; 15] = [
         false,
     ),
     row(
+        "body stands still",
+        Source::Client,
+        StatusCode::REQUEST_TIMEOUT,
+        4,
+        None,
+        true,
+    ),
+    row(
         "origin refuses",
         Source::Origin,
         StatusCode::BAD_GATEWAY,
@@ -230,6 +245,14 @@ const ROWS: [Row; 15] = [
         StatusCode::GATEWAY_TIMEOUT,
         4,
         None,
+        false,
+    ),
+    row(
+        "origin resets the stream",
+        Source::Origin,
+        StatusCode::BAD_GATEWAY,
+        14,
+        Some("unexpected"),
         false,
     ),
     row(
@@ -258,8 +281,10 @@ impl Failure {
             unknown_filter,
             overloaded,
             looped,
+            stalled,
             connect,
             connect_timeout,
+            reset,
             origin,
         ] = ROWS;
         match self {
@@ -286,11 +311,32 @@ impl Failure {
             Self::UnknownFilter => unknown_filter,
             Self::Overloaded => overloaded,
             Self::Loop => looped,
+            Self::Stalled(_) => stalled,
             Self::Origin(error) => match error.cause() {
                 ClientError::Connect(..) => connect,
                 ClientError::ConnectTimeout(_) => connect_timeout,
+                _ if error.reset().is_some() => reset,
                 _ => origin,
             },
+        }
+    }
+
+    /// Why the application ended the request's stream, if it did.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        match self {
+            Self::Origin(error) => error.reset(),
+            _ => None,
+        }
+    }
+
+    /// What a request that ends so is counted as, given whether it is gRPC and came over HTTP/2.
+    pub(crate) fn outcome(&self, grpc: bool, is_http2: bool) -> Outcome {
+        let row = self.row();
+        let reset = self.reset().filter(|_| is_http2);
+        Outcome {
+            status: if grpc { StatusCode::OK } else { row.http },
+            grpc: grpc.then_some(GrpcStatus::Code(row.grpc)),
+            ending: reset.map_or(Ending::Whole, |reason| Ending::Broken(Break::Reset(reason))),
         }
     }
 
@@ -322,6 +368,7 @@ impl Failure {
             }
             Self::Overloaded => "service unavailable".to_owned(),
             Self::Loop => "the origin's address is the proxy's own".to_owned(),
+            Self::Stalled(limit) => format!("the request's body stood still for {limit:?}"),
             Self::Origin(error) => format!("the origin did not answer: {error}"),
         }
     }
@@ -355,16 +402,13 @@ impl Failure {
                     self.text()
                 ),
             };
-            // Header values cannot hold control bytes; what a client sent must not become one.
-            let text: String = text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                if asked.grpc {
-                    headers.insert("grpc-message", value.clone());
-                }
-                headers.insert("l5d-proxy-error", value);
+            if asked.grpc
+                && let Some(message) = grpc_message(&text)
+            {
+                headers.insert("grpc-message", message);
+            }
+            if let Some(text) = header_text(&text) {
+                headers.insert("l5d-proxy-error", text);
             }
         }
         if !asked.grpc {
@@ -392,7 +436,9 @@ pub fn markdown() -> String {
         "# Failures\n\n## Inbound\n\n\
          Generated from `linkerd-proxy/src/inbound/failure.rs`; a test compares.\n\n\
          gRPC requests are answered with HTTP status 200 and the gRPC status. `l5d-proxy-error` (and `grpc-message`) \
-         are sent only to clients that showed a mesh certificate.\n\n\
+         are sent only to clients that showed a mesh certificate. Where the origin resets the stream of a request that came \
+         over HTTP/2, the client's stream is reset with the same code; where it goes away (GOAWAY) and had not begun the \
+         request, with REFUSED_STREAM.\n\n\
          | Failure | Whose | HTTP | gRPC | `error` of `inbound_http_errors_total` | HTTP/1 connection |\n\
          |---|---|---|---|---|---|\n",
     );

@@ -11,14 +11,15 @@
 //! | authorize: route, then authorization, by the version in force | request -> `Permitted` | 400, 404, 403 |
 //! | filters | `Permitted` | redirect, injected failure |
 //! | rate limit | `Permitted` | 429 |
-//! | origin | `Permitted` -> response | 502, 504 |
+//! | origin | `Permitted` -> response | 502, 504, 408, the reset of an HTTP/2 application |
 //! | record | response | – |
 
 use super::{
-    authorize::Permitted,
+    authorize::{Permitted, View},
     connection::{Connection, ConnectionError},
     failure::{Asked, Failure},
     record::Record,
+    tunnel,
 };
 use crate::{
     activity::{Activity, InFlight},
@@ -30,15 +31,14 @@ use crate::{
         serve::{Limits, drive},
     },
     telemetry::trace::{Described, Traced},
-    transport::{Io, detect, relay::relay},
+    transport::{Io, detect, interim::Interim},
 };
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body::Body as _;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use linkerd_metrics::{Handle, Histogram};
 use std::{
-    convert::Infallible,
     future::pending,
     sync::Arc,
     time::{Duration, Instant},
@@ -50,13 +50,13 @@ pub(super) async fn serve(
     mut io: Io,
     version: detect::Http,
 ) -> Result<(), ConnectionError> {
-    let transport = connection.view().transport().clone();
-    io.meter(transport.meter());
-    let _open = transport.open();
+    io.meter(connection.view().transport().meter());
+    connection.count_open();
     let activity = Activity::new();
     if version == detect::Http::Http1 {
         // In HTTP/2 bytes without a request are no head that is owed: pings, windows and settings come at any time.
         io.watch(activity.clone());
+        io.interim(connection.interim.get_or_init(Arc::default).clone());
     }
     let places = connection.worker.inbound.connections.clone();
     io.linger(connection.worker.drain.clone(), places);
@@ -66,7 +66,7 @@ pub(super) async fn serve(
         let connection = requests.clone();
         let in_flight = active.begin();
         // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
-        async move { Ok::<_, Infallible>(Box::pin(answer(connection, request, in_flight)).await) }
+        async move { Box::pin(answer(connection, request, in_flight)).await }
     });
     let settings = &connection.worker.inbound.settings;
     let limits = Limits {
@@ -96,15 +96,21 @@ pub(super) async fn serve(
 }
 
 /// A request's life, with failures turned into answers.
+///
+/// # Errors
+/// A stream that an HTTP/2 application reset, or refused by going away, before it answered: the client's is reset alike,
+/// so that it can tell why and whether it may ask again.
 pub(super) async fn answer(
     connection: Arc<Connection>,
     mut request: Request<Incoming>,
     in_flight: InFlight,
-) -> Response<Body> {
+) -> Result<Response<Body>, h2::Error> {
     let arrived = Instant::now();
     let wire = request.version();
+    let is_connect = request.method() == Method::CONNECT;
     let inbound = &connection.worker.inbound;
-    let identity = connection.tls.identity();
+    let view = connection.view();
+    let identity = view.identity();
     let line = inbound.access_log.as_ref().map(|log| {
         log.line(
             &request,
@@ -117,7 +123,7 @@ pub(super) async fn answer(
     let asked = Asked {
         client: connection.client,
         server: connection.destination.original,
-        meshed: connection.tls.identity().is_some(),
+        meshed: identity.is_some(),
         grpc: form.grpc,
         version: wire,
     };
@@ -126,9 +132,16 @@ pub(super) async fn answer(
         arrived,
         waited: Duration::ZERO,
     };
-    let mut response = match self::request(&connection, request, form, &mut timing).await {
+    let result = self::request(&connection, &view, request, form, &mut timing).await;
+    let mut response = match result {
         Ok(response) => response,
-        Err(failure) => connection.failed(&failure, &asked),
+        Err(failure) => {
+            connection.failed(&failure);
+            if let Some(reason) = failure.reset().filter(|_| wire == Version::HTTP_2) {
+                return Err(reason.into());
+            }
+            failure.answer(&asked)
+        }
     };
     if let Some(line) = line {
         line.end(&response, timing.waited);
@@ -137,12 +150,14 @@ pub(super) async fn answer(
         unwrap_response(&mut response, version);
     }
     *response.version_mut() = wire;
-    if wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+    // What switches protocols is no longer for HTTP to close.
+    let is_http = !client::switches(is_connect, response.status());
+    if is_http && wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| body.holding(in_flight))
+    Ok(response.map(|body| body.holding(in_flight)))
 }
 
 /// When a request came, and how long the application took with it.
@@ -154,6 +169,7 @@ struct Timing {
 /// A request's life.
 async fn request(
     connection: &Arc<Connection>,
+    view: &Arc<View>,
     mut request: Request<Incoming>,
     form: Form,
     timing: &mut Timing,
@@ -166,7 +182,7 @@ async fn request(
             .request_refused("in_flight");
         Failure::Overloaded
     })?;
-    shape::protect(request.headers_mut(), connection.tls.identity());
+    shape::protect(request.headers_mut(), view.identity());
     let authority = shape::name(&mut request)?;
     let tracer = connection.worker.inbound.tracer.as_ref();
     let traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
@@ -175,11 +191,11 @@ async fn request(
         let server = Some(connection.destination.original);
         (tracer.server(&mut traced, &described, server), traced)
     });
-    let mut permitted = connection.authorize(request, form, authority)?;
+    let mut permitted = connection.authorize(view, request, form, authority)?;
     if permitted.filter()? {
-        shape::identify(permitted.headers_mut(), connection.tls.identity());
+        shape::identify(permitted.headers_mut(), view.identity());
     }
-    permitted.limit(connection)?;
+    permitted.limit()?;
     let (span, traced) = span.unzip();
     let response = forward(connection, permitted, traced, timing).await?;
     if let Some(span) = span.flatten() {
@@ -240,33 +256,36 @@ async fn forward(
         span
     });
     let upgrade = shape::upgrades(&request).then(|| hyper::upgrade::on(&mut request));
-    shape::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
-    let is_http2 = form.carried.is_some() || request.version() == Version::HTTP_2;
+    let is_switch = upgrade.is_some() && request.method() != Method::CONNECT;
+    shape::strip_hop_by_hop(request.headers_mut(), is_switch);
+    let is_http2 = form.is_over_http2(request.version());
     shape::retarget(&mut request, &form, authority.as_ref());
+    let origin = connection.worker.origin(connection.destination.origin)?;
     handles.requests.inc();
     handles.legacy_requests.inc();
     let stall = connection.worker.inbound.settings.body_idle;
     let (request, ended) = watched(request, handles.request_frames.clone(), arrived, stall);
-    let request = request.map(|body| body.over_http2(is_http2));
+    let mut request = request.map(|body| body.over_http2(is_http2));
+    let interim = pass_interim(connection, &mut request);
 
-    let origin = connection.worker.origin(connection.destination.origin)?;
     let sent = Instant::now();
     let answer = origin.send(request).await;
     let answered = Instant::now();
     let waited = answered.saturating_duration_since(sent);
     timing.waited = waited;
     handles.origin_duration.observe(waited.as_secs_f64());
+    if let Some(interim) = interim {
+        interim.sent().await;
+    }
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let failure = Failure::from(error);
-            let row = failure.row();
-            let (status, code) = if form.grpc {
-                (StatusCode::OK, Some(row.grpc))
-            } else {
-                (row.http, None)
+            let failure = match ended.stalled() {
+                Some(limit) => Failure::Stalled(limit),
+                None => Failure::from(error),
             };
-            handles.failed(status, code, arrived.elapsed());
+            let outcome = failure.outcome(form.grpc, is_http2);
+            handles.failed(outcome, arrived.elapsed());
             return Err(failure);
         }
     };
@@ -274,11 +293,11 @@ async fn forward(
         Answer::Response(response) => (response, None),
         Answer::Upgrade(response, origin) => (response, Some(origin)),
     };
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    shape::strip_hop_by_hop(response.headers_mut(), is_switch);
+    shape::distrust(response.headers_mut());
     if let (Some(upgrade), Some(tunnel)) = (upgrade, tunnel) {
-        tokio::spawn(tunnel_bytes(connection.clone(), upgrade, tunnel));
-    } else {
-        shape::strip_hop_by_hop(response.headers_mut(), false);
-        shape::distrust(response.headers_mut());
+        tokio::spawn(tunnel::carry(connection.clone(), upgrade, tunnel));
     }
     if let Some(span) = span {
         span.end(response.status());
@@ -295,31 +314,30 @@ async fn forward(
         .saturating_duration_since(arrived)
         .saturating_sub(waited);
     handles.proxy_duration.observe(in_proxy.as_secs_f64());
-    Ok(response.map(|body| body.recorded(record)))
+    Ok(response.map(|body| body.stalling(stall).recorded(record)))
 }
 
-/// Carries bytes both ways after the origin switched protocols.
-async fn tunnel_bytes(
-    connection: Arc<Connection>,
-    client: OnUpgrade,
-    origin: Box<client::Connection>,
-) {
-    let (client, origin) = tokio::join!(client, origin.into_io());
-    let result = match (client, origin) {
-        (Ok(client), Ok(mut origin)) => {
-            let mut drain = connection.worker.drain.clone();
-            let mut client = TokioIo::new(client);
-            tokio::select! {
-                result = relay(&mut client, &mut origin) => result.map_err(|error| error.to_string()),
-                () = drain.cut() => Ok(()),
-            }
+/// Passes interim answers to an HTTP/1.1 request on to its client. 100 is between each two neighbours, and 101 is none.
+fn pass_interim<'c>(
+    connection: &'c Connection,
+    request: &mut Request<RequestBody>,
+) -> Option<&'c Interim> {
+    let interim = connection.interim.get();
+    let interim = interim.filter(|_| request.version() == Version::HTTP_11)?;
+    let to = interim.clone();
+    hyper::ext::on_informational(request, move |answer| {
+        let status = answer.status();
+        if status == StatusCode::CONTINUE || status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
         }
-        (Err(error), _) => Err(error.to_string()),
-        (_, Err(error)) => Err(error.to_string()),
-    };
-    if let Err(error) = result {
-        tracing::debug!(client = %connection.client, %error, "An upgraded connection broke off");
-    }
+        let mut headers = answer.headers().clone();
+        shape::strip_hop_by_hop(&mut headers, false);
+        shape::distrust(&mut headers);
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::TRANSFER_ENCODING);
+        to.push(status, &headers);
+    });
+    Some(interim)
 }
 
 /// Gives the answer the shape of HTTP/1 carried in HTTP/2.
@@ -336,14 +354,17 @@ fn unwrap_response(response: &mut Response<Body>, asked: Version) {
 }
 
 impl Connection {
-    /// Counts a failure and answers it.
-    fn failed(&self, failure: &Failure, asked: &Asked) -> Response<Body> {
+    /// Counts a failure.
+    fn failed(&self, failure: &Failure) {
         let row = failure.row();
+        if let Failure::Stalled(_) = failure {
+            let metrics = &self.worker.inbound.metrics;
+            metrics.request_refused("body_idle_timeout");
+        }
         if let Some(error) = row.error {
             let target = self.view().target_labels();
             self.worker.inbound.metrics.request_failed(error, &target);
         }
         tracing::debug!(client = %self.client, port = self.destination.port(), ?failure, "Request failed");
-        failure.answer(asked)
     }
 }

@@ -7,7 +7,6 @@ use crate::transport::{
     header::{SessionProtocol, TransportHeader},
     io::Meter,
 };
-use http::StatusCode;
 use linkerd_metrics::{
     Collect, Counter, Family, Gauge, Handle, Histogram, Labels, Registry, Samples, describe,
 };
@@ -176,11 +175,15 @@ impl InboundMetrics {
             .inc();
     }
 
-    pub(super) fn denied(&self, server: &Meta, port: u16, reason: &'static str) {
+    pub(super) fn denied_because(
+        &self,
+        server: &Meta,
+        port: u16,
+        reason: &'static str,
+    ) -> Handle<Counter> {
         let labels = Labels::new().with("reason", reason);
         self.denied
             .get(&labels.extend(&labels::server(server, port)))
-            .inc();
     }
 
     /// Counts a connection that failed. Where it was going may not be known.
@@ -213,7 +216,7 @@ impl InboundMetrics {
     }
 
     /// The handles of the connections of one kind of client.
-    pub(super) fn transport(&self, source: &Labels) -> Transport {
+    pub(crate) fn transport(&self, source: &Labels) -> Transport {
         let labels = Labels::new()
             .with("direction", "inbound")
             .with("peer", "src")
@@ -249,7 +252,7 @@ impl InboundMetrics {
     }
 
     /// The detection families of a Server.
-    pub(super) fn detection(&self, server: &Labels) -> Detection {
+    pub(crate) fn detection(&self, server: &Labels) -> Detection {
         let result = |name: &str| {
             self.detect_results
                 .get(&Labels::new().with("result", name).extend(server))
@@ -268,12 +271,12 @@ impl InboundMetrics {
 /// Detection on the connections of a Server.
 #[derive(Debug)]
 pub(crate) struct Detection {
-    pub(super) duration: Handle<Histogram>,
-    pub(super) http1: Handle<Counter>,
-    pub(super) http2: Handle<Counter>,
-    pub(super) not_http: Handle<Counter>,
-    pub(super) read_timeout: Handle<Counter>,
-    pub(super) error: Handle<Counter>,
+    pub(crate) duration: Handle<Histogram>,
+    pub(crate) http1: Handle<Counter>,
+    pub(crate) http2: Handle<Counter>,
+    pub(crate) not_http: Handle<Counter>,
+    pub(crate) read_timeout: Handle<Counter>,
+    pub(crate) error: Handle<Counter>,
 }
 
 /// The `tcp_*` series of connections with the same labels.
@@ -439,17 +442,19 @@ impl RouteHandles {
         }
     }
 
-    /// Counts a request that the origin did not answer; `status` is the proxy's answer.
-    pub(super) fn failed(&self, status: StatusCode, grpc: Option<u16>, elapsed: Duration) {
-        let grpc = grpc.map(GrpcStatus::Code);
-        let outcome = Outcome {
-            status,
-            grpc,
-            ending: Ending::Whole,
-        };
-        self.observe_latency(Outcome::by_status(status), elapsed.as_secs_f64() * 1000.0);
+    /// Counts a request that the origin did not answer; `outcome` is the proxy's answer.
+    pub(super) fn failed(&self, outcome: Outcome, elapsed: Duration) {
+        if outcome.ending == Ending::Whole {
+            let answered = Outcome::by_status(outcome.status);
+            self.observe_latency(answered, elapsed.as_secs_f64() * 1000.0);
+        }
         self.request_duration.observe(elapsed.as_secs_f64());
         self.ended(outcome);
+    }
+
+    /// Counts a response that stood still for longer than it may.
+    pub(super) fn stalled(&self) {
+        self.families.request_refused("body_idle_timeout");
     }
 
     /// Observes the latency of a response, in milliseconds.

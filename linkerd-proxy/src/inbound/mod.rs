@@ -14,6 +14,7 @@
 //! | `authorize` | what the policy in force says: gives [`authorize::Permitted`], without which nothing reaches an origin |
 //! | [`crate::http`] | the shape of requests, the client to the application, and what flows |
 //! | `opaque` | connections that are not HTTP |
+//! | `tunnel` | what requests became that left HTTP |
 //! | `direct` | connections to the proxy's own port, with a transport header |
 //! | `failure` | every failure a client can see: one table |
 //! | `metrics`, `labels`, `record` | what is counted, under which names |
@@ -23,13 +24,14 @@ mod connection;
 mod direct;
 mod http;
 mod opaque;
+mod tunnel;
 
 pub(crate) mod failure;
 pub(crate) mod labels;
 pub(crate) mod metrics;
 pub(crate) mod record;
 
-pub(crate) use self::metrics::InboundMetrics;
+pub(crate) use self::{authorize::AuditLog, metrics::InboundMetrics};
 
 use self::{
     authorize::View,
@@ -44,7 +46,7 @@ use crate::{
         ConnectionLimits, Http2Settings,
         client::{self, Client, Dial},
     },
-    limit::Limit,
+    limit::{Limit, Place},
     telemetry::{access_log::AccessLog, trace::Tracer},
     transport::{Io, detect, listen},
 };
@@ -99,6 +101,7 @@ pub(crate) struct Inbound {
     pub(crate) identity: Arc<LocalIdentity>,
     pub(crate) metrics: InboundMetrics,
     pub(crate) denials: Arc<Denials>,
+    pub(crate) audit: AuditLog,
     pub(crate) connections: Limit,
     pub(crate) requests: Limit,
     pub(crate) access_log: Option<AccessLog>,
@@ -162,7 +165,7 @@ impl Worker {
         client: SocketAddr,
         via: Via,
     ) {
-        let Some(_place) = self.inbound.connections.enter() else {
+        let Some(place) = self.inbound.connections.enter() else {
             self.inbound.metrics.connection_refused("connections");
             return;
         };
@@ -171,7 +174,7 @@ impl Worker {
             Err(error) => return self.failed(client, None, &error),
         };
         // In two steps, each in memory of its own: what TLS and detection needed is gone when bytes begin to flow.
-        let result = match Box::pin(self.admit(stream, client, destination)).await {
+        let result = match Box::pin(self.admit(stream, client, destination, place)).await {
             Ok(Admitted(connection, io, Some(version))) => {
                 Box::pin(http::serve(connection, io, version)).await
             }
@@ -189,9 +192,10 @@ impl Worker {
         stream: TcpStream,
         client: SocketAddr,
         destination: Destination,
+        place: Place,
     ) -> Result<Admitted, ConnectionError> {
         if destination.is_direct {
-            return direct::admit(self, stream, client, destination).await;
+            return direct::admit(self, stream, client, destination, place).await;
         }
         let policy = self.inbound.policies.port(destination.port());
         policy.ready(self.inbound.settings.policy_wait).await;
@@ -200,7 +204,7 @@ impl Worker {
             let io = Io::tcp(stream, BytesMut::new());
             let tls = ClientTls::None(NoTls::PortSkipped);
             let connection =
-                Connection::new(self.clone(), client, tls, destination, policy).until(None);
+                Connection::new(self.clone(), client, tls, destination, policy, place).until(None);
             return Ok(Admitted(connection, io, None));
         }
         let deadline = Instant::now() + self.detect_timeout(&snapshot);
@@ -217,9 +221,9 @@ impl Worker {
                 .stalled("tls", server, destination.port());
         }
         let is_foreign = matches!(tls, ClientTls::Passthrough(_));
+        let is_meshed = tls.identity().is_some();
         let connection =
-            Connection::new(self.clone(), client, tls, destination, policy).until(until);
-        let is_meshed = connection.tls.identity().is_some();
+            Connection::new(self.clone(), client, tls, destination, policy, place).until(until);
         let version = match &snapshot.policy.server().protocol {
             _ if is_foreign => None,
             Protocol::Opaque | Protocol::Tls => None,
@@ -397,6 +401,10 @@ impl Worker {
             snapshot.clone(),
             self.inbound.settings.authority_labels,
         ));
+        if views.len() >= MAX_VIEWS {
+            // What connections use stays, as long as that makes room.
+            views.retain(|_, view| Arc::strong_count(view) > 1);
+        }
         if views.len() >= MAX_VIEWS {
             views.clear();
         }

@@ -13,9 +13,8 @@ pub(super) async fn serve(connection: Arc<Connection>, mut io: Io) -> Result<(),
     let view = connection.view();
     if let Err(reason) = connection.authorize_connection(&view) {
         let explain = || {
-            view.policy()
-                .explain_connection(&connection.peer())
-                .summary()
+            let peer = view.peer(connection.client);
+            view.policy().explain_connection(&peer).summary()
         };
         connection.deny_connection(&view, reason, explain);
         return Err(ConnectionError::Denied);

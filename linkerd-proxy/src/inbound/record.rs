@@ -69,6 +69,11 @@ impl Record {
         }
     }
 
+    /// The response stood still for longer than it may.
+    pub(crate) fn stalled(&self) {
+        self.handles.stalled();
+    }
+
     /// The response has ended, or broke off with `error`.
     pub(crate) fn end(mut self, ending: Ending) {
         self.finish(ending);

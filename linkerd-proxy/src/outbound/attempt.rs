@@ -20,7 +20,7 @@ use crate::{
     telemetry::trace::{Described, OpenSpan, Traced},
     transport::relay::relay,
 };
-use http::{HeaderValue, Request, Response, Version, header, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use linkerd_policy::{
@@ -57,7 +57,8 @@ impl Sent {
     ) -> Self {
         let is_upgrade = shape::upgrades(request);
         let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut *request));
-        shape::strip_hop_by_hop(request.headers_mut(), is_upgrade);
+        let is_switch = is_upgrade && request.method() != Method::CONNECT;
+        shape::strip_hop_by_hop(request.headers_mut(), is_switch);
         Self {
             form,
             authority,
@@ -442,10 +443,10 @@ impl Exchange<'_> {
         };
         attempt.responded(response.status(), response.headers());
         let is_tunnel = tunnel.is_some();
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        shape::strip_hop_by_hop(response.headers_mut(), is_switch);
         if let Some(far) = tunnel {
             self.tunnel(far);
-        } else {
-            shape::strip_hop_by_hop(response.headers_mut(), false);
         }
         self.connection
             .worker

@@ -11,6 +11,7 @@ use crate::{
     http::{
         body::Body,
         client::ClientError,
+        outcome::{grpc_message, header_text},
         request::{BadRequest, Form},
     },
     inbound::failure::{Row, Source, row},
@@ -300,7 +301,10 @@ impl Failure {
                 ClientError::Connect(..) => refused,
                 ClientError::ConnectTimeout(_) => connect_timeout,
                 ClientError::Tls(..) => handshake,
-                ClientError::Broken(_) | ClientError::Closed | ClientError::Shared(..) => broken,
+                ClientError::Broken(_)
+                | ClientError::Closed
+                | ClientError::Unasked
+                | ClientError::Shared(..) => broken,
             },
             Self::Expired(_) => timeout,
         }
@@ -330,10 +334,13 @@ impl Failure {
             if ends {
                 headers.insert("l5d-proxy-connection", HeaderValue::from_static("close"));
             }
-            if let Some(text) = header_text(&self.text(place)) {
-                if asked.grpc {
-                    headers.insert("grpc-message", text.clone());
-                }
+            let text = self.text(place);
+            if asked.grpc
+                && let Some(message) = grpc_message(&text)
+            {
+                headers.insert("grpc-message", message);
+            }
+            if let Some(text) = header_text(&text) {
                 headers.insert("l5d-proxy-error", text);
             }
         }
@@ -433,15 +440,6 @@ impl fmt::Display for Failure {
             }
         }
     }
-}
-
-/// Header values cannot hold control bytes; what a peer sent must not become one.
-pub(super) fn header_text(text: &str) -> Option<HeaderValue> {
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    HeaderValue::from_str(&text).ok()
 }
 
 /// What the answer to a failure depends on, noted before the request is taken apart.

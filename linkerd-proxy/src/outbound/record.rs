@@ -12,7 +12,7 @@ use super::{
 };
 use crate::http::{
     body::{Ended, ResponseError},
-    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_status},
+    outcome::{Break, Ending, GrpcStatus, Outcome, grpc_message, grpc_status},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -73,13 +73,13 @@ impl Record {
             return None;
         }
         let code = match error {
-            ResponseError::Expired(_) => 4,
+            ResponseError::Expired(_) | ResponseError::Stalled(_) => 4,
             ResponseError::Origin(_) | ResponseError::Cut => 14,
         };
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from(code));
         if self.is_informational
-            && let Some(text) = super::failure::header_text(&error.to_string())
+            && let Some(text) = grpc_message(&error.to_string())
         {
             trailers.insert("grpc-message", text);
         }

@@ -30,12 +30,13 @@ use crate::{
     drain::Phase,
     http::{
         body::Body,
+        client::switches,
         outcome::{Break, Ending, GrpcStatus, Outcome},
         request::{self as shape, Form},
     },
     telemetry::trace::Described,
 };
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use hyper::body::Incoming;
 use linkerd_policy::{RequestView, decide::Matched, filters::Stop, outbound::Ref};
 use std::{
@@ -95,6 +96,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, h2::Error> {
     let arrived = Instant::now();
     let wire = request.version();
+    let is_connect = request.method() == Method::CONNECT;
     let form = form(&request);
     let outbound = &connection.worker.outbound;
     let asked = Asked::new(&form, wire, &outbound.settings);
@@ -116,7 +118,9 @@ pub(super) async fn answer(
         }
     };
     *response.version_mut() = wire;
-    if wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+    // What switches protocols is no longer for HTTP to close.
+    let is_http = !switches(is_connect, response.status());
+    if is_http && wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,6 +1,9 @@
 //! A connection's bytes: plain or decrypted, with what detection already read in front, counted as they pass.
 
-use super::linger::{Linger, linger};
+use super::{
+    interim::Interim,
+    linger::{Linger, linger},
+};
 use crate::{
     activity::{Activity, Pulse},
     drain::Drain,
@@ -13,7 +16,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -29,6 +32,8 @@ pub(crate) struct Io {
     meter: Option<Meter>,
     watch: Option<Arc<Activity>>,
     pulse: Option<Arc<Pulse>>,
+    /// Written before a flush.
+    interim: Option<Arc<Interim>>,
     /// Present while the end of this is the end of a connection that the client has not ended.
     linger: Option<Box<Linger>>,
 }
@@ -59,6 +64,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            interim: None,
             linger: None,
         }
     }
@@ -70,6 +76,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            interim: None,
             linger: None,
         }
     }
@@ -81,6 +88,7 @@ impl Io {
             meter: None,
             watch: None,
             pulse: None,
+            interim: None,
             linger: None,
         }
     }
@@ -103,6 +111,11 @@ impl Io {
     /// Tells `pulse` when bytes come.
     pub(crate) fn pulse(&mut self, pulse: Arc<Pulse>) {
         self.pulse = Some(pulse);
+    }
+
+    /// Writes interim answers whenever this is flushed.
+    pub(crate) fn interim(&mut self, interim: Arc<Interim>) {
+        self.interim = Some(interim);
     }
 
     /// Gives the client a moment to hear of the end when this is dropped. The proxy's own end waits for that; it takes
@@ -225,6 +238,11 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(interim) = self.interim.take() {
+            let written = interim.poll_write(cx, &mut self);
+            self.interim = Some(interim);
+            ready!(written)?;
+        }
         match &mut self.stream {
             Stream::Tcp(io) => Pin::new(io).poll_flush(cx),
             Stream::Server(io) => Pin::new(io.as_mut()).poll_flush(cx),

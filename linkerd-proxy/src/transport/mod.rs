@@ -2,6 +2,7 @@
 
 pub(crate) mod detect;
 pub(crate) mod header;
+pub(crate) mod interim;
 pub(crate) mod io;
 mod linger;
 pub(crate) mod listen;

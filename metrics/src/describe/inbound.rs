@@ -48,11 +48,10 @@ families! {
     INBOUND_TCP_AUTHZ_TERMINATE_TOTAL =
         Desc::counter("inbound_tcp_authz_terminate_total").legacy().labels(&[TGT, SRV, TLS]);
     /// The number of inbound HTTP requests that failed in the proxy.
-    /// `error`: `failfast`, `loadshed`, `i/o`, `tls detection timeout`, `gateway domain invalid`, `gateway loop`,
-    /// `unexpected`.
+    /// `error`: `bad request`, `loadshed`, `unexpected`. What policy or the origin ends is counted elsewhere.
     INBOUND_HTTP_ERRORS_TOTAL = Desc::counter("inbound_http_errors_total").legacy().labels(&[&["error"], TGT, SRV]);
     /// The number of inbound TCP connections that failed in the proxy.
-    /// `error` as in `inbound_http_errors_total`.
+    /// `error`: `i/o`, `tls detection timeout`, `gateway domain invalid`, `unexpected`.
     INBOUND_TCP_ERRORS_TOTAL = Desc::counter("inbound_tcp_errors_total").legacy().labels(&[&["error"], TGT]);
     /// The number of inbound HTTP requests that passed policy.
     /// After the rate limit, on ports that are not `grpc` by policy.

@@ -35,7 +35,7 @@ families! {
     INBOUND_POLICY_PORTS_WAITING = Desc::gauge("inbound_policy_ports_waiting");
     /// The number of inbound connections that are open.
     INBOUND_CONNECTIONS = Desc::gauge("inbound_connections");
-    /// The number of inbound connections that may be open at once, 0 for any.
+    /// The number of inbound connections that may be open at once.
     INBOUND_CONNECTIONS_LIMIT = Desc::gauge("inbound_connections_limit");
     /// The number of inbound connections that were closed because a limit was reached.
     /// `limit`: `connections` (too many at once), `header_timeout`, `idle_timeout`.
@@ -43,13 +43,12 @@ families! {
     /// The number of times that accepting an inbound connection failed.
     /// `reason`: `files` (no descriptor left), `memory`, `aborted`, `other`.
     INBOUND_ACCEPT_ERRORS_TOTAL = Desc::counter("inbound_accept_errors_total").fixed(&[&["reason"]]);
-    /// The number of inbound requests that are being served.
-    /// From the headers of a request to the end of its response.
+    /// The number of inbound requests that wait for the head of a response.
     INBOUND_HTTP_REQUESTS_IN_FLIGHT = Desc::gauge("inbound_http_requests_in_flight");
-    /// The number of inbound requests that may be served at once, 0 for any.
+    /// The number of inbound requests that may wait for the head of a response at once.
     INBOUND_HTTP_REQUESTS_IN_FLIGHT_LIMIT = Desc::gauge("inbound_http_requests_in_flight_limit");
     /// The number of inbound requests that were refused because a limit was reached.
-    /// `limit`: `in_flight` (too many at once).
+    /// `limit`: `in_flight` (too many at once), `body_idle_timeout` (a body stood still, of the request or the response).
     INBOUND_HTTP_REQUESTS_REFUSED_TOTAL = Desc::counter("inbound_http_requests_refused_total").fixed(&[&["limit"]]);
     /// The time that successful TLS handshakes with clients took.
     INBOUND_TLS_HANDSHAKE_DURATION_SECONDS =
@@ -74,10 +73,10 @@ families! {
     PROXY_PHASE = Desc::gauge("proxy_phase").fixed(&[&["phase"]]);
     /// Time when the proxy was told to stop, in seconds since 1970, 0 before.
     PROXY_DRAIN_STARTED_TIMESTAMP_SECONDS = Desc::gauge("proxy_drain_started_timestamp_seconds").unit(Unit::Seconds);
-    /// The number of connections that were still open when the drain window ended.
+    /// The number of inbound connections that were still open when the grace period ended, and were cut.
     PROXY_DRAIN_CONNECTIONS_CUT_TOTAL = Desc::counter("proxy_drain_connections_cut_total");
     /// The number of log lines that were left out because the same line was written shortly before.
-    /// `reason`: `denied`, `error`.
+    /// `reason`: `denied`, `audit`.
     PROXY_LOG_LINES_SUPPRESSED_TOTAL = Desc::counter("proxy_log_lines_suppressed_total").fixed(&[&["reason"]]);
     /// The number of series of a metric family whose labels come from traffic or policy.
     /// Made by the registry.

@@ -264,7 +264,14 @@ proptest! {
         let (peer, req) = (peer.peer(), request.view());
 
         let verdict = policy.connection(&peer);
-        let http_only = matches!(server.protocol, Protocol::Http1(_) | Protocol::Http2(_) | Protocol::Grpc { .. });
+        let http_only = match &server.protocol {
+            Protocol::Http1(_) | Protocol::Http2(_) | Protocol::Grpc { .. } => true,
+            Protocol::Detect { http, .. } => {
+                http.rate_limit.is_some()
+                    || http.routes.iter().any(|route| matches!(route.meta, Meta::Resource { .. }))
+            }
+            Protocol::Opaque | Protocol::Tls => false,
+        };
         let wanted = if http_only { None } else { naive::first(&server.authorizations, &peer) };
         let found = named(&policy, verdict);
         prop_assert_eq!(found.map(std::ptr::from_ref), find_in(&policy, wanted, &server).map(std::ptr::from_ref));

@@ -6,15 +6,18 @@ use std::{borrow::Cow, collections::HashMap};
 /// Why a path is not safe to decide on by path: the application may read it as another one.
 ///
 /// The proxy answers such requests with 400 on ports where [`crate::Policy::has_path_policy`] is true. Found are:
-/// dot segments (`/a/../b`, also with path parameters as in `/..;x/`), encoded dots, slashes, backslashes and NULs,
-/// the same encoded twice, and backslashes and control characters as they are. Other encoded characters are left
-/// alone: they do not change which segments there are, and a path that matches no route is refused anyway.
+/// dot segments (`/a/../b`), encoded dots, slashes, backslashes and NULs, the same encoded twice, backslashes and
+/// control characters as they are; empty segments (`//admin`), which many applications leave out, and parameters of
+/// segments (`/admin;x`), which some do: for them it is `/admin`, and here it would not be. Other encoded characters are
+/// left alone: they do not change which segments there are, and a path that matches no route is refused anyway.
 pub fn suspicious_path(path: &str) -> Option<&'static str> {
     let mut rest = path.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
         match byte {
             b'\\' => return Some("a backslash"),
             0..=0x1f | 0x7f => return Some("a control character"),
+            b';' => return Some("a path parameter"),
+            b'/' if after.starts_with(b"/") => return Some("an empty segment"),
             b'%' => {
                 // `%25` is a percent sign: what follows it would be decoded by a second round.
                 let mut code = after;
@@ -36,10 +39,9 @@ pub fn suspicious_path(path: &str) -> Option<&'static str> {
         }
         rest = after;
     }
-    let dots = path.split('/').any(|segment| {
-        let name = segment.split(';').next().unwrap_or(segment);
-        name == "." || name == ".."
-    });
+    let dots = path
+        .split('/')
+        .any(|segment| segment == "." || segment == "..");
     dots.then_some("a dot segment")
 }
 
@@ -165,6 +167,11 @@ mod tests {
             "/pub%5cadmin",
             "/a%00",
             "/a\0",
+            "//x",
+            "/a//b",
+            "/a//",
+            "/admin;x",
+            "/a;v=1/b",
             "/pub/%252e%252e/admin",
             "/pub/%25252fadmin",
             "/a\u{1}b",
@@ -183,12 +190,12 @@ mod tests {
             "/a.b/c..d",
             "/...",
             "/a/...b",
-            "//x",
+            "/a/",
             "/%61dmin",
             "/a%20b",
             "/100%25",
             "/%25ab",
-            "/a;v=1/b",
+            "/a%3bv=1/b",
             "/é",
             "/%",
             "/%2",

@@ -183,7 +183,10 @@ async fn another_host_gets_health_and_numbers_and_nothing_else() {
         ("POST", "/shutdown"),
     ] {
         let answer = from(ip, method, path).await.unwrap();
-        let refused = (403, "only for clients on this host\n".to_owned());
+        let refused = (
+            403,
+            "Requests are only permitted from localhost.".to_owned(),
+        );
         assert_eq!(answer, refused, "{method} {path}");
     }
     // The same server, to a client on this host.

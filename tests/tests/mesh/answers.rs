@@ -194,13 +194,52 @@ async fn trailers_reach_the_client_over_http2() {
 }
 
 #[tokio::test]
-async fn an_applications_interim_answers_do_not_stand_in_for_the_last_one() {
+async fn an_applications_interim_answers_come_before_the_last_one_and_at_once() {
     let mesh = open_with(&[]).await;
-    let answer = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone";
+    let listener = TcpListener::bind(mesh.origin()).await.unwrap();
+    let mut stream = mesh.connect_tls(&mesh.client("api")).await;
+    // Two at once: nothing of the second may come between parts of the first.
+    let request = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
+    stream
+        .write_all(request.repeat(2).as_bytes())
+        .await
+        .unwrap();
+    let (mut application, _) = within("a request", listener.accept()).await.unwrap();
+    for _ in 0..2 {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(within("a head", application.read_u8()).await.unwrap());
+        }
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x-hop\r\nx-hop: 1\r\nl5d-proxy-error: lies\r\n\r\n";
+        application.write_all(interim).await.unwrap();
+        let wanted =
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+        let mut got = vec![0; wanted.len()];
+        within("the interim answers", stream.read_exact(&mut got))
+            .await
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&got),
+            String::from_utf8_lossy(wanted)
+        );
+        // Only now there is an answer.
+        let answer = b"HTTP/1.1 201 Created\r\ndate: today\r\ncontent-length: 4\r\n\r\ndone";
+        application.write_all(answer).await.unwrap();
+        let mut got = vec![0; answer.len()];
+        within("the answer", stream.read_exact(&mut got))
+            .await
+            .unwrap();
+        let got = String::from_utf8_lossy(&got);
+        assert!(got.starts_with("HTTP/1.1 201 Created\r\n"), "{got}");
+        assert!(got.ends_with("\r\n\r\ndone"), "{got}");
+    }
+    drop((application, listener));
+
+    // HTTP/1.0 has none.
+    let answer = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone";
     let origin = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", answer).await;
-    let request = "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
-    let got = raw(&mesh, request).await;
-    assert!(got.starts_with("HTTP/1.1 201 Created\r\n"), "{got}");
+    let got = raw(&mesh, "GET / HTTP/1.0\r\nhost: web\r\n\r\n").await;
+    assert!(got.starts_with("HTTP/1.0 201 Created\r\n"), "{got}");
     assert!(got.ends_with("\r\n\r\ndone"), "{got}");
     origin.stop().await;
 

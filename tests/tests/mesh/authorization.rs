@@ -220,6 +220,9 @@ async fn routes_are_authorized_by_path_method_and_header() {
         "/items/../admin",
         "/items/%2e%2e/admin",
         "/items/..%2fadmin",
+        // For many applications these are `/items`, whose route they would get around.
+        "//items",
+        "/items;v=1",
     ] {
         assert_eq!(mesh.send(&reader, get(path)).await.status(), 400, "{path}");
     }

@@ -390,12 +390,16 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// A client of the mesh with a certificate for this DNS identity.
     pub(crate) fn client_as(&self, id: &str) -> Arc<LocalIdentity> {
+        self.client_for(id, Duration::from_secs(86_400))
+    }
+
+    /// A client of the mesh whose certificate ends after a time, in whole seconds.
+    pub(crate) fn client_for(&self, id: &str, lifetime: Duration) -> Arc<LocalIdentity> {
         let authority = self.authority();
         let key = KeyMaterial::create(id).unwrap();
-        let day = Duration::from_secs(86_400);
         let issued = authority
             .ca()
-            .issue(key.csr(), id, day, Duration::from_secs(10))
+            .issue(key.csr(), id, lifetime, Duration::from_secs(10))
             .unwrap();
         let anchors = TrustAnchors::from_pem(authority.trust_anchors()).unwrap();
         let client = LocalIdentity::new(id.parse().unwrap(), id, key, anchors).unwrap();

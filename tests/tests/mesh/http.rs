@@ -47,7 +47,7 @@ async fn http_is_recognised_however_its_first_bytes_are_cut() {
     let recognised = mesh
         .metric(
             "inbound_tcp_detect_http_results_total",
-            &[r#"result="http/1""#],
+            &[r#"result="http/1""#, r#"srv_name="web-http""#],
         )
         .await;
     assert!((recognised - 19.0).abs() < f64::EPSILON, "{recognised}");
@@ -75,6 +75,7 @@ async fn http1_carried_in_http2_reaches_the_application_as_http1() {
     let mesh = open().await;
     let _origin = origin::echo(mesh.origin()).await;
     let request = Request::get("http://web/carried").header("l5d-orig-proto", "HTTP/1.1");
+    let request = request.header("cookie", "a=1").header("cookie", "b=2");
     let stream = mesh.connect_tls(&mesh.client("api")).await;
     let response = one_http2(stream, request.body(Full::default()).unwrap())
         .await
@@ -86,6 +87,7 @@ async fn http1_carried_in_http2_reaches_the_application_as_http1() {
         "{said}"
     );
     assert!(!said.contains("l5d-orig-proto"), "{said}");
+    assert!(said.contains("cookie: a=1; b=2\n"), "{said}");
 }
 
 #[tokio::test]

@@ -6,7 +6,11 @@ use crate::{
     origin,
 };
 use bytes::{BufMut as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 async fn read_all(mut io: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut seen = Vec::new();
@@ -14,15 +18,20 @@ async fn read_all(mut io: impl AsyncRead + Unpin) -> Vec<u8> {
     seen
 }
 
-/// What a mesh peer writes before opaque bytes for a port.
-fn transport_header(port: u8) -> BytesMut {
+/// What a mesh peer writes before opaque bytes for a port, or with `http1` before requests.
+fn transport_header(port: u16, http1: bool) -> BytesMut {
+    // { port: int32 = 1, session_protocol = 3: { http1 = 1: {} } }
+    let mut message = vec![0x08];
+    let mut left = port;
+    while left > 0x7f {
+        message.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    message.push(u8::try_from(left).unwrap());
+    if http1 {
+        message.extend([0x1a, 2, 0x0a, 0]);
+    }
     let mut header = BytesMut::from(&b"transport.l5d.io/v1\r\n\r\n"[..]);
-    // { port: int32 = 1 }, a varint of two bytes: 8080 = 0x1f90.
-    let message = if port == 80 {
-        vec![0x08, 0x90, 0x3f]
-    } else {
-        vec![0x08, port]
-    };
     header.put_u32(u32::try_from(message.len()).unwrap());
     header.put_slice(&message);
     header
@@ -109,12 +118,18 @@ async fn a_mesh_peer_reaches_an_opaque_port_directly_and_by_that_ports_policy() 
             .unwrap()
     };
     let mut stream = connect("api").await;
-    stream.write_all(&transport_header(80)).await.unwrap();
+    stream
+        .write_all(&transport_header(8080, false))
+        .await
+        .unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(read_all(stream).await, b"220 ready");
 
     let mut stream = connect("evil").await;
-    stream.write_all(&transport_header(80)).await.unwrap();
+    stream
+        .write_all(&transport_header(8080, false))
+        .await
+        .unwrap();
     assert_eq!(read_all(stream).await, b"", "another identity");
 
     let mut stream = connect("api").await;
@@ -132,8 +147,53 @@ async fn a_mesh_peer_reaches_an_opaque_port_directly_and_by_that_ports_policy() 
         "another ALPN"
     );
     let mut plain = mesh.connect_from(5, mesh.direct()).await;
-    plain.write_all(&transport_header(80)).await.unwrap();
+    plain
+        .write_all(&transport_header(8080, false))
+        .await
+        .unwrap();
     assert_eq!(read_all(plain).await, b"", "no TLS");
+}
+
+#[tokio::test]
+async fn nobody_reaches_the_proxys_own_listeners_by_naming_their_ports() {
+    let mut mesh = Mesh::without_proxy(&server("accessPolicy: all-unauthenticated"));
+    mesh.start_controller();
+    // A listener by which the workload itself calls others, in its own name, and the one that redirection leads to.
+    let calls = std::net::SocketAddr::new(mesh.ip(2), 9000);
+    let listener = format!("{calls}=web.shop.svc.cluster.local:80");
+    mesh.spawn_proxy(&[("OUTBOUND_LISTENERS", &listener)]);
+    mesh.ready().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let request = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+    let client = mesh.client("api");
+    let alpn = Some(&b"transport.l5d.io/v1"[..]);
+    let ask = async |port: u16, http1: bool| {
+        let mut stream = mesh
+            .connect_tls_to(mesh.direct(), &client, alpn)
+            .await
+            .unwrap();
+        let header = transport_header(port, http1);
+        stream.write_all(&header).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        String::from_utf8(read_all(stream).await).unwrap()
+    };
+    let answer = ask(8080, true).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for port in [9000, 4140, 4143] {
+        let answer = ask(port, true).await;
+        assert!(answer.starts_with("HTTP/1.1 500"), "{port}: {answer}");
+        assert_eq!(ask(port, false).await, "", "{port}: no byte");
+    }
+    let refused = [r#"error="unexpected""#];
+    for (name, want) in [
+        ("inbound_http_errors_total", 3.0),
+        ("inbound_tcp_errors_total", 3.0),
+        ("outbound_http_route_requests_total", 0.0),
+    ] {
+        let labels = if want > 0.0 { &refused[..] } else { &[] };
+        let got = mesh.metric(name, labels).await;
+        assert!((got - want).abs() < f64::EPSILON, "{name}: {got}");
+    }
 }
 
 #[tokio::test]
@@ -155,6 +215,90 @@ spec:
         .await
         .unwrap();
     assert_eq!(read_all(stream).await, b"");
+    // TLS for somebody else could carry anything.
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    stream
+        .write_all(&client_hello("other.example"))
+        .await
+        .unwrap();
+    assert_eq!(read_all(stream).await, b"");
+    let refused = [r#"reason="not_http""#];
+    let refused = mesh.metric("inbound_policy_denied_total", &refused).await;
+    assert!((refused - 2.0).abs() < f64::EPSILON, "{refused}");
+}
+
+/// How a TLS client begins that asks for a server of this name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let config = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tokio_rustls::rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().unwrap();
+    let mut client = tokio_rustls::rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test]
+async fn tls_for_somebody_else_reaches_the_application_as_it_came() {
+    let mesh = Mesh::start(&server("accessPolicy: all-unauthenticated")).await;
+    let listener = TcpListener::bind(mesh.origin()).await.unwrap();
+    let hello = client_hello("other.example");
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    // In three parts, of which the first decides nothing.
+    for part in [&hello[..3], &hello[3..40], &hello[40..]] {
+        stream.write_all(part).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    let (mut application, _) = within("its connection", listener.accept()).await.unwrap();
+    let mut seen = vec![0; hello.len()];
+    within("the ClientHello", application.read_exact(&mut seen))
+        .await
+        .unwrap();
+    assert!(seen == hello, "not one byte is another");
+    let record = [&[22, 3, 3, 0, 4][..], b"any!"].concat();
+    application.write_all(&record).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(application);
+    assert_eq!(read_all(stream).await, record);
+    let foreign = [r#"tls="opaque""#, r#"sni="other.example""#];
+    let opened = mesh.metric("tcp_open_total", &foreign).await;
+    assert!((opened - 1.0).abs() < f64::EPSILON, "{opened}");
+}
+
+#[tokio::test]
+async fn routes_that_come_later_end_the_bytes_that_would_get_around_them() {
+    let mesh = Mesh::start(&server("accessPolicy: all-unauthenticated")).await;
+    let _origin = origin::scripted(mesh.origin(), b"", b"never said", b"").await;
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    stream
+        .write_all(b"\x00\x01\x02 not HTTP at all\r\n")
+        .await
+        .unwrap();
+    eventually("an open connection", async || {
+        (mesh
+            .metric("tcp_open_connections", &[r#"peer="src""#])
+            .await
+            > 0.0)
+            .then_some(())
+    })
+    .await;
+    let limit = "---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: HTTPLocalRateLimitPolicy
+metadata: {name: slow, namespace: shop}
+spec: {targetRef: {group: policy.linkerd.io, kind: Server, name: web-http}, total: {requestsPerSecond: 1}}
+";
+    let limited = server("accessPolicy: all-unauthenticated") + limit;
+    mesh.write("policy.yaml", &limited);
+    assert_eq!(read_all(stream).await, b"");
+    eventually("a counted termination", async || {
+        (mesh.metric("inbound_tcp_authz_terminate_total", &[]).await > 0.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

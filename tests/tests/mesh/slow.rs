@@ -7,7 +7,11 @@ use crate::{
     messages::Controller,
     origin,
 };
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use linkerd_policy::{
     proto,
     server::{
@@ -17,6 +21,7 @@ use linkerd_policy::{
 };
 use linkerd2_proxy_api::inbound::Server;
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -184,7 +189,7 @@ async fn an_http2_connection_that_is_idle_but_for_pings_stays() {
     let mut pings = connection.ping_pong().unwrap();
     tokio::spawn(connection);
     let mut ask = async || {
-        let request = http::Request::get("http://web/").body(()).unwrap();
+        let request = Request::get("http://web/").body(()).unwrap();
         let (response, _) = send.send_request(request, true).unwrap();
         let response = within("an answer", response).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -378,4 +383,53 @@ async fn a_sidecar_whose_certificate_has_expired_says_so_until_it_has_a_new_one(
     .await;
     mesh.start_controller();
     mesh.ready().await;
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_given_up_in_either_direction_and_version() {
+    let variables = [("INBOUND_HTTP_BODY_IDLE_TIMEOUT", "300ms")];
+    let policy = server("accessPolicy: all-unauthenticated");
+    let mesh = Mesh::start_with(&policy, &variables).await;
+    let origin = origin::echo(mesh.origin()).await;
+    // The client's: it sends a part and no more.
+    let mut stream = mesh.connect_from(5, mesh.web()).await;
+    let part = b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 10\r\n\r\nabc";
+    stream.write_all(part).await.unwrap();
+    let answer = rest(stream).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    let io = TokioIo::new(mesh.connect_from(5, mesh.web()).await);
+    let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let part =
+        futures::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"abc")))]);
+    let body = StreamBody::new(futures::StreamExt::chain(part, futures::stream::pending()));
+    let request = Request::post("http://web/").body(body).unwrap();
+    let response = within("an answer", send.send_request(request)).await;
+    assert_eq!(response.unwrap().status(), 408);
+    assert!((stalled(&mesh).await - 2.0).abs() < f64::EPSILON);
+    origin.stop().await;
+    // The application's.
+    let listener = TcpListener::bind(mesh.origin()).await.unwrap();
+    let stream = mesh.connect_from(5, mesh.web()).await;
+    let asking = tokio::spawn(one_http1(stream, get("/")));
+    let (mut silent, _) = within("its connection", listener.accept()).await.unwrap();
+    let part = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    silent.write_all(part).await.unwrap();
+    let response = asking.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    let cut = within("the end of its body", response.into_body().collect()).await;
+    assert!(cut.is_err(), "a part is not taken for all");
+    assert!((stalled(&mesh).await - 3.0).abs() < f64::EPSILON);
+    let broken = [r#"classification="failure""#, r#"error="timeout""#];
+    assert!((mesh.metric("response_total", &broken).await - 1.0).abs() < f64::EPSILON);
+}
+
+async fn stalled(mesh: &Mesh) -> f64 {
+    let limit = [r#"limit="body_idle_timeout""#];
+    mesh.metric("inbound_http_requests_refused_total", &limit)
+        .await
 }
