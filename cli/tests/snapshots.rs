@@ -53,6 +53,7 @@ fn help_says_what_there_is() {
     shows("help-check.txt", &["check", "--help"]);
     shows("help-stat-retries.txt", &["stat", "retries", "--help"]);
     shows("help-diagnostics.txt", &["diagnostics", "--help"]);
+    shows("help-install.txt", &["install", "--help"]);
 }
 
 #[test]

@@ -18,7 +18,9 @@ use cluster::Cluster;
 pub(crate) use cluster::Which;
 use flags::ValueFlags;
 use linkerd_charts::{Chart, InvalidValues, Release, RenderError, Values, render};
+use linkerd_tls::ca::Ca;
 use serde_json::{Value, json};
+use std::time::SystemTime;
 
 /// The Secret with the values that an installation was made with, for `linkerd upgrade`.
 const OVERRIDES: &str = "linkerd-config-overrides";
@@ -155,6 +157,34 @@ fn overrides_in(text: &str, file: &str) -> Result<String, Failure> {
     )
 }
 
+/// An issuer that is among the values can sign, and leads to the anchors that are.
+fn check_issuer(values: &Value) -> Result<(), Failure> {
+    let text = |path: &str| {
+        values
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let certificate = text("/identity/issuer/tls/crtPEM");
+    let (key, anchors) = (
+        text("/identity/issuer/tls/keyPEM"),
+        text("/identityTrustAnchorsPEM"),
+    );
+    // What is missing the chart says; what somebody else keeps is not ours to see.
+    if [certificate, key, anchors].contains(&"") {
+        return Ok(());
+    }
+    let failed = |error: &dyn std::error::Error| {
+        Failure::new(format!(
+            "the issuer (identity.issuer.tls) cannot be used: {error}"
+        ))
+        .hint("linkerd identity inspect FILE says what a certificate is")
+    };
+    let ca = Ca::load_with_anchors(certificate, key, anchors).map_err(|error| failed(&error))?;
+    ca.verify_now(SystemTime::now())
+        .map_err(|error| failed(&error))
+}
+
 /// The objects of the control plane, with the Secret that keeps what they were made with.
 fn control_plane(namespace: &str, values: &Values) -> Result<Vec<Value>, Failure> {
     let mut objects = rendered(Chart::ControlPlane, namespace, values)?;
@@ -176,6 +206,7 @@ fn control_plane(namespace: &str, values: &Values) -> Result<Vec<Value>, Failure
 
 fn rendered(chart: Chart, namespace: &str, values: &Values) -> Result<Vec<Value>, Failure> {
     let values = values.over_defaults(chart).map_err(invalid)?;
+    check_issuer(&values)?;
     let release = Release {
         name: chart.name(),
         namespace,
