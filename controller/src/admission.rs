@@ -2,7 +2,8 @@
 //!
 //! Objects are read by the same code that reads them afterwards, so that what is admitted can be used. What is valid and
 //! cannot be meant is a warning, which `kubectl` shows; Servers that overlap are refused if so configured. Objects of the
-//! Gateway API are also for other implementations: what is wrong with them is only a warning.
+//! Gateway API are also for other implementations: what is not understood of them is only a warning, and so is what breaks
+//! a rule of ours where none of their parents is ours.
 //! Source: `admission.k8s.io/v1` AdmissionReview.
 
 use crate::{
@@ -17,7 +18,7 @@ use linkerd_policy::{
     index::Index,
     lint::{Finding, Severity},
     manifest,
-    resource::{GATEWAY_GROUP, Resource},
+    resource::{GATEWAY_GROUP, POLICY_GROUP, Resource},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::SystemTime};
@@ -91,6 +92,15 @@ struct Verdict {
     warnings: Vec<String>,
 }
 
+impl Verdict {
+    const fn refused(why: String) -> Self {
+        Self {
+            refused: Some(why),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// The answer to a review.
 fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Value {
     let request = review.get("request").unwrap_or(&Value::Null);
@@ -101,10 +111,7 @@ fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime)
             refused: None,
             warnings: Vec::new(),
         },
-        _ => Verdict {
-            refused: Some("admission request missing 'object'".to_owned()),
-            warnings: Vec::new(),
-        },
+        _ => Verdict::refused("admission request missing 'object'".to_owned()),
     };
     let mut response = json!({
         "uid": request.get("uid").cloned().unwrap_or_default(),
@@ -124,9 +131,10 @@ fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime)
 
 fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Verdict {
     let version = object.get("apiVersion").and_then(Value::as_str);
-    let is_gateway = version
-        .and_then(|version| version.split_once('/'))
-        .is_some_and(|(group, _)| group == GATEWAY_GROUP);
+    let version = version.unwrap_or_default().to_owned();
+    // Others read it as well, so that more is said in it than we understand.
+    let is_shared = version.starts_with(GATEWAY_GROUP);
+    let is_ours = !is_shared || names_ours(&object);
     // It is as old as it will be, so that what it is compared with is older.
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
         let created = metadata.get("creationTimestamp");
@@ -138,16 +146,11 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
     }
     let resource = match manifest::from_value(object) {
         Ok(Resource::Other { key }) => {
-            let group = if key.group.is_empty() {
-                "core"
-            } else {
-                &key.group
-            };
-            let text = format!("unsupported resource type: {}.{group}", key.kind);
-            return Verdict {
-                refused: Some(text),
-                warnings: Vec::new(),
-            };
+            let (group, version) = version.split_once('/').unwrap_or(("core", &version));
+            let kind = &key.kind;
+            return Verdict::refused(format!(
+                "unsupported resource type: {group}.{version}.{kind}"
+            ));
         }
         Ok(resource) => resource,
         Err(error) => {
@@ -155,16 +158,13 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
                 "" => error.reason,
                 field => format!("{field}: {}", error.reason),
             };
-            return if is_gateway {
+            return if is_shared && !(error.is_rule && is_ours) {
                 Verdict {
                     refused: None,
                     warnings: vec![format!("not used by this mesh: {text}")],
                 }
             } else {
-                Verdict {
-                    refused: Some(text),
-                    warnings: Vec::new(),
-                }
+                Verdict::refused(text)
             };
         }
     };
@@ -176,10 +176,7 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
         .iter()
         .find(|finding| finding.check == "server-overlap");
     if let (Some(overlap), true) = (overlap, refuses_overlap) {
-        return Verdict {
-            refused: Some(said(overlap)),
-            warnings: Vec::new(),
-        };
+        return Verdict::refused(said(overlap));
     }
     let worth = findings
         .iter()
@@ -188,6 +185,20 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
         refused: None,
         warnings: worth.take(MAX_WARNINGS).map(said).collect(),
     }
+}
+
+/// Whether a route of the Gateway API has a parent that is ours to judge.
+fn names_ours(route: &Value) -> bool {
+    let parents = route.pointer("/spec/parentRefs").and_then(Value::as_array);
+    parents.into_iter().flatten().any(|parent| {
+        let text = |name: &str| parent.get(name).and_then(Value::as_str);
+        let kind = text("kind").unwrap_or_default();
+        match text("group").unwrap_or_default() {
+            "" | "core" => kind == "Service",
+            POLICY_GROUP => matches!(kind, "Server" | "EgressNetwork"),
+            _ => false,
+        }
+    })
 }
 
 fn said(finding: &Finding) -> String {

@@ -4,11 +4,17 @@ use crate::{
     admission::Admission,
     authority::{IssuerFiles, Sources},
     certificates::{Pair, Source},
-    kubernetes::Kubernetes,
+    kubernetes::{Kubernetes, Statuses, lease::Leadership},
 };
 use ipnet::IpNet;
 use linkerd_policy::{DefaultPolicy, index::Cluster, ports::PortSet};
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Configuration of the control plane.
 #[derive(Clone, Debug)]
@@ -53,6 +59,8 @@ pub struct Config {
     pub admission: Option<Admission>,
     /// Lifetime of the certificates that are made for webhooks.
     pub webhook_certificate_lifetime: Duration,
+    /// How statuses are written, with the role policy on an API server.
+    pub statuses: Statuses,
 }
 
 impl Config {
@@ -208,6 +216,18 @@ pub struct Flags {
     /// What becomes of a Server that overlaps with an older one.
     #[arg(long, value_enum, default_value_t = Overlap::Refuse)]
     pub server_overlap: Overlap,
+    /// Who this replica is among those that may write statuses; a random name if nothing says it.
+    #[arg(long, value_name = "NAME", env = "HOSTNAME", hide_env_values = true)]
+    pub hostname: Option<String>,
+    /// Seconds that the right to write statuses holds when it is not renewed, which it is three times within them.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=3600))]
+    pub lease_seconds: u64,
+    /// The Deployment of the policy controller, which owns the lease.
+    #[arg(long, value_name = "NAME", default_value = "linkerd-destination")]
+    pub policy_deployment_name: String,
+    /// Milliseconds that the API server may take to write a status.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub patch_timeout_ms: u64,
     /// Seconds between looks at the manifests, besides when they are said to have changed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub rescan_seconds: u64,
@@ -278,6 +298,17 @@ impl From<Flags> for Config {
             webhook_certificate_lifetime: Duration::from_secs(
                 flags.webhook_certificate_lifetime_seconds,
             ),
+            statuses: Statuses {
+                leadership: Leadership {
+                    claimant: flags
+                        .hostname
+                        .filter(|name| !name.is_empty())
+                        .unwrap_or_else(nobody),
+                    duration: Duration::from_secs(flags.lease_seconds),
+                    deployment: flags.policy_deployment_name,
+                },
+                patience: Duration::from_millis(flags.patch_timeout_ms),
+            },
             rescan: Duration::from_secs(flags.rescan_seconds.max(1)),
             // The flags need one another.
             issuer: match (flags.issuer_cert, flags.issuer_key, flags.trust_anchors) {
@@ -302,6 +333,13 @@ fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Vec<Pair> {
         certificate,
     };
     certificates.into_iter().map(pair).collect()
+}
+
+/// A name that nobody else has: two replicas of one name would both take the lease for theirs.
+fn nobody() -> String {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    format!("linkerd-controller-{:016x}", hasher.finish())
 }
 
 /// A duration as Go writes it, and so the chart's values.

@@ -1,7 +1,7 @@
 //! The control plane's own metrics. Families are described in `linkerd_metrics::describe`.
 
 use crate::source::Snapshot;
-use linkerd_metrics::{Counter, Family, Gauge, Handle, Labels, Registry, describe};
+use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
 use linkerd_policy::index::Workload;
 use std::{collections::HashMap, time::SystemTime};
 
@@ -135,5 +135,41 @@ impl ControllerMetrics {
         self.webhook_failures
             .get(&Labels::new().with("service", service))
             .inc();
+    }
+}
+
+/// What becomes of statuses that are to be written.
+#[derive(Debug)]
+pub(crate) struct StatusMetrics {
+    pub(crate) is_holder: Handle<Gauge>,
+    pub(crate) patches: Handle<Counter>,
+    pub(crate) api_errors: Handle<Counter>,
+    pub(crate) timeouts: Handle<Counter>,
+    pub(crate) duration: Handle<Histogram>,
+    pub(crate) enqueues: Handle<Counter>,
+    pub(crate) dequeues: Handle<Counter>,
+    pub(crate) drops: Handle<Counter>,
+    pub(crate) overflows: Handle<Counter>,
+}
+
+impl StatusMetrics {
+    pub(crate) fn register(registry: &Registry) -> Self {
+        let none = Labels::new();
+        let counter = |desc| registry.counters(desc).get(&none);
+        Self {
+            is_holder: registry
+                .gauges(&describe::CONTROLLER_STATUS_LEASE_HELD)
+                .get(&none),
+            patches: counter(&describe::RESOURCE_STATUS_PATCHES_TOTAL),
+            api_errors: counter(&describe::RESOURCE_STATUS_PATCH_API_ERRORS_TOTAL),
+            timeouts: counter(&describe::RESOURCE_STATUS_PATCH_TIMEOUTS_TOTAL),
+            duration: registry
+                .histograms(&describe::RESOURCE_STATUS_PATCH_DURATION_SECONDS)
+                .get(&none),
+            enqueues: counter(&describe::RESOURCE_STATUS_PATCH_ENQUEUES_TOTAL),
+            dequeues: counter(&describe::RESOURCE_STATUS_PATCH_DEQUEUES_TOTAL),
+            drops: counter(&describe::RESOURCE_STATUS_PATCH_DROPS_TOTAL),
+            overflows: counter(&describe::RESOURCE_STATUS_PATCH_ENQUEUE_OVERFLOWS_TOTAL),
+        }
     }
 }

@@ -8,9 +8,9 @@ use crate::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
     },
-    kubernetes::{self, KubernetesError, review::Reviewer},
+    kubernetes::{self, KubernetesError, Reported, review::Reviewer},
     listen::{self, Connection, connections},
-    metrics::ControllerMetrics,
+    metrics::{ControllerMetrics, StatusMetrics},
     source::{Snapshot, Source},
     watch::{Issuer, Report, Watch},
 };
@@ -217,7 +217,10 @@ pub async fn run_on(
         None => None,
     };
     let review = Box::pin(review(&config, &shared, client.clone(), admission));
-    let keep = Box::pin(keep(&config, client.clone(), publish, report, issuer));
+    let reported = Arc::<Reported>::default();
+    let statuses = statuses(&config, client.clone(), &reported, &shared, &state.registry);
+    let keep = keep(&config, client.clone(), reported, publish, report, issuer);
+    let keep = Box::pin(keep);
     let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
@@ -229,6 +232,7 @@ pub async fn run_on(
         result = review => result.map_err(Error::Admission)?,
         () = admin::serve(admin, state) => {}
         result = keep => result?,
+        () = statuses => {}
         () = async {
             shutdown.await;
             let _ = end.send(true);
@@ -255,6 +259,35 @@ fn issuer(config: &Config, metrics: &ControllerMetrics) -> Result<Option<Issuer>
         authority: Arc::new(ArcSwap::from_pointee(authority)),
         sources,
     }))
+}
+
+/// Writes statuses, with the role policy on an API server; never ends.
+fn statuses(
+    config: &Config,
+    client: Option<Client>,
+    reported: &Arc<Reported>,
+    shared: &Shared,
+    registry: &Registry,
+) -> impl Future<Output = ()> + use<> {
+    let write = client.filter(|_| config.has(Role::Policy)).map(|client| {
+        let metrics = StatusMetrics::register(registry);
+        Box::pin(kubernetes::write_statuses(
+            config.statuses.clone(),
+            config.cluster.control_plane_namespace.clone(),
+            client,
+            reported.clone(),
+            shared.snapshots.clone(),
+            metrics,
+            shared.ending.clone(),
+        ))
+    });
+    async {
+        if let Some(write) = write {
+            write.await;
+        }
+        // The process ends with its services.
+        std::future::pending().await
+    }
 }
 
 /// Whether mutual TLS is spoken on an address.
@@ -291,6 +324,7 @@ async fn review(
 async fn keep(
     config: &Config,
     client: Option<Client>,
+    reported: Arc<Reported>,
     publish: watch::Sender<Arc<Snapshot>>,
     mut report: Report,
     issuer: Option<Issuer>,
@@ -320,7 +354,7 @@ async fn keep(
                 report.snapshot(&snapshot);
                 publish.send_replace(Arc::new(snapshot));
             };
-            kubernetes::follow(client, config.cluster.clone(), publish).await;
+            kubernetes::follow(client, config.cluster.clone(), reported, publish).await;
         } else {
             // Nothing to wait for.
             publish.send_replace(Arc::new(Snapshot {

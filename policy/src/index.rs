@@ -5,6 +5,7 @@
 //! namespace into another is an authentication that a policy refers to by name.
 
 mod addresses;
+pub(crate) mod attach;
 pub(crate) mod authorizations;
 mod endpoints;
 pub(crate) mod inbound;
@@ -22,7 +23,7 @@ pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
 pub use reads::Reads;
-pub use status::{Parent, RouteStatus};
+pub use status::{Condition, ObjectStatus, ParentStatus, Status};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 
 use crate::{

@@ -211,10 +211,6 @@ pub const CHECKS: &[(&str, &str)] = &[
         "several TrafficSplits or dstOverrides split one Service",
     ),
     (
-        "egress-network-empty",
-        "exceptions of an EgressNetwork leave nothing of a network",
-    ),
-    (
         "egress-network-inside",
         "an EgressNetwork takes addresses of the cluster's own",
     ),

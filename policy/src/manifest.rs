@@ -76,6 +76,9 @@ pub struct ManifestError {
     pub field: String,
     /// What is wrong with which value, and what to write instead.
     pub reason: String,
+    /// It was understood, and breaks a rule that every admission of the mesh has. Otherwise it is not understood, or goes
+    /// beyond what is done here; objects that others read too may do that.
+    pub is_rule: bool,
 }
 
 impl fmt::Display for ManifestError {
@@ -104,6 +107,8 @@ impl fmt::Display for ManifestError {
 struct Problem {
     field: String,
     reason: String,
+    /// As [`ManifestError::is_rule`].
+    is_rule: bool,
 }
 
 impl Problem {
@@ -111,6 +116,7 @@ impl Problem {
         Self {
             field: field.into(),
             reason: reason.into(),
+            is_rule: false,
         }
     }
 }
@@ -230,6 +236,7 @@ fn error(document: usize, line: usize, head: &Value, problem: Problem) -> Manife
         name: text("name"),
         field: problem.field,
         reason: problem.reason,
+        is_rule: problem.is_rule,
     }
 }
 

@@ -63,7 +63,7 @@ fn what_cannot_be_used_is_refused_by_field_and_what_can_is_admitted_in_silence()
     let unknown = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}});
     let (is_allowed, said) = review(&unknown, &index, true);
     assert!(!is_allowed);
-    assert_eq!(said, "unsupported resource type: Deployment.apps");
+    assert_eq!(said, "unsupported resource type: apps.v1.Deployment");
 }
 
 #[test]
@@ -94,15 +94,32 @@ fn what_is_valid_and_cannot_be_meant_is_a_warning() {
 }
 
 #[test]
-fn objects_of_the_gateway_api_are_never_refused() {
-    let route = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": {"rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "relative"}}]}]},
-    });
-    let (is_allowed, said) = review(&route, &index(&[]), true);
+fn routes_of_the_gateway_api_are_refused_only_where_a_parent_is_ours_and_we_understand_them() {
+    let route = |parent: &Value, rule: &Value| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"parentRefs": [parent], "rules": [rule]},
+        })
+    };
+    let relative = json!({"matches": [{"path": {"type": "PathPrefix", "value": "relative"}}]});
+    let theirs = json!({"name": "gateway"});
+    let (is_allowed, said) = review(&route(&theirs, &relative), &index(&[]), true);
     assert!(
         is_allowed && said.starts_with("not used by this mesh: spec.rules[0]"),
+        "{said}"
+    );
+    let ours = json!({"group": "", "kind": "Service", "name": "web"});
+    let (is_allowed, said) = review(&route(&ours, &relative), &index(&[]), true);
+    assert!(
+        !is_allowed && said.contains("HttpPathMatch paths must be absolute (begin with `/`)"),
+        "{said}"
+    );
+    // A newer version of the Gateway API may say more.
+    let newer = json!({"matches": [{"moonPhase": "full"}]});
+    let (is_allowed, said) = review(&route(&ours, &newer), &index(&[]), true);
+    assert!(
+        is_allowed && said.starts_with("not used by this mesh: "),
         "{said}"
     );
 }

@@ -1,6 +1,6 @@
 //! All objects of an API server, as one index: what is good, what is wrong, and the last good version of each.
 
-use super::{FILE, Told, What};
+use super::{FILE, Reported, Told, What};
 use crate::source::{Problem, Snapshot};
 use linkerd_policy::{
     index::{Cluster, Index},
@@ -29,6 +29,7 @@ pub(crate) struct Keeper {
     index: Index,
     kinds: Vec<Kind>,
     problems: BTreeMap<Key, Problem>,
+    reported: Arc<Reported>,
     version: u64,
 }
 
@@ -45,11 +46,12 @@ struct Kind {
 }
 
 impl Keeper {
-    pub(crate) fn new(cluster: Cluster) -> Self {
+    pub(crate) fn new(cluster: Cluster, reported: Arc<Reported>) -> Self {
         Self {
             index: Index::new(cluster),
             kinds: KINDS.iter().map(|_| Kind::default()).collect(),
             problems: BTreeMap::new(),
+            reported,
             version: 0,
         }
     }
@@ -151,7 +153,6 @@ impl Keeper {
             text.unwrap_or_default().to_owned()
         };
         let object = (text("/metadata/namespace"), text("/metadata/name"));
-        let read = manifest::from_value(value);
         let (Some(kind), Some((group, name, _))) = (self.kinds.get_mut(at), KINDS.get(at)) else {
             return false;
         };
@@ -161,6 +162,8 @@ impl Keeper {
             namespace: object.0.clone(),
             name: object.1.clone(),
         };
+        self.reported.seen(&key, &value);
+        let read = manifest::from_value(value);
         if let Some(listing) = &mut kind.listing {
             listing.insert(object.clone());
         }
@@ -186,6 +189,7 @@ impl Keeper {
     fn gone(&mut self, key: &Key) {
         self.index.delete(key);
         self.problems.remove(key);
+        self.reported.gone(key);
     }
 }
 

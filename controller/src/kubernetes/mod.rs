@@ -8,21 +8,29 @@
 //! |---|---|
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
+//! | [`lease`] | which of several replicas writes statuses |
+//! | `reported` | the statuses that objects have |
+//! | `status` | writes those that they are to have |
 //! | [`review`] | tokens, judged by the API server |
 //! | [`webhooks`] | certificates of webhooks, in Secrets and in `caBundle` |
 
 mod keep;
+pub mod lease;
+mod reported;
 pub(crate) mod review;
+mod status;
 mod watch;
 pub(crate) mod webhooks;
 
 pub(crate) use keep::Keeper;
+pub(crate) use reported::Reported;
 
-use crate::source::Snapshot;
+use crate::{metrics::StatusMetrics, source::Snapshot};
 use kube::{Client, Config, config::KubeConfigOptions};
+use lease::Leadership;
 use linkerd_policy::{index::Cluster, manifest::KINDS};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{mpsc, watch as tokio_watch};
 
 /// Things that watchers have told and the keeper has not heard: who tells more waits.
 const QUEUE: usize = 1024;
@@ -69,7 +77,13 @@ impl Kubernetes {
 }
 
 /// Watches every kind of which something is decided. Ends when nobody wants to know any more.
-pub(crate) async fn follow(client: Client, cluster: Cluster, publish: impl FnMut(Snapshot) + Send) {
+/// What objects say of themselves goes to `reported`.
+pub(crate) async fn follow(
+    client: Client,
+    cluster: Cluster,
+    reported: Arc<Reported>,
+    publish: impl FnMut(Snapshot) + Send,
+) {
     let (tell, told) = mpsc::channel(QUEUE);
     let watchers = KINDS.iter().enumerate().map(|(kind, _)| {
         let watcher = watch::Watcher {
@@ -80,7 +94,33 @@ pub(crate) async fn follow(client: Client, cluster: Cluster, publish: impl FnMut
         tokio::spawn(watcher.run()).abort_handle()
     });
     let _watchers = Ended(watchers.collect());
-    Keeper::new(cluster).run(told, publish).await;
+    Keeper::new(cluster, reported).run(told, publish).await;
+}
+
+/// How statuses are written.
+#[derive(Clone, Debug)]
+pub struct Statuses {
+    /// By which replica.
+    pub leadership: Leadership,
+    /// How long the API server may take for one.
+    pub patience: Duration,
+}
+
+/// Writes statuses, whenever this replica holds the lease. Runs until `ending`.
+pub(crate) async fn write_statuses(
+    settings: Statuses,
+    namespace: String,
+    client: Client,
+    reported: Arc<Reported>,
+    snapshots: tokio_watch::Receiver<Arc<Snapshot>>,
+    metrics: StatusMetrics,
+    ending: tokio_watch::Receiver<bool>,
+) {
+    let (tell, held) = tokio_watch::channel(None);
+    let patience = settings.patience;
+    let hold = lease::hold(settings.leadership, namespace, client.clone(), tell, ending);
+    let writer = status::Writer::new(client, reported, snapshots, held, metrics, patience);
+    tokio::join!(hold, writer.run());
 }
 
 /// Ends tasks with itself.

@@ -36,4 +36,25 @@ families! {
     /// The number of times that the certificate of a webhook could not be put right.
     /// The log says why.
     CONTROLLER_WEBHOOK_CERTIFICATE_FAILURES_TOTAL = Desc::counter("controller_webhook_certificate_failures_total").fixed(&[&["service"]]);
+    /// Whether this replica holds the lease that lets it write statuses.
+    CONTROLLER_STATUS_LEASE_HELD = Desc::gauge("controller_status_lease_held");
+    /// The number of statuses written.
+    RESOURCE_STATUS_PATCHES_TOTAL = Desc::counter("resource_status_patches_total").peer();
+    /// The number of statuses that the API server refused.
+    /// An object that has changed meanwhile is refused and found again at once.
+    RESOURCE_STATUS_PATCH_API_ERRORS_TOTAL = Desc::counter("resource_status_patch_api_errors_total").peer();
+    /// The number of statuses that the API server did not take in time.
+    RESOURCE_STATUS_PATCH_TIMEOUTS_TOTAL = Desc::counter("resource_status_patch_timeouts_total").peer();
+    /// Time for the API server to answer.
+    RESOURCE_STATUS_PATCH_DURATION_SECONDS =
+        Desc::histogram("resource_status_patch_duration_seconds", &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]).unit(Unit::Seconds).peer();
+    /// The number of objects put into the queue of statuses to be written.
+    RESOURCE_STATUS_PATCH_ENQUEUES_TOTAL = Desc::counter("resource_status_patch_enqueues_total").peer();
+    /// The number of objects taken out of it.
+    RESOURCE_STATUS_PATCH_DEQUEUES_TOTAL = Desc::counter("resource_status_patch_dequeues_total").peer();
+    /// The number of statuses that were to be written when the lease was lost.
+    RESOURCE_STATUS_PATCH_DROPS_TOTAL = Desc::counter("resource_status_patch_drops_total").peer();
+    /// The number of times that the queue was full.
+    /// What does not fit is found again within ten seconds.
+    RESOURCE_STATUS_PATCH_ENQUEUE_OVERFLOWS_TOTAL = Desc::counter("resource_status_patch_enqueue_overflows_total").peer();
 }

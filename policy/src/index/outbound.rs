@@ -6,7 +6,11 @@
 pub(crate) mod annotations;
 mod backends;
 
-use super::{Index, routes};
+use super::{
+    Index, Scope,
+    attach::{self, Attachment, Claims, Facts, RouteKind, Target},
+    routes,
+};
 use crate::{
     outbound::{
         Action, Backend, Dispatcher, Distribution, Endpoint, GrpcPolicy, GrpcRoute, GrpcRule, Hint,
@@ -106,19 +110,137 @@ impl Parent<'_> {
         }
     }
 
-    /// Whether a route of `namespace` names it.
-    fn is_named(&self, own: RouteGroup, route: &Metadata, parents: &[ParentRef]) -> bool {
+    /// Whether a parentRef names it.
+    fn is_named(&self, target: &Target<'_>) -> bool {
         let kind = match self.kind {
-            ParentKind::Service(_) => Named::Service,
-            ParentKind::Egress(_) => Named::EgressNetwork,
+            ParentKind::Service(_) => attach::ParentKind::Service,
+            ParentKind::Egress(_) => attach::ParentKind::EgressNetwork,
         };
-        parents.iter().any(|parent| {
-            let namespace = parent.namespace.as_ref().unwrap_or(&route.namespace);
-            named(own, parent) == Some(kind)
-                && parent.name == self.metadata.name
-                && *namespace == self.metadata.namespace
-                && parent.port.is_none_or(|port| port == self.port)
+        target.kind == kind
+            && target.name == self.metadata.name
+            && target.namespace == self.metadata.namespace
+            && target.port.is_none_or(|port| port == self.port)
+    }
+
+    /// As what it is referred to, on its port.
+    fn target(&self) -> Target<'_> {
+        Target {
+            kind: match self.kind {
+                ParentKind::Service(_) => attach::ParentKind::Service,
+                ParentKind::Egress(_) => attach::ParentKind::EgressNetwork,
+            },
+            namespace: &self.metadata.namespace,
+            name: &self.metadata.name,
+            port: Some(self.port),
+        }
+    }
+}
+
+/// The routes of a parent that count for clients of a namespace: those of the parent's own namespace, and of the
+/// client's, that are accepted.
+struct Attached<'a> {
+    index: &'a Index,
+    parent: &'a Parent<'a>,
+    scopes: Vec<(&'a Scope, Claims<'a>)>,
+}
+
+impl<'a> Attached<'a> {
+    fn new(index: &'a Index, client: &'a str, parent: &'a Parent<'a>) -> Self {
+        let own = index.scope(&parent.metadata.namespace);
+        let is_other = parent.metadata.namespace != client;
+        let consumer = is_other.then(|| index.scope(client)).flatten();
+        let scopes = own.into_iter().chain(consumer);
+        let claims = |scope| (scope, Claims::of(scope, |target| parent.is_named(target)));
+        Self {
+            index,
+            parent,
+            scopes: scopes.map(claims).collect(),
+        }
+    }
+
+    /// Whether a route counts.
+    fn has(&self, route: Facts<'_>) -> bool {
+        route.targets().any(|target| {
+            if !self.parent.is_named(&target) {
+                return false;
+            }
+            // Routes of the parent's namespace do not contend with those of clients'.
+            let is_own = route.metadata.namespace == target.namespace;
+            let contending = if is_own { 1 } else { 2 };
+            let is_contested = self
+                .scopes
+                .iter()
+                .take(contending)
+                .any(|(_, claims)| claims.has_before(route.kind, &target));
+            self.index.attachment(route, &target, is_contested) == Attachment::Accepted
         })
+    }
+
+    fn http(&self) -> Vec<&'a crate::resource::HttpRoute> {
+        let all = self
+            .scopes
+            .iter()
+            .flat_map(|(scope, _)| scope.http_routes.values());
+        let mut counting: Vec<_> = all
+            .filter(|route| {
+                self.has(Facts {
+                    kind: RouteKind::Http,
+                    group: route.group,
+                    metadata: &route.metadata,
+                    parents: &route.spec.parent_refs,
+                })
+            })
+            .collect();
+        routes::in_order(&mut counting);
+        counting
+    }
+
+    fn grpc(&self) -> Vec<&'a crate::resource::GrpcRoute> {
+        let all = self
+            .scopes
+            .iter()
+            .flat_map(|(scope, _)| scope.grpc_routes.values());
+        let parents = |route: &'a crate::resource::GrpcRoute| &*route.spec.parent_refs;
+        self.counting(RouteKind::Grpc, all, parents)
+    }
+
+    fn tls(&self) -> Vec<&'a crate::resource::TlsRoute> {
+        let all = self
+            .scopes
+            .iter()
+            .flat_map(|(scope, _)| scope.tls_routes.values());
+        let parents = |route: &'a crate::resource::TlsRoute| &*route.spec.parent_refs;
+        self.counting(RouteKind::Tls, all, parents)
+    }
+
+    fn tcp(&self) -> Vec<&'a crate::resource::TcpRoute> {
+        let all = self
+            .scopes
+            .iter()
+            .flat_map(|(scope, _)| scope.tcp_routes.values());
+        let parents = |route: &'a crate::resource::TcpRoute| &*route.spec.parent_refs;
+        self.counting(RouteKind::Tcp, all, parents)
+    }
+
+    /// Those of the Gateway API that count, the oldest first.
+    fn counting<S>(
+        &self,
+        kind: RouteKind,
+        all: impl Iterator<Item = &'a crate::resource::Object<S>>,
+        parents: impl Fn(&'a crate::resource::Object<S>) -> &'a [ParentRef],
+    ) -> Vec<&'a crate::resource::Object<S>> {
+        let mut counting: Vec<_> = all
+            .filter(|route| {
+                self.has(Facts {
+                    kind,
+                    group: RouteGroup::Gateway,
+                    metadata: &route.metadata,
+                    parents: parents(route),
+                })
+            })
+            .collect();
+        counting.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
+        counting
     }
 }
 
@@ -260,11 +382,12 @@ impl Index {
 
     fn parent_policy(&self, client: &str, parent: &Parent<'_>) -> OutboundPolicy {
         let settings = Settings::of_parent(&parent.metadata.annotations);
+        let attached = Attached::new(self, client, parent);
         let http = || HttpPolicy {
-            routes: self.outbound_http(client, parent, &settings),
+            routes: self.outbound_http(&attached, &settings),
             failure_accrual: settings.accrual,
         };
-        let grpc_routes = self.outbound_grpc(client, parent, &settings);
+        let grpc_routes = self.outbound_grpc(&attached, &settings);
         let has_grpc = !grpc_routes.is_empty();
         let grpc = |routes| {
             Protocol::Grpc(GrpcPolicy {
@@ -272,7 +395,7 @@ impl Index {
                 failure_accrual: settings.accrual,
             })
         };
-        let opaque = || self.outbound_opaque(client, parent);
+        let opaque = || self.outbound_opaque(&attached);
         let detect = |http: HttpPolicy| Protocol::Detect {
             timeout: DETECT_TIMEOUT,
             http1: http.clone(),
@@ -285,10 +408,10 @@ impl Index {
             Some(Declared::Http2) => Protocol::Http2(http()),
             Some(Declared::Opaque) => Protocol::Opaque(opaque()),
             None if has_grpc => grpc(grpc_routes),
-            None if self.has_http(client, parent) => detect(http()),
+            None if !attached.http().is_empty() => detect(http()),
             None => {
-                let tls = self.outbound_tls(client, parent);
-                let has_tcp = !self.tcp_routes(client, parent).is_empty();
+                let tls = self.outbound_tls(&attached);
+                let has_tcp = !attached.tcp().is_empty();
                 match (tls.is_empty(), has_tcp) {
                     (false, _) => Protocol::Tls(tls),
                     (true, true) => Protocol::Opaque(opaque()),
@@ -328,40 +451,10 @@ impl Index {
         ports.contains(parent.port).then_some(Declared::Opaque)
     }
 
-    /// Namespaces whose routes apply: the parent's, and the client's.
-    fn route_scopes<'a>(
-        &'a self,
-        client: &'a str,
-        parent: &Parent<'_>,
-    ) -> impl Iterator<Item = &'a super::Scope> {
-        let own = self.scope(&parent.metadata.namespace);
-        let is_other = parent.metadata.namespace != client;
-        let consumer = is_other.then(|| self.scope(client)).flatten();
-        own.into_iter().chain(consumer)
-    }
-
-    fn has_http(&self, client: &str, parent: &Parent<'_>) -> bool {
-        self.route_scopes(client, parent).any(|scope| {
-            scope
-                .http_routes
-                .values()
-                .any(|route| parent.is_named(route.group, &route.metadata, &route.spec.parent_refs))
-        })
-    }
-
-    fn outbound_http(
-        &self,
-        client: &str,
-        parent: &Parent<'_>,
-        settings: &Settings,
-    ) -> Vec<HttpRoute> {
-        let mut named: Vec<_> = self
-            .route_scopes(client, parent)
-            .flat_map(|scope| scope.http_routes.values())
-            .filter(|route| parent.is_named(route.group, &route.metadata, &route.spec.parent_refs))
-            .collect();
-        routes::in_order(&mut named);
-        let mut out: Vec<HttpRoute> = named
+    fn outbound_http(&self, attached: &Attached<'_>, settings: &Settings) -> Vec<HttpRoute> {
+        let parent = attached.parent;
+        let mut out: Vec<HttpRoute> = attached
+            .http()
             .into_iter()
             .filter_map(|route| {
                 let own = Settings::of_route(&route.metadata.annotations)?;
@@ -428,20 +521,10 @@ impl Index {
         }
     }
 
-    fn outbound_grpc(
-        &self,
-        client: &str,
-        parent: &Parent<'_>,
-        settings: &Settings,
-    ) -> Vec<GrpcRoute> {
-        let group = RouteGroup::Gateway;
-        let mut named: Vec<_> = self
-            .route_scopes(client, parent)
-            .flat_map(|scope| scope.grpc_routes.values())
-            .filter(|route| parent.is_named(group, &route.metadata, &route.spec.parent_refs))
-            .collect();
-        named.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
-        named
+    fn outbound_grpc(&self, attached: &Attached<'_>, settings: &Settings) -> Vec<GrpcRoute> {
+        let parent = attached.parent;
+        attached
+            .grpc()
             .into_iter()
             .filter_map(|route| {
                 let own = Settings::of_route(&route.metadata.annotations)?;
@@ -485,39 +568,19 @@ impl Index {
         routes
     }
 
-    fn tcp_routes<'a>(
-        &'a self,
-        client: &'a str,
-        parent: &Parent<'_>,
-    ) -> Vec<&'a crate::resource::TcpRoute> {
-        let group = RouteGroup::Gateway;
-        let mut named: Vec<_> = self
-            .route_scopes(client, parent)
-            .flat_map(|scope| scope.tcp_routes.values())
-            .filter(|route| parent.is_named(group, &route.metadata, &route.spec.parent_refs))
-            .collect();
-        named.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
-        named
-    }
-
     /// The one route of opaque connections: the oldest TCPRoute, or the default.
-    fn outbound_opaque(&self, client: &str, parent: &Parent<'_>) -> Vec<StreamRoute> {
-        if let Some(route) = self.tcp_routes(client, parent).first() {
+    fn outbound_opaque(&self, attached: &Attached<'_>) -> Vec<StreamRoute> {
+        let parent = attached.parent;
+        if let Some(route) = attached.tcp().first() {
             return vec![self.stream(parent, "TCPRoute", &route.metadata, &route.spec)];
         }
         vec![self.default_stream(parent, "tcp", "opaq")]
     }
 
-    fn outbound_tls(&self, client: &str, parent: &Parent<'_>) -> Vec<StreamRoute> {
-        let group = RouteGroup::Gateway;
-        let mut named: Vec<_> = self
-            .route_scopes(client, parent)
-            .flat_map(|scope| scope.tls_routes.values())
-            .filter(|route| parent.is_named(group, &route.metadata, &route.spec.parent_refs))
-            .collect();
-        named.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
-        let mut out: Vec<StreamRoute> = named
-            .into_iter()
+    fn outbound_tls(&self, attached: &Attached<'_>) -> Vec<StreamRoute> {
+        let parent = attached.parent;
+        let routes = attached.tls().into_iter();
+        let mut out: Vec<StreamRoute> = routes
             .map(|route| self.stream(parent, "TLSRoute", &route.metadata, &route.spec))
             .collect();
         if !out.is_empty() && matches!(parent.kind, ParentKind::Egress(_)) {

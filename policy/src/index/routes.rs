@@ -1,11 +1,15 @@
 //! Routes of a port: which are attached, in which order, and what they become.
 
 use super::{
-    Index, Scope, authorizations::ByRoute, inbound::default_http_route, probes,
-    status::server_parents, workload::Settings,
+    Index, Scope,
+    attach::{Claims, Facts, ParentKind, RouteKind, Target, server_parents},
+    authorizations::ByRoute,
+    inbound::default_http_route,
+    probes,
+    workload::Settings,
 };
 use crate::{
-    resource::{self, GATEWAY_GROUP, Metadata, RouteGroup, Server, route as api},
+    resource::{self, GATEWAY_GROUP, RouteGroup, Server, route as api},
     server::{self, Filter, HostMatch, Meta},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -114,16 +118,21 @@ fn default_grpc_route() -> server::GrpcRoute {
     }
 }
 
-fn is_attached(
-    group: RouteGroup,
-    metadata: &Metadata,
-    parents: &[api::ParentRef],
-    namespace: &str,
-    server: &Server,
-) -> bool {
-    metadata.namespace == namespace
-        && server_parents(group, metadata, parents)
-            .is_ok_and(|names| names.contains(&server.metadata.name.as_str()))
+/// Whether a route counts for a Server of its namespace, which is there.
+fn is_attached(route: Facts<'_>, claims: &Claims<'_>, target: &Target<'_>) -> bool {
+    route.metadata.namespace == target.namespace
+        && server_parents(route.group, route.metadata, route.parents)
+            .is_ok_and(|names| names.contains(&target.name))
+        && !claims.has_before(route.kind, target)
+}
+
+fn target<'a>(namespace: &'a str, server: &'a Server) -> Target<'a> {
+    Target {
+        kind: ParentKind::Server,
+        namespace,
+        name: &server.metadata.name,
+        port: None,
+    }
 }
 
 /// HTTPRoutes attached to a Server.
@@ -132,8 +141,16 @@ pub(crate) fn attached_http_routes<'a>(
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::HttpRoute> {
+    let target = target(namespace, server);
+    let claims = Claims::of(scope, |claimed| *claimed == target);
     let attached = |r: &&resource::HttpRoute| {
-        is_attached(r.group, &r.metadata, &r.spec.parent_refs, namespace, server)
+        let facts = Facts {
+            kind: RouteKind::Http,
+            group: r.group,
+            metadata: &r.metadata,
+            parents: &r.spec.parent_refs,
+        };
+        is_attached(facts, &claims, &target)
     };
     scope.http_routes.values().filter(attached).collect()
 }
@@ -149,9 +166,17 @@ pub(crate) fn attached_grpc_routes<'a>(
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::GrpcRoute> {
-    let group = RouteGroup::Gateway;
+    let target = target(namespace, server);
+    // No kind is more specific.
+    let claims = Claims::default();
     let attached = |r: &&resource::GrpcRoute| {
-        is_attached(group, &r.metadata, &r.spec.parent_refs, namespace, server)
+        let facts = Facts {
+            kind: RouteKind::Grpc,
+            group: RouteGroup::Gateway,
+            metadata: &r.metadata,
+            parents: &r.spec.parent_refs,
+        };
+        is_attached(facts, &claims, &target)
     };
     scope.grpc_routes.values().filter(attached).collect()
 }

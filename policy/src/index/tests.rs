@@ -7,6 +7,7 @@ mod reads;
 mod routes;
 mod settings;
 mod slices;
+mod statuses;
 
 use super::*;
 use crate::{
@@ -195,4 +196,38 @@ fn ten_thousand_routes_each_keep_their_own_authorization() {
     let all = routes(&inbound(&index, 8080));
     assert_eq!(all.len(), 10_001);
     assert!(all.contains(&"HTTPRoute r777 <- authorizationpolicy r777".to_owned()));
+}
+
+/// What the statuses of an index say, one object a line: parents with their conditions, `!` before what is not so.
+pub(crate) fn said(index: &Index) -> Vec<String> {
+    let condition = |condition: &Condition| {
+        let not = if condition.is_true { "" } else { "!" };
+        let message = match condition.message.as_str() {
+            "" => String::new(),
+            message => format!(" ({message})"),
+        };
+        format!("{not}{}{message}", condition.reason)
+    };
+    let parent = |parent: &ParentStatus| {
+        let port = parent.port.map(|port| format!(":{port}"));
+        let conditions: Vec<String> = parent.conditions.iter().map(condition).collect();
+        let (kind, name) = (parent.kind, &parent.name);
+        let port = port.unwrap_or_default();
+        format!("{kind} {name}{port} {}", conditions.join(" "))
+    };
+    let one = |status: ObjectStatus| {
+        let text = match &status.status {
+            Status::Route(parents) => {
+                let parents: Vec<String> = parents.iter().map(parent).collect();
+                parents.join("; ")
+            }
+            Status::RateLimit {
+                server,
+                condition: said,
+            } => format!("Server {server} {}", condition(said)),
+            Status::EgressNetwork(said) => condition(said),
+        };
+        format!("{}: {text}", status.key.name).trim().to_owned()
+    };
+    index.statuses().into_iter().map(one).collect()
 }

@@ -6,11 +6,12 @@ use super::{
 };
 use crate::{
     index::{
+        attach::server_parents,
         routes::{
             Unsupported, attached_grpc_routes, attached_http_routes, grpc_matches, grpc_rules,
             http_matches, http_rules, in_order,
         },
-        status::{http_key, server_parents},
+        status::http_key,
     },
     resource::{
         GATEWAY_GROUP, GrpcRoute, HttpRoute, Key, Metadata, POLICY_GROUP, ProxyProtocol,

@@ -138,7 +138,7 @@ pub(super) fn server_authorization(
 }
 
 /// Every exception must cut a part out of its network, and not all of it.
-fn networks(field: &str, networks: &[Network]) -> Result<(), Problem> {
+pub(super) fn networks(field: &str, networks: &[Network]) -> Result<(), Problem> {
     for (i, network) in networks.iter().enumerate() {
         for (j, except) in network.except.iter().enumerate() {
             if let Some(reason) = network_problem(network, *except) {

@@ -15,6 +15,14 @@ pub(super) fn refuse<T>(field: impl Into<String>, reason: impl Into<String>) -> 
     Err(Problem::new(field, reason))
 }
 
+/// As [`refuse`], for what every admission of the mesh refuses.
+pub(super) fn forbid<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem {
+        is_rule: true,
+        ..Problem::new(field, reason)
+    })
+}
+
 fn at_most<T>(field: &str, list: &[T], most: usize) -> Result<(), Problem> {
     if list.len() <= most {
         return Ok(());
@@ -91,7 +99,7 @@ pub(super) fn grpc(metadata: &Metadata, spec: &GrpcRouteSpec) -> Result<(), Prob
 
 fn grpc_method(field: &str, method: &GrpcMethodMatch) -> Result<(), Problem> {
     if method.kind == ValueType::RegularExpression {
-        return refuse(
+        return forbid(
             format!("{field}.type"),
             "unsupported GRPCRoute method match type; write Exact",
         );
@@ -119,7 +127,7 @@ fn parents(group: RouteGroup, parents: &[ParentRef]) -> Result<(), Problem> {
         }
         if parent.port.is_none() && parent.is(group, POLICY_GROUP, "EgressNetwork") {
             let text = "cannot target an EgressNetwork without specifying a port; add it";
-            return refuse(format!("spec.parentRefs[{i}].port"), text);
+            return forbid(format!("spec.parentRefs[{i}].port"), text);
         }
     }
     Ok(())
@@ -157,14 +165,14 @@ fn http_match(field: &str, each: &HttpMatch, regexes: &mut RegexBudget) -> Resul
         match path.kind {
             PathType::RegularExpression => {
                 let built = regexes.path(&path.value);
-                built.map(drop).or_else(|reason| refuse(field, reason))?;
+                built.map(drop).or_else(|reason| forbid(field, reason))?;
             }
             PathType::Exact | PathType::PathPrefix if !path.value.starts_with('/') => {
                 let reason = format!(
                     "HttpPathMatch paths must be absolute (begin with `/`); got `{}`",
                     short(&path.value)
                 );
-                return refuse(field, reason);
+                return forbid(field, reason);
             }
             _ => {}
         }
@@ -205,7 +213,7 @@ fn named(
 fn value_regex(field: &str, pattern: &str, regexes: &mut RegexBudget) -> Result<(), Problem> {
     let value = ValueMatch::Regex(pattern.to_owned());
     let built = regexes.value(&value);
-    built.map(drop).or_else(|reason| refuse(field, reason))
+    built.map(drop).or_else(|reason| forbid(field, reason))
 }
 
 fn header_name(field: &str, name: &str) -> Result<(), Problem> {
@@ -213,7 +221,7 @@ fn header_name(field: &str, name: &str) -> Result<(), Problem> {
         Ok(_) => Ok(()),
         Err(_) => {
             let reason = format!("`{}` is not a header name", short(name));
-            refuse(field, format!("{reason}; use letters, digits and `-`"))
+            forbid(field, format!("{reason}; use letters, digits and `-`"))
         }
     }
 }
@@ -309,11 +317,11 @@ fn redirects(field: &str, redirect: &Redirect) -> Result<(), Problem> {
     let Some(value) = value else {
         let text =
             "RequestRedirect filter must contain either replace_full_path or replace_prefix_match";
-        return refuse(format!("{field}.path"), format!("{text}, as its type says"));
+        return forbid(format!("{field}.path"), format!("{text}, as its type says"));
     };
     if !value.starts_with('/') {
         let text = "RequestRedirect filters may only contain absolute paths (starting with '/')";
-        return refuse(
+        return forbid(
             format!("{field}.path"),
             format!("{text}; got `{}`", short(value)),
         );
@@ -336,7 +344,7 @@ pub(super) fn backends(
             && (group.is_empty() || group.eq_ignore_ascii_case("core"));
         if !is_policy && is_service && backend.port.unwrap_or(0) == 0 {
             let text = "invalid backendRef: cannot reference a Service without a port; add it";
-            return refuse(format!("{field}.port"), text);
+            return forbid(format!("{field}.port"), text);
         }
         if backend.port.is_some_and(|p| p > 65_535) {
             return refuse(format!("{field}.port"), "write 1 to 65535");
@@ -419,7 +427,7 @@ fn outbound_annotations(
             _ => continue,
         };
         let reason = format!("`{}` is not valid here; write {fix}", short(value));
-        return refuse(format!("metadata.annotations[{key}]"), reason);
+        return forbid(format!("metadata.annotations[{key}]"), reason);
     }
     Ok(())
 }

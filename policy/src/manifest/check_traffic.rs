@@ -2,19 +2,28 @@
 
 use super::{
     Problem,
-    check_route::{backends, go_duration, hostnames, refuse},
+    check::networks,
+    check_route::{backends, forbid, go_duration, hostnames, refuse},
 };
 use crate::{
     matchers::value::RegexBudget,
-    resource::{Metadata, traffic::*, values::short},
+    resource::{Metadata, POLICY_GROUP, RouteGroup, traffic::*, values::short},
 };
 use http::Method;
 
-/// TCPRoute and TLSRoute.
-pub(super) fn stream(_: &Metadata, spec: &StreamRouteSpec) -> Result<(), Problem> {
+/// TCPRoute and TLSRoute; `called` as the webhook calls it.
+pub(super) fn stream(called: &str, spec: &StreamRouteSpec) -> Result<(), Problem> {
+    for (i, parent) in spec.parent_refs.iter().enumerate() {
+        if parent.port.is_none() && parent.is(RouteGroup::Gateway, POLICY_GROUP, "EgressNetwork") {
+            let text = "cannot target an EgressNetwork without specifying a port; add it";
+            return forbid(format!("spec.parentRefs[{i}].port"), text);
+        }
+    }
     hostnames(&spec.hostnames)?;
-    if spec.rules.is_empty() {
-        return refuse("spec.rules", "is empty; write one rule");
+    if spec.rules.len() != 1 {
+        let (rules, fix) = (spec.rules.len(), "write one rule with all backends");
+        let reason = format!("{called} supports a single rule only; got {rules}, {fix}");
+        return forbid("spec.rules", reason);
     }
     for (i, rule) in spec.rules.iter().enumerate() {
         backends(&format!("spec.rules[{i}]"), &rule.backend_refs, false)?;
@@ -24,18 +33,7 @@ pub(super) fn stream(_: &Metadata, spec: &StreamRouteSpec) -> Result<(), Problem
 
 /// EgressNetwork.
 pub(super) fn egress_network(_: &Metadata, spec: &EgressNetworkSpec) -> Result<(), Problem> {
-    for (i, network) in spec.networks.iter().enumerate() {
-        for (j, except) in network.except.iter().enumerate() {
-            if !network.cidr.0.contains(&except.0) {
-                let reason = format!(
-                    "cidr `{}` not contained by network `{}`",
-                    except.0, network.cidr.0
-                );
-                return refuse(format!("spec.networks[{i}].except[{j}]"), reason);
-            }
-        }
-    }
-    Ok(())
+    networks("spec.networks", &spec.networks)
 }
 
 /// ServiceProfile.

@@ -23,7 +23,7 @@ pub(super) fn problem(prefix: &str, path: &str, message: &str) -> Problem {
     } else {
         message.to_owned()
     };
-    Problem { field, reason }
+    Problem::new(field, reason)
 }
 
 /// `a` and `b[0]` to `a.b[0]`.

@@ -114,8 +114,10 @@ pub(super) fn read(value: Value) -> Result<Resource, Problem> {
         (_, "HTTPLocalRateLimitPolicy") => {
             strict(fields, check::rate_limit).map(Resource::HttpLocalRateLimitPolicy)
         }
-        (_, "TCPRoute") => strict(fields, check_traffic::stream).map(Resource::TcpRoute),
-        (_, "TLSRoute") => strict(fields, check_traffic::stream).map(Resource::TlsRoute),
+        (_, "TCPRoute") => strict(fields, |_, spec| check_traffic::stream("TcpRoute", spec))
+            .map(Resource::TcpRoute),
+        (_, "TLSRoute") => strict(fields, |_, spec| check_traffic::stream("TlsRoute", spec))
+            .map(Resource::TlsRoute),
         (_, "EgressNetwork") => {
             strict(fields, check_traffic::egress_network).map(Resource::EgressNetwork)
         }

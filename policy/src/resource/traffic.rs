@@ -6,7 +6,7 @@ use super::{
     route::{BackendRef, ParentRef},
     values,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// gateway.networking.k8s.io TCPRoute.
 pub type TcpRoute = Object<StreamRouteSpec>;
@@ -50,10 +50,20 @@ pub struct StreamRule {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressNetworkSpec {
     /// Its networks; everything outside the cluster's if absent.
-    #[serde(default, deserialize_with = "values::or_default")]
+    #[serde(default, deserialize_with = "some_networks")]
     pub networks: Vec<Network>,
     /// What becomes of traffic that no route takes.
     pub traffic_policy: TrafficPolicy,
+}
+
+/// Networks, or nothing at all: an empty list is neither.
+fn some_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, D::Error> {
+    match Option::<Vec<Network>>::deserialize(deserializer)? {
+        Some(networks) if networks.is_empty() => Err(D::Error::custom(
+            "at least one network must be specified; write no networks for all that is outside the cluster",
+        )),
+        networks => Ok(networks.unwrap_or_default()),
+    }
 }
 
 /// What becomes of traffic that no route takes.
@@ -203,7 +213,7 @@ pub struct SplitBackend {
 pub struct Quantity(pub u32);
 
 impl<'de> Deserialize<'de> for Quantity {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Text {

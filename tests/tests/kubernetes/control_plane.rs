@@ -53,6 +53,11 @@ impl ControlPlane {
     /// As [`ControlPlane::spawn`], as somebody, with more flags; its webhook has a certificate of its own unless they say that it
     /// makes one.
     pub(crate) fn spawn_with(kubeconfig: PathBuf, flags: &[&str]) -> Self {
+        Self::spawn_as(kubeconfig, "test", flags)
+    }
+
+    /// As [`ControlPlane::spawn_with`], one of several replicas.
+    pub(crate) fn spawn_as(kubeconfig: PathBuf, replica: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let [policy, identity, destination, admin, webhook] = std::array::from_fn(|_| address());
@@ -83,6 +88,7 @@ impl ControlPlane {
             ))
             .arg(format!("--admission-addr={webhook}"))
             .env("KUBECONFIG", kubeconfig)
+            .env("HOSTNAME", replica)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -98,6 +104,19 @@ impl ControlPlane {
             webhook,
             certificate: certified.cert.pem(),
         }
+    }
+
+    /// Ends it without a goodbye.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks it to end, as a kubelet does.
+    pub(crate) fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.process.wait().unwrap();
     }
 
     /// What makes an API server ask the webhook about objects of the mesh.

@@ -10,10 +10,12 @@
 
 mod certificates;
 mod control_plane;
+mod gateway;
 mod helm;
 mod policy;
 mod server;
 mod sidecar;
+mod statuses;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

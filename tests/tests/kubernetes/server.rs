@@ -226,6 +226,22 @@ impl ApiServer {
         self.patch(&path, object).await.unwrap();
     }
 
+    /// Replaces an object that has not changed since it was read.
+    pub(crate) async fn replace(&self, object: &Value) {
+        self.put(&path(object), object).await;
+    }
+
+    /// Replaces the status of an object, as a controller would.
+    pub(crate) async fn replace_status(&self, object: &Value) {
+        self.put(&format!("{}/status", path(object)), object).await;
+    }
+
+    async fn put(&self, path: &str, object: &Value) {
+        let request = Request::put(path).header("content-type", "application/json");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        let _: Value = self.client.request(request).await.unwrap();
+    }
+
     async fn patch(&self, path: &str, object: &Value) -> Result<Value, kube::Error> {
         self.client.request(apply_request(path, object)).await
     }
@@ -263,7 +279,7 @@ fn apply_request(path: &str, object: &Value) -> Request<Vec<u8>> {
 }
 
 /// Where an object is.
-fn path(object: &Value) -> String {
+pub(crate) fn path(object: &Value) -> String {
     let version = text(&object["apiVersion"]);
     let base = if version.contains('/') { "apis" } else { "api" };
     let kind = text(&object["kind"]).to_lowercase();

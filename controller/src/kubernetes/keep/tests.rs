@@ -33,7 +33,7 @@ fn gone(name: &str) -> Told {
 
 /// A keeper to whom every kind has been listed, without objects.
 fn keeper() -> Keeper {
-    let mut keeper = Keeper::new(Cluster::default());
+    let mut keeper = Keeper::new(Cluster::default(), Arc::default());
     for (_, name, _) in KINDS {
         keeper.hear(told(name, What::Listing));
         keeper.hear(told(name, What::Listed));
@@ -64,7 +64,7 @@ fn servers(keeper: &Keeper) -> Vec<String> {
 async fn nothing_is_published_before_every_kind_has_been_listed_or_is_known_not_to_be_served() {
     let (tell, heard) = mpsc::channel(100);
     let (publish, mut published) = mpsc::unbounded_channel();
-    let keeper = Keeper::new(Cluster::default());
+    let keeper = Keeper::new(Cluster::default(), Arc::default());
     tokio::spawn(keeper.run(heard, move |snapshot| publish.send(snapshot).unwrap()));
     for (at, _) in KINDS.iter().enumerate().skip(1) {
         for what in [What::Listing, What::Listed] {

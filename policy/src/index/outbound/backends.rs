@@ -2,7 +2,11 @@
 
 use super::{Parent, ParentKind, QUEUE, Settings, bare, failure};
 use crate::{
-    index::{Index, routes},
+    index::{
+        Index,
+        attach::{Resolved, Unresolved},
+        routes,
+    },
     outbound::{Backend, Dispatcher, Distribution, Load, Ref, Refusal, RouteBackend},
     resource::{POLICY_GROUP, route as api},
     server::Filter,
@@ -133,79 +137,56 @@ impl Index {
         each: &api::BackendRef,
         settings: &Settings,
     ) -> Result<RouteBackend, Box<(Ref, String)>> {
-        let group = each.group.as_deref().unwrap_or_default();
-        let kind = each.kind.as_deref().unwrap_or("Service");
-        let namespace = each
-            .namespace
-            .as_ref()
-            .unwrap_or(&parent.metadata.namespace);
+        let target = parent.target();
         let port = each.port.and_then(|port| u16::try_from(port).ok());
         let meta = |group: &str, kind: &str| Ref::Resource {
             group: group.to_owned(),
             kind: kind.to_owned(),
-            namespace: namespace.clone(),
+            namespace: each
+                .namespace
+                .as_deref()
+                .unwrap_or(target.namespace)
+                .to_owned(),
             name: each.name.clone(),
             port,
             section: String::new(),
         };
-        let is_core = group.is_empty() || group.eq_ignore_ascii_case("core");
-        if is_core && kind.eq_ignore_ascii_case("Service") {
-            let meta = meta("core", "Service");
-            let Some(port) = port else {
-                return Err(Box::new((
-                    meta,
-                    format!("missing port for backend Service {}", each.name),
-                )));
-            };
-            if self.service(namespace, &each.name).is_none() {
-                return Err(Box::new((meta, format!("Service not found {}", each.name))));
+        let usable = |meta, dispatcher| RouteBackend {
+            backend: Backend {
+                meta,
+                dispatcher: Some(dispatcher),
+                queue: QUEUE,
+            },
+            filters: Vec::new(),
+            refusal: None,
+        };
+        let service = || meta("core", "Service");
+        let egress = || meta(POLICY_GROUP, "EgressNetwork");
+        let by_name = "EgressNetwork can be resolved from an ip:port combo only";
+        match (self.resolve(&target, each), parent.address) {
+            (Ok(Resolved::Service { namespace, port }), _) => {
+                let dispatcher = self.balance(namespace, &each.name, port, settings.load);
+                Ok(usable(service(), dispatcher))
             }
-            return Ok(RouteBackend {
-                backend: Backend {
-                    meta,
-                    dispatcher: Some(self.balance(namespace, &each.name, port, settings.load)),
-                    queue: QUEUE,
-                },
-                filters: Vec::new(),
-                refusal: None,
-            });
+            (Ok(Resolved::Parent), Some(address)) => {
+                Ok(usable(egress(), Dispatcher::Forward(bare(address))))
+            }
+            (
+                Ok(Resolved::Parent)
+                | Err(Unresolved::NoEgressNetwork | Unresolved::OtherEgressNetwork),
+                None,
+            ) => Err(Box::new((egress(), by_name.to_owned()))),
+            (Err(wrong), _) => {
+                let meta = match wrong {
+                    Unresolved::NoPort | Unresolved::NoService => service(),
+                    Unresolved::Kind => Ref::default_named("invalid"),
+                    Unresolved::NoEgressNetwork
+                    | Unresolved::OtherEgressNetwork
+                    | Unresolved::NotEgress => egress(),
+                };
+                Err(Box::new((meta, wrong.message(each))))
+            }
         }
-        if group == POLICY_GROUP && kind.eq_ignore_ascii_case("EgressNetwork") {
-            let meta = meta(POLICY_GROUP, "EgressNetwork");
-            return match (parent.kind, parent.address) {
-                (ParentKind::Service(_), _) => Err(Box::new((
-                    meta,
-                    "EgressNetwork backends attach to EgressNetwork parents only".to_owned(),
-                ))),
-                (ParentKind::Egress(_), None) => Err(Box::new((
-                    meta,
-                    "EgressNetwork can be resolved from an ip:port combo only".to_owned(),
-                ))),
-                (ParentKind::Egress(egress), Some(address))
-                    if egress.metadata.name == each.name
-                        && egress.metadata.namespace == *namespace =>
-                {
-                    Ok(RouteBackend {
-                        backend: Backend {
-                            meta,
-                            dispatcher: Some(Dispatcher::Forward(bare(address))),
-                            queue: QUEUE,
-                        },
-                        filters: Vec::new(),
-                        refusal: None,
-                    })
-                }
-                (ParentKind::Egress(_), Some(_)) => Err(Box::new((
-                    meta,
-                    "Route with EgressNetwork backend needs to have the same EgressNetwork as a parent"
-                        .to_owned(),
-                ))),
-            };
-        }
-        Err(Box::new((
-            Ref::default_named("invalid"),
-            format!("unsupported backend type {group} {kind}"),
-        )))
     }
 }
 

@@ -128,7 +128,7 @@ fn answers(index: &Index, namespace: &str) -> String {
             out += &format!("{:?}\n", index.endpoints(namespace, name, port));
         }
     }
-    for status in index.route_status() {
+    for status in index.statuses() {
         if status.key.namespace == namespace {
             out += &format!("{status:?}\n");
         }

@@ -185,7 +185,10 @@ fn a_grpc_port_has_grpc_routes_and_other_ports_have_http_routes() {
     assert_eq!(found[0].rules[0].filters.len(), 1);
     assert_eq!(routes(&of("gRPC", &[&http])), ["default default"]);
     for protocol in ["unknown", "HTTP/1", "HTTP/2"] {
-        assert_eq!(routes(&of(protocol, &[&http, &grpc]))[1..], ["HTTPRoute h"]);
+        assert_eq!(routes(&of(protocol, &[&http]))[1..], ["HTTPRoute h"]);
+        // A GRPCRoute takes its Server from HTTPRoutes, whatever the Server speaks.
+        let both = routes(&of(protocol, &[&http, &grpc]));
+        assert!(!both.contains(&"HTTPRoute h".to_owned()), "{both:?}");
     }
     for protocol in ["opaque", "TLS"] {
         assert_eq!(routes(&of(protocol, &[&http, &grpc])), Vec::<String>::new());
@@ -299,23 +302,14 @@ fn status_says_which_parents_accept_a_route_and_which_rate_limit_counts() {
         &limit("b", "web"),
         &limit("c", "gone"),
     ]);
-    let status: Vec<String> = index
-        .route_status()
-        .iter()
-        .flat_map(|s| {
-            s.parents
-                .iter()
-                .map(|p| format!("{} {} {} {}", s.key.name, p.server, p.accepted, p.reason))
-        })
-        .collect();
     assert_eq!(
-        status,
+        said(&index),
         [
-            "r web true Accepted",
-            "r gone false NoMatchingParent",
-            "a web true Accepted",
-            "b web false RateLimitReasonAlreadyExists",
-            "c gone false NoMatchingTarget",
+            "empty:",
+            "r: Server web Accepted; Server gone !NoMatchingParent; Service s !NoMatchingParent ResolvedRefs",
+            "a: Server web Accepted",
+            "b: Server web !RateLimitReasonAlreadyExists",
+            "c: Server gone !NoMatchingTarget",
         ]
     );
 }

@@ -24,19 +24,6 @@ pub(super) fn check(index: &Index, route: &Route<'_>, report: &mut Report) {
     for (i, rule) in route.rules.iter().enumerate() {
         filters(route, i, rule, report);
         unread(route, i, rule, report);
-        if matches!(route.kind, Kind::Tcp | Kind::Tls) && i > 0 {
-            report.add(
-                Severity::Error,
-                "route-never-matches",
-                route.key.clone(),
-                format!(
-                    "spec.rules[{i}] never counts: the first rule of a {} takes every connection",
-                    route.key.kind
-                ),
-                "write its backends into the first rule, with weights",
-            );
-            continue;
-        }
         weights(route, i, rule, report);
         let namespaces: BTreeSet<&str> = parents.iter().map(|parent| parent.namespace).collect();
         for (j, backend) in rule.backends.iter().enumerate() {

@@ -11,27 +11,8 @@ use std::net::IpAddr;
 pub(super) fn check(index: &Index, scope: &Scope, report: &mut Report) {
     for egress in scope.egress_networks.values() {
         let object = key(POLICY_GROUP, "EgressNetwork", &egress.metadata);
-        empty(egress, &object, report);
         inside(index, egress, &object, report);
         overlap(scope, egress, &object, report);
-    }
-}
-
-/// Networks of which nothing is left.
-fn empty(egress: &EgressNetwork, object: &Key, report: &mut Report) {
-    for (i, network) in egress.spec.networks.iter().enumerate() {
-        if network.except.contains(&network.cidr) {
-            report.add(
-                Severity::Error,
-                "egress-network-empty",
-                object.clone(),
-                format!(
-                    "spec.networks[{i}]: except takes all of {} away",
-                    network.cidr.0
-                ),
-                "make the exception smaller, or remove the network",
-            );
-        }
     }
 }
 
