@@ -81,7 +81,9 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
             for check in &checks {
                 println!("{} {}", if check.ok { "ok  " } else { "FAIL" }, check.what);
                 if let Some(problem) = &check.problem {
-                    println!("       {}", plain(problem));
+                    for line in problem.lines() {
+                        println!("       {}", plain(line));
+                    }
                 }
                 if let Some(hint) = &check.hint {
                     println!("       try: {hint}");
@@ -92,16 +94,27 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
     Ok(Outcome::when(checks.iter().all(|check| check.ok)))
 }
 
+/// Problems with manifests that are shown.
+const SHOWN: usize = 20;
+
 fn manifests(directory: &Path, directories: &[PathBuf]) -> Check {
     let problems = source::read(directories).problems;
     Check::new(
         "the manifests can be read",
-        match problems.first() {
-            None => Ok(()),
-            Some(first) => Err((
-                format!("{} problems; the first: {first}", problems.len()),
-                format!("linkerd policy lint {}", directory.display()),
-            )),
+        match problems.as_slice() {
+            [] => Ok(()),
+            all => {
+                let shown = all.iter().take(SHOWN).map(|problem| format!("\n{problem}"));
+                let shown: String = shown.collect();
+                let more = match all.len().saturating_sub(SHOWN) {
+                    0 => String::new(),
+                    more => format!("\nand {more} more"),
+                };
+                Err((
+                    format!("{} problems:{shown}{more}", all.len()),
+                    format!("linkerd policy lint {}", directory.display()),
+                ))
+            }
         },
     )
 }

@@ -113,7 +113,9 @@ fn a_manifest_that_is_edited_decides_at_once_and_a_broken_one_changes_nothing() 
     assert_eq!(check.status.code(), Some(1));
     let text = String::from_utf8_lossy(&check.stdout);
     assert!(
-        text.contains("namespace.yaml") && text.contains("linkerd policy lint"),
+        ["namespace.yaml", "(document 0)", "linkerd policy lint"]
+            .iter()
+            .all(|part| text.contains(part)),
         "{text}"
     );
     interrupt(&run);

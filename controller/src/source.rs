@@ -1,7 +1,8 @@
 //! A directory of manifests as the source of the index.
 //!
 //! Every read takes the whole directory. What is wrong is reported by file, document and field and takes nothing else
-//! down: an object whose new version cannot be read keeps its last good one, for as long as some document is about it.
+//! down: an object whose new version cannot be read keeps its last good one, for as long as some document is about it. A
+//! broken file of an overlay does not bring the version below it into force.
 
 use linkerd_policy::{
     index::{Cluster, Index},
@@ -177,7 +178,14 @@ fn files(directory: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
                 continue;
             }
         };
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    problems.push(Problem::of_file(&folder, error.to_string()));
+                    continue;
+                }
+            };
             let path = entry.path();
             let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
             if is_hidden {
@@ -336,6 +344,19 @@ impl Source {
         }
     }
 
+    /// Whether of two files with the same object the first one counts: that of a later directory, and in one directory that
+    /// which is read first.
+    fn is_over(&self, file: &Path, other: &Path) -> bool {
+        let layer = |file: &Path| {
+            let mut layers = self.directories.iter();
+            layers.rposition(|directory| file.starts_with(directory))
+        };
+        match layer(file).cmp(&layer(other)) {
+            std::cmp::Ordering::Equal => file < other,
+            order => order.is_gt(),
+        }
+    }
+
     /// Reads the directories. Gives a snapshot if anything changed since the last reading.
     pub fn refresh(&mut self) -> Option<Snapshot> {
         let (mut loaded, about, empty) = read_all(&self.directories);
@@ -350,14 +371,22 @@ impl Source {
         }
         for (number, problem) in loaded.problems.iter_mut().enumerate() {
             for (key, good) in &self.good {
-                let is_about = match about.get(&number) {
+                let is_its_file = good.0.starts_with(&problem.file);
+                let (is_about, is_named) = match about.get(&number) {
                     Some(error) if error.kind.is_some() && error.name.is_some() => {
-                        error.is_about(key)
+                        (error.is_about(key), true)
                     }
                     // It cannot be told what it would have said: everything from that file may have been meant.
-                    _ => good.0.starts_with(&problem.file),
+                    Some(_) => (is_its_file, false),
+                    None => (is_its_file && problem.document.is_none(), false),
                 };
-                if is_about && !loaded.objects.contains_key(key) {
+                let is_lost = match loaded.objects.get(key) {
+                    None => true,
+                    // Another manifest of the object must not come into force because the one over it is broken.
+                    Some((file, _)) if *file == good.0 => is_named,
+                    Some((file, _)) => is_its_file && self.is_over(&good.0, file),
+                };
+                if is_about && is_lost {
                     loaded.objects.insert(key.clone(), good.clone());
                     problem.kept = true;
                 }

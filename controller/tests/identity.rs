@@ -367,7 +367,9 @@ fn own_address() -> Option<IpAddr> {
 #[tokio::test]
 async fn beyond_this_host_the_services_speak_tls_with_the_peers_names_only() {
     let Some(ip) = own_address() else {
-        return eprintln!("not tested: this machine has a loopback address only");
+        let is_failure = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
+        assert!(!is_failure, "this machine has a loopback address only");
+        return eprintln!("SKIPPED: this machine has a loopback address only");
     };
     let plane = Plane::start_with(|config| config.policy_addr = (ip, 0).into()).await;
     let free = plane.config.policy_addr;

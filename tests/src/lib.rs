@@ -19,6 +19,20 @@ use tokio::{
 /// Longest that anything is waited for.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// Says aloud that a test does not run for want of something.
+///
+/// # Panics
+/// Where that is a failure: with `REQUIRE_TOOLS` set, as CI has it.
+#[track_caller]
+pub fn skipped(what: &str) {
+    let is_failure = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
+    assert!(
+        !is_failure,
+        "REQUIRE_TOOLS is set, and this cannot be tested: {what}"
+    );
+    eprintln!("SKIPPED: {what}");
+}
+
 /// Waits for something, bounded.
 ///
 /// # Panics

@@ -193,6 +193,14 @@ impl LocalIdentity {
         self.current.load_full()
     }
 
+    /// Whether these are in use still: no newer certificate has taken their place. Cheap; to be asked for each request.
+    pub fn is_current(&self, credentials: &Credentials) -> bool {
+        let current = self.current.load();
+        current
+            .as_deref()
+            .is_some_and(|current| std::ptr::eq(current, credentials))
+    }
+
     /// Waits for the first certificate and gives what is in use then.
     pub async fn certified(&self) -> Arc<Credentials> {
         let mut version = self.version.subscribe();

@@ -67,18 +67,16 @@ pub(crate) fn docs(_: &[String]) -> Result<(), String> {
     tools::run(cargo(&["test", "--locked", "--workspace", "docs_"]).env("UPDATE_DOCS", "1"))
 }
 
-/// Licences, sources and duplicates, where `cargo-deny` is installed.
+/// Licences, sources, duplicates and known vulnerabilities of the dependencies.
 fn deny() -> Result<(), String> {
-    if tools::is_installed("cargo-deny") {
-        return tools::run(&mut cargo(&[
-            "deny",
-            "--offline",
-            "check",
-            "bans",
-            "licenses",
-            "sources",
-        ]));
+    tools::prepare_deny()?;
+    let mut words = vec!["deny", "--offline", "check", "bans", "licenses", "sources"];
+    if tools::advisories()? {
+        words.push("advisories");
+    } else {
+        println!(
+            "NOT CHECKED: known vulnerabilities of dependencies; no copy of the advisory database is here"
+        );
     }
-    println!("cargo-deny is not installed: licences and sources are not checked here");
-    Ok(())
+    tools::run(&mut cargo(&words))
 }

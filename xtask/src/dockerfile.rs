@@ -40,6 +40,11 @@ pub(crate) fn check(words: &[String]) -> Result<(), String> {
         None => tools::root().join("target"),
     };
     clean(&folder)?;
+    // What is copied must come out of the steps, not have been there before.
+    let made = target.join(if profile == "dev" { "debug" } else { profile });
+    for binary in BINARIES {
+        let _ = fs::remove_file(made.join(binary));
+    }
     let workdir = run(build, &folder, &target, profile)?;
     finish(last, &workdir, &target, profile)?;
     fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))

@@ -1,7 +1,7 @@
 //! Processes that `linkerd run` starts, and only those: each with a log, ended with SIGTERM and, after a while, killed.
 
 use crate::outcome::{Failure, plain};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -120,20 +120,23 @@ impl Children {
             let pid = child
                 .id()
                 .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-            if let Some(pid) = pid {
-                // It may have ended already.
-                let _ = kill_process(pid, signal);
-            }
+            // All that it started in its turn: each of ours leads a group. They may have ended already.
+            let _ = pid.map(|pid| kill_process_group(pid, signal));
         };
         for (_, child) in self.started.iter().rev() {
             signalled(child, Signal::TERM);
         }
         let started: Vec<_> = self.started.drain(..).rev().collect();
         let ends = started.into_iter().map(|(name, mut child)| async move {
+            let group = child
+                .id()
+                .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
             if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
                 eprintln!("linkerd: {name} did not end within {PATIENCE:?} and was killed");
-                drop(child.kill().await);
             }
+            // Who led the group may be gone before the others.
+            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+            drop(child.kill().await);
         });
         futures::future::join_all(ends).await;
     }

@@ -155,3 +155,79 @@ fn the_file_system_tells_when_there_is_nothing_new() {
     let gone = [folder.0.path().join("nowhere")];
     assert_ne!(Stamp::of(&gone), Stamp::of(&[]));
 }
+
+/// The policy of the port as it is while the overlay's file is as `broken` says.
+fn policy_with_broken_overlay(broken: &str) -> (String, Vec<Problem>) {
+    let (base, overlay) = (Folder::new(), Folder::new());
+    base.write("web.yaml", &format!("{WORKLOAD}---\n{SERVER}"));
+    let deny = SERVER.replace("all-unauthenticated", "deny");
+    overlay.write("server.yaml", &deny);
+    let directories = vec![base.0.path().to_owned(), overlay.0.path().to_owned()];
+    let mut source = Source::new(directories, Cluster::default());
+    source.refresh().unwrap();
+    overlay.write("server.yaml", broken);
+    let snapshot = source.refresh().unwrap();
+    let workload: WorkloadRef = r#"{"ns":"shop","external_workload":"web"}"#.parse().unwrap();
+    let server = snapshot.index.inbound(&workload, 8080).unwrap();
+    let policy = if server.authorizations.is_empty() {
+        "deny"
+    } else {
+        "open"
+    };
+    // Removed on purpose, the version below it is in force.
+    fs::remove_file(overlay.0.path().join("server.yaml")).unwrap();
+    let below = source.refresh().unwrap();
+    let server = below.index.inbound(&workload, 8080).unwrap();
+    assert!(!server.authorizations.is_empty());
+    (policy.to_owned(), snapshot.problems)
+}
+
+#[test]
+fn a_broken_overlay_does_not_bring_what_it_replaces_into_force() {
+    let deny = SERVER.replace("all-unauthenticated", "deny");
+    for broken in [
+        deny.replace("accessPolicy: deny", "accessPolicy: denied"),
+        deny.replace("port: 8080", "prot: 8080"),
+        "apiVersion: [".to_owned(),
+        String::new(),
+    ] {
+        let (policy, problems) = policy_with_broken_overlay(&broken);
+        assert_eq!(policy, "deny", "{broken:?}");
+        assert!(problems.iter().any(|problem| problem.kept), "{broken:?}");
+    }
+}
+
+#[test]
+fn a_second_manifest_does_not_come_into_force_because_the_first_breaks() {
+    let folder = Folder::new();
+    folder.write("web.yaml", WORKLOAD);
+    folder.write("a.yaml", &SERVER.replace("all-unauthenticated", "deny"));
+    folder.write("b.yaml", SERVER);
+    let mut source = folder.source();
+    source.refresh().unwrap();
+    folder.write("a.yaml", &SERVER.replace("port: 8080", "port: 0"));
+    let snapshot = source.refresh().unwrap();
+    let workload: WorkloadRef = r#"{"ns":"shop","external_workload":"web"}"#.parse().unwrap();
+    let server = snapshot.index.inbound(&workload, 8080).unwrap();
+    assert!(server.authorizations.is_empty());
+
+    // What is taken out of a file goes, whatever else is wrong in it.
+    let other = SERVER.replace("name: web", "name: other");
+    folder.write("a.yaml", &SERVER.replace("all-unauthenticated", "deny"));
+    folder.write(
+        "b.yaml",
+        &format!("{SERVER}---\n{}", other.replace("8080", "9090")),
+    );
+    let servers = |source: &Source| {
+        source
+            .good
+            .keys()
+            .filter(|key| key.kind == "Server")
+            .count()
+    };
+    source.refresh().unwrap();
+    assert_eq!(servers(&source), 2);
+    folder.write("b.yaml", SERVER);
+    source.refresh().unwrap();
+    assert_eq!(servers(&source), 1);
+}

@@ -557,6 +557,11 @@ impl OutboundStore {
         watch
     }
 
+    /// Whether the control plane can be asked at this moment.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.policy.is_connected() && self.0.destination.is_connected()
+    }
+
     /// Every destination that is watched now, for the admin server.
     pub(crate) fn lookups(&self) -> Vec<Arc<Lookup>> {
         let lookups = lock(&self.0.lookups);

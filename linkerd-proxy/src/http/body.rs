@@ -309,7 +309,8 @@ enum Content {
 /// A body of which some frames were looked at.
 #[derive(Debug)]
 struct Peeked {
-    frames: std::collections::VecDeque<Frame<Bytes>>,
+    /// What was read; an error is told when it is its turn.
+    frames: std::collections::VecDeque<Result<Frame<Bytes>, hyper::Error>>,
     rest: Content,
 }
 
@@ -404,7 +405,7 @@ impl Body {
 
     /// Looks at what comes first without taking it: gives the trailers if they come first, or right after one frame
     /// of data that is there at once. For bodies that nobody records yet.
-    pub(crate) async fn peek_trailers(&mut self) -> Result<Option<http::HeaderMap>, ResponseError> {
+    pub(crate) async fn peek_trailers(&mut self) -> Option<http::HeaderMap> {
         let mut frames = std::collections::VecDeque::new();
         let mut trailers = None;
         while frames.len() < 2 && !self.content.is_end_stream() {
@@ -417,10 +418,13 @@ impl Body {
             })
             .await;
             match frame {
-                Some(Some(frame)) => {
-                    let frame = frame?;
+                Some(Some(Ok(frame))) => {
                     trailers = frame.trailers_ref().cloned();
-                    frames.push_back(frame);
+                    frames.push_back(Ok(frame));
+                }
+                Some(Some(Err(error))) => {
+                    frames.push_back(Err(error));
+                    break;
                 }
                 Some(None) | None => break,
             }
@@ -432,7 +436,7 @@ impl Body {
             let rest = std::mem::replace(&mut self.content, Content::Empty);
             self.content = Content::Peeked(Box::new(Peeked { frames, rest }));
         }
-        Ok(trailers)
+        trailers
     }
 
     /// Reads and drops what is left, if it is short and there at once, so that its connection can be used again.
@@ -509,7 +513,7 @@ impl Content {
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
             Self::Peeked(peeked) => {
                 if let Some(frame) = peeked.frames.pop_front() {
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(frame));
                 }
                 *self = std::mem::replace(&mut peeked.rest, Self::Empty);
                 self.poll(cx)
@@ -549,7 +553,7 @@ impl Content {
                 let seen: usize = peeked
                     .frames
                     .iter()
-                    .filter_map(Frame::data_ref)
+                    .filter_map(|frame| frame.as_ref().ok()?.data_ref())
                     .map(Bytes::len)
                     .sum();
                 super::client::plus(peeked.rest.size_hint(), seen as u64)

@@ -24,7 +24,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use linkerd_policy::outbound::Http2Params;
-use linkerd_tls::{Id, LocalIdentity};
+use linkerd_tls::{Credentials, Id, LocalIdentity};
 use std::{
     future::poll_fn,
     io,
@@ -183,10 +183,32 @@ pub(crate) struct Client {
     identity: Arc<LocalIdentity>,
     transport: Arc<Transport>,
     idle: Mutex<Vec<Idle>>,
-    http2: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    http2: Mutex<Option<Shared>>,
     /// Held by whoever makes the HTTP/2 connection.
     connecting: tokio::sync::Mutex<()>,
     failures: Mutex<Failures>,
+}
+
+/// The HTTP/2 connection that all requests share.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    proof: Proof,
+}
+
+/// What a connection was made with, to show who we are; nothing in plaintext.
+///
+/// The other side knows us by it, and for no longer than it is valid: once there is a newer certificate, requests go
+/// over connections that were made with that one.
+#[derive(Debug)]
+struct Proof(Option<Arc<Credentials>>);
+
+impl Proof {
+    fn is_current(&self, identity: &LocalIdentity) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|credentials| identity.is_current(credentials))
+    }
 }
 
 /// HTTP/2 connections that could not be made.
@@ -209,6 +231,7 @@ pub(crate) struct Connection {
     driver: http1::Connection<TokioIo<Io>, RequestBody>,
     /// The driver has completed and must not be polled again.
     ended: bool,
+    proof: Proof,
     _open: OpenConnection,
 }
 
@@ -295,20 +318,35 @@ impl Client {
     /// Sends a request in its own version and returns when the head of the response is there.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
     ) -> Result<Answer, ClientError> {
+        let version = request.version();
+        let ready = self.ready(version).await?;
+        self.deliver(ready, request).await
+    }
+
+    /// Sends a request on a connection. One that had gone while it was idle is replaced: nothing was sent on it. An origin
+    /// that accepts connections of HTTP/2 and takes no request on them is told of, not connected to again and again.
+    pub(crate) async fn deliver(
+        self: &Arc<Self>,
+        ready: Ready,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, ClientError> {
+        let version = request.version();
+        let (mut ready, mut request, mut is_second) = (ready, request, false);
         loop {
-            let ready = self.ready(request.version()).await?;
             match self.send_on(ready, request).await {
                 Ok(answer) => return Ok(answer),
-                // The connection had gone while it was idle and nothing was sent: any other will do.
+                // There are only so many idle connections of HTTP/1.
                 Err(NoAnswer {
                     request: Some(unsent),
                     was_reused: true,
                     ..
-                }) => request = *unsent,
+                }) if version < Version::HTTP_2 || !is_second => request = *unsent,
                 Err(NoAnswer { error, .. }) => return Err(error),
             }
+            is_second = true;
+            ready = self.ready(version).await?;
         }
     }
 
@@ -394,7 +432,7 @@ impl Client {
     fn checkout(&self) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, .. } = lock(&self.idle).pop()?;
-            if connection.is_usable() {
+            if connection.is_usable() && connection.proof.is_current(&self.identity) {
                 return Some(connection);
             }
         }
@@ -424,13 +462,20 @@ impl Client {
         idle.drain(..keep);
         idle.shrink_to(8);
         let mut http2 = lock(&self.http2);
-        if http2.as_ref().is_some_and(http2::SendRequest::is_closed) {
+        if http2.as_ref().is_some_and(|http2| !self.is_open(http2)) {
             *http2 = None;
         }
         !idle.is_empty() || http2.is_some()
     }
 
+    /// What the next connection is made with.
+    fn proof(&self) -> Proof {
+        let mesh = self.dial.mesh.as_ref();
+        Proof(mesh.and_then(|_| self.identity.current()))
+    }
+
     async fn connect_http1(&self) -> Result<Box<Connection>, ClientError> {
+        let proof = self.proof();
         let (io, open) = self.connect().await?;
         let (send, driver) = http1::Builder::new()
             .max_header_size(self.settings.max_head)
@@ -441,6 +486,7 @@ impl Client {
             send,
             driver,
             ended: false,
+            proof,
             _open: open,
         }))
     }
@@ -460,9 +506,14 @@ impl Client {
         {
             return Err(ClientError::Shared(error.clone(), false));
         }
+        let proof = self.proof();
         match self.connect_http2().await {
             Ok(sender) => {
-                *lock(&self.http2) = Some(sender.clone());
+                // Of one that this takes the place of, what is in flight ends first.
+                *lock(&self.http2) = Some(Shared {
+                    sender: sender.clone(),
+                    proof,
+                });
                 lock(&self.failures).last = None;
                 Ok(sender)
             }
@@ -494,8 +545,12 @@ impl Client {
     fn open_http2(&self) -> Option<http2::SendRequest<RequestBody>> {
         lock(&self.http2)
             .as_ref()
-            .filter(|sender| !sender.is_closed())
-            .cloned()
+            .filter(|http2| self.is_open(http2))
+            .map(|http2| http2.sender.clone())
+    }
+
+    fn is_open(&self, http2: &Shared) -> bool {
+        !http2.sender.is_closed() && http2.proof.is_current(&self.identity)
     }
 }
 

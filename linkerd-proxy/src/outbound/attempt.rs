@@ -13,7 +13,7 @@ use super::{
 use crate::{
     http::{
         body::{Body, Ended, RequestBody},
-        client::{self, Answer, ClientError, NoAnswer, Ready},
+        client::{self, Answer, Ready},
         outcome::{Break, Ending},
         request::{self as shape, Form},
     },
@@ -93,7 +93,7 @@ impl Attempted {
     }
 
     pub(super) fn remote_address(&self) -> SocketAddr {
-        self.attempt.remote().endpoint.address
+        self.attempt.remote().address
     }
 
     /// The gRPC status: from the head, or from trailers that come at once.
@@ -102,7 +102,7 @@ impl Attempted {
         if of_head.is_some() {
             return of_head;
         }
-        let trailers = self.response.body_mut().peek_trailers().await.ok()??;
+        let trailers = self.response.body_mut().peek_trailers().await?;
         self.attempt.trailed(&trailers);
         crate::http::outcome::grpc_status(&trailers)
     }
@@ -192,7 +192,7 @@ impl Exchange<'_> {
             Ended::At(_) => Ended::at(Instant::now()),
             later @ Ended::Later(_) => later,
         };
-        let span = self.span(&mut request, reached.remote.endpoint.address);
+        let span = self.span(&mut request, reached.remote.address);
         let mut attempted = self
             .send(reached, backend, request, ended, is_retry)
             .await?;
@@ -275,9 +275,10 @@ impl Exchange<'_> {
             Kind::Balance(balancer) => balancer,
         };
         let authority = backend.backend.authority.as_deref();
-        let give_up = Instant::now().checked_add(balancer.failfast_timeout());
+        let deadline = balancer.deadline();
         loop {
-            let picked = balancer.pick(avoid).await.map_err(Failure::Unready)?;
+            let picked = balancer.pick(avoid, Some(deadline)).await;
+            let picked = picked.map_err(Failure::Unready)?;
             let (version, kind) = self.carried(version, &picked.endpoint, worker);
             let remote = match worker.remote(&picked.endpoint, authority, kind) {
                 Ok(remote) => remote,
@@ -299,10 +300,10 @@ impl Exchange<'_> {
                 Err(error) => {
                     picked.connect_failed(&error.to_string());
                     let failure = worker.not_reached(&remote, error);
-                    if give_up.is_none_or(|at| Instant::now() >= at) {
-                        return Err(failure);
+                    if Instant::now() >= deadline {
+                        return Err(Failure::Unready(balancer.give_up()));
                     }
-                    tracing::debug!(endpoint = %remote.endpoint.address, %failure, "Trying another endpoint");
+                    tracing::debug!(endpoint = %remote.address, %failure, "Trying another endpoint");
                 }
             }
         }
@@ -399,7 +400,7 @@ impl Exchange<'_> {
             ready,
             ..
         } = reached;
-        let address = remote.endpoint.address;
+        let address = remote.address;
         let is_grpc = self.sent.form.grpc;
         let mut attempt = Attempt::new(
             remote.clone(),
@@ -416,7 +417,7 @@ impl Exchange<'_> {
             endpoint: Some(address),
             is_unprocessed,
         };
-        let delivery = pin!(deliver(&remote, ready, request));
+        let delivery = pin!(remote.client.deliver(ready, request));
         let answered = self.limits.race(&ended, delivery).await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,
@@ -487,27 +488,6 @@ impl Exchange<'_> {
 
     fn is_carried(&self, carried: Carried) -> bool {
         carried == Carried::Http2 && self.sent.is_http1
-    }
-}
-
-/// Sends a request on a connection; one that had gone while it was idle is replaced, since nothing was sent on it.
-async fn deliver(
-    remote: &Arc<Remote>,
-    mut ready: Ready,
-    mut request: Request<RequestBody>,
-) -> Result<Answer, ClientError> {
-    loop {
-        let version = request.version();
-        match remote.client.send_on(ready, request).await {
-            Ok(answer) => return Ok(answer),
-            Err(NoAnswer {
-                request: Some(unsent),
-                was_reused: true,
-                ..
-            }) => request = *unsent,
-            Err(NoAnswer { error, .. }) => return Err(error),
-        }
-        ready = remote.client.ready(version).await?;
     }
 }
 

@@ -19,7 +19,11 @@ use linkerd_policy::{
     server::Filter,
 };
 use linkerd_tls::Id;
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 /// A Service, an EgressNetwork or a single address, and how its endpoints are found. Shared by all rules that use it.
 #[derive(Debug)]
@@ -154,7 +158,9 @@ impl Carried {
 /// One worker's way to an endpoint: its connections, and what is counted there.
 #[derive(Debug)]
 pub(super) struct Remote {
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) address: SocketAddr,
+    /// What discovery says of it. Other workers have ways to it as well, which must not keep each other alive.
+    endpoint: Weak<Endpoint>,
     pub(super) client: Arc<Client>,
     pub(super) handles: EndpointHandles,
     pub(super) grpc_failures: GrpcFailures,
@@ -200,7 +206,8 @@ impl Remote {
             EndpointHandles::resolve(&worker.outbound.metrics, labels, settings.grpc_failures);
         let client = worker.client(dial, endpoint, authority, is_local);
         Ok(Self {
-            endpoint: endpoint.clone(),
+            address: endpoint.address,
+            endpoint: Arc::downgrade(endpoint),
             client,
             handles,
             grpc_failures: settings.grpc_failures,
@@ -215,6 +222,11 @@ impl Remote {
                 },
             ),
         })
+    }
+
+    /// Whether it still is an endpoint of anything.
+    pub(super) fn is_known(&self) -> bool {
+        self.endpoint.strong_count() > 0
     }
 
     /// Whether HTTP/1 goes to this endpoint inside HTTP/2.

@@ -157,4 +157,9 @@ impl Plan {
     pub(super) fn is_known(&self) -> bool {
         !matches!(self.known.source, Source::Unknown)
     }
+
+    /// Whether it is what the control plane said.
+    pub(super) fn is_of_controller(&self) -> bool {
+        self.known.source == Source::Controller
+    }
 }

@@ -393,7 +393,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadRequest(what) => write!(f, "bad request: {what}"),
-            Self::Overloaded | Self::NoBackend(None) => f.write_str("service unavailable"),
+            Self::Overloaded => f.write_str(
+                "service unavailable: as many requests are in flight as there may be (OUTBOUND_MAX_IN_FLIGHT)",
+            ),
+            Self::NoBackend(None) => {
+                f.write_str("service unavailable: the route has no backend that takes requests")
+            }
             Self::NoBackend(Some(why)) => write!(f, "service unavailable: {why}"),
             Self::DestinationOverloaded(name) => write!(
                 f,

@@ -202,10 +202,32 @@ impl Outbound {
         loop {
             every.tick().await;
             let idle = self.settings.discovery_idle;
-            lock(&self.shared.plans)
-                .retain(|_, kept| Arc::strong_count(&kept.plan) > 1 || kept.used.elapsed() < idle);
-            lock(&self.shared.backends).retain(|_, backend| backend.strong_count() > 0);
+            // What the control plane said last cannot be had again while it is away.
+            let is_away = !self.store.is_connected();
+            lock(&self.shared.plans).retain(|_, kept| {
+                // The time without use begins with the last user's end.
+                if Arc::strong_count(&kept.plan) > 1 {
+                    kept.used = Instant::now();
+                }
+                kept.used.elapsed() < idle || (is_away && kept.plan.is_of_controller())
+            });
+            self.refresh();
             lock(&self.shared.budgets).retain(|_, budget| budget.strong_count() > 0);
+        }
+    }
+
+    /// Lets go of backends that nobody uses, and has the others take note of their endpoints: one that nothing is sent to
+    /// would hold those that are gone.
+    fn refresh(&self) {
+        let mut used = Vec::new();
+        lock(&self.shared.backends).retain(|_, backend| {
+            used.extend(backend.upgrade());
+            backend.strong_count() > 0
+        });
+        for backend in used {
+            if let backend::Kind::Balance(balancer) = &backend.kind {
+                balancer.refresh();
+            }
         }
     }
 
@@ -533,7 +555,7 @@ impl Worker {
 
     /// Policy on where this worker may send anything.
     fn check(&self, plan: &Plan, remote: &Remote) -> Result<(), Failure> {
-        let address = remote.endpoint.address;
+        let address = remote.address;
         if self.outbound.settings.is_own(address) {
             return Err(Failure::Loop(address));
         }
@@ -548,7 +570,7 @@ impl Worker {
         if let Some(error) = error.handshake() {
             self.outbound.metrics.handshake_failed(error.reason());
         }
-        Failure::Endpoint(remote.endpoint.address, error)
+        Failure::Endpoint(remote.address, error)
     }
 
     /// Lets go of connections and endpoints that are not used any more. Runs for the worker's life.
@@ -564,19 +586,13 @@ impl Worker {
     }
 
     fn expire(&self) {
-        let mut remotes = lock(&self.remotes);
-        // What only this table still holds is no endpoint of anything any more.
-        let mut ways: HashMap<usize, usize> = HashMap::new();
-        for (endpoint, _) in remotes.keys() {
-            *ways.entry(*endpoint).or_default() += 1;
-        }
-        remotes.retain(|(endpoint, _), remote| {
-            let held = ways.get(endpoint).copied().unwrap_or_default();
-            Arc::strong_count(&remote.endpoint) > held || Arc::strong_count(remote) > 1
-        });
-        drop(remotes);
+        lock(&self.remotes).retain(|_, remote| remote.is_known() || Arc::strong_count(remote) > 1);
         let now = Instant::now();
-        lock(&self.clients).retain(|_, client| client.expire(now) || Arc::strong_count(client) > 1);
+        // Connections that lead to no endpoint of anything are closed; what is in flight on them ends first.
+        lock(&self.clients).retain(|_, client| {
+            client.expire(now);
+            Arc::strong_count(client) > 1
+        });
     }
 }
 

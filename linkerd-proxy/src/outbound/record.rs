@@ -160,12 +160,19 @@ impl Attempt {
     pub(super) fn responded(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status;
         self.grpc_status = self.is_grpc.then(|| grpc_status(headers)).flatten();
+        self.penalise(headers);
+    }
+
+    /// A failure makes the endpoint less attractive, however fast it came. `headers`: the head, or the trailers, that say
+    /// that it is one.
+    fn penalise(&mut self, headers: &HeaderMap) {
         let is_overload =
-            matches!(status.as_u16(), 429 | 503) || matches!(self.grpc_status, Some(8 | 14));
+            matches!(self.status.as_u16(), 429 | 503) || matches!(self.grpc_status, Some(8 | 14));
         let is_failure =
-            status.is_server_error() || matches!(self.grpc_status, Some(2 | 4 | 13 | 15));
-        if (is_overload || is_failure)
-            && let Some(picked) = &mut self.picked
+            self.status.is_server_error() || matches!(self.grpc_status, Some(2 | 4 | 13 | 15));
+        if let Some(picked) = &mut self.picked
+            && (is_overload || is_failure)
+            && !picked.is_penalised()
         {
             let hint = is_overload.then(|| retry_after(headers)).flatten();
             picked.penalise(hint, Instant::now());
@@ -180,6 +187,7 @@ impl Attempt {
     pub(super) fn trailed(&mut self, trailers: &HeaderMap) {
         if self.is_grpc {
             self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+            self.penalise(trailers);
         }
     }
 
@@ -236,8 +244,14 @@ impl Attempt {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        self.first_frame(now);
         let outcome = self.outcome(ending);
+        // Breaking off is a failure too, which no head told of.
+        if self.class(outcome) == Class::Failure
+            && let Some(picked) = self.picked.as_mut().filter(|picked| !picked.is_penalised())
+        {
+            picked.penalise(None, now);
+        }
+        self.first_frame(now);
         self.remote.handles.ended(outcome);
         let is_success = outcome.is_success(self.remote.grpc_failures);
         self.backend

@@ -84,6 +84,9 @@ impl<F: Into<Failure>> From<F> for Failed {
 /// to work on the request, which may then be sent again as it is.
 const SAFE_BYTES: usize = 64 * 1024;
 
+/// How long a response is held back at most to see how it ends, where policy retries what ends badly.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// A request's life, with failures turned into answers.
 ///
 /// # Errors
@@ -170,7 +173,10 @@ async fn request(
     let plan = connection.destination(&mut request).await?;
     let (rule, matched) = route(&plan, &request, authority.as_ref())?;
     let named = rule.named(authority.as_ref());
-    let _with_destination = plan.enter(outbound)?;
+    let retries = named.as_ref().map_or(&rule.retries, |named| &named.retries);
+    let _with_destination = plan
+        .enter(outbound)
+        .inspect_err(|_| retries.begin().finish(End::Shed))?;
     let mut timeouts = rule.timeouts;
     let mut retry = rule.retry.clone();
     retry::headers::take(
@@ -269,7 +275,10 @@ impl Exchange<'_> {
         }
         let mut avoid = None;
         let mut attempts = 0u16;
+        // Time that earlier attempts, and the pauses after them, took: the proxy's own is what is left.
+        let mut waited = Duration::ZERO;
         loop {
+            let began = Instant::now();
             let may_follow = self.may_follow(attempts);
             self.limits.head = self
                 .retry
@@ -284,7 +293,9 @@ impl Exchange<'_> {
             attempts = attempts.saturating_add(1);
             match attempted {
                 Ok(mut attempted) => {
+                    let judging = Instant::now();
                     let verdict = self.judge(&mut attempted).await;
+                    attempted.waited += judging.elapsed();
                     if let Verdict::Retry(reason, hint) = verdict {
                         match self.retry(attempts, reason, upload, hint) {
                             Ok(pause) => {
@@ -292,6 +303,7 @@ impl Exchange<'_> {
                                 attempted.discard();
                                 journal.retried(reason);
                                 tokio::time::sleep(pause).await;
+                                waited += began.elapsed();
                                 continue;
                             }
                             Err(why) => journal.suppressed(why),
@@ -299,6 +311,7 @@ impl Exchange<'_> {
                     } else if attempts == 1 {
                         self.rule.budget.deposit(Instant::now());
                     }
+                    attempted.waited += waited;
                     return Ok(self.respond(attempted, journal, arrived));
                 }
                 Err(attempt::Failed {
@@ -316,6 +329,7 @@ impl Exchange<'_> {
                                 avoid = endpoint;
                                 journal.retried(reason);
                                 tokio::time::sleep(pause).await;
+                                waited += began.elapsed();
                                 continue;
                             }
                             Err(why) => journal.suppressed(why),
@@ -325,7 +339,9 @@ impl Exchange<'_> {
                         Failure::Expired(_) => End::TimedOut,
                         Failure::NoBackend(_)
                         | Failure::Unready(super::balance::Unready::Shed(_)) => End::Shed,
-                        Failure::Stopped(_) => End::Success,
+                        Failure::Stopped(_) if self.rule.is_success(self.outcome(&failure)) => {
+                            End::Success
+                        }
                         _ => End::Error,
                     };
                     journal.finish(end);
@@ -355,24 +371,43 @@ impl Exchange<'_> {
             .flatten();
         let status = attempted.response.status();
         if let Some(profile) = &self.rule.profile {
-            let outcome = Outcome::by_status(status);
-            let is_failure = profile.is_retryable && !self.rule.is_success(outcome);
-            return if is_failure {
-                Verdict::Retry(Reason::status(status), hint)
-            } else {
-                Verdict::Final
+            if !profile.is_retryable {
+                return Verdict::Final;
+            }
+            if !self.rule.is_success(Outcome::by_status(status)) {
+                return Verdict::Retry(Reason::status(status), hint);
+            }
+            return match self.grpc_status(attempted).await {
+                Some(code)
+                    if !self
+                        .rule
+                        .is_success(attempted.attempt.outcome(Ending::Whole)) =>
+                {
+                    Verdict::Retry(Reason::Grpc(code), hint)
+                }
+                _ => Verdict::Final,
             };
         }
         if retry.is_status(status) {
             return Verdict::Retry(Reason::status(status), hint);
         }
-        if !self.sent.form.grpc || retry.conditions.grpc.is_empty() {
+        if retry.conditions.grpc.is_empty() {
             return Verdict::Final;
         }
-        match attempted.grpc_status().await {
+        match self.grpc_status(attempted).await {
             Some(code) if retry.is_grpc(code) => Verdict::Retry(Reason::Grpc(code), hint),
             _ => Verdict::Final,
         }
+    }
+
+    /// The gRPC status of a response, if it can be had shortly: a stream that begins and then says nothing for a while is
+    /// passed on, since its client may have to say something first.
+    async fn grpc_status(&self, attempted: &mut Attempted) -> Option<u16> {
+        if !self.sent.form.grpc {
+            return None;
+        }
+        let status = tokio::time::timeout(PATIENCE, attempted.grpc_status());
+        status.await.ok().flatten()
     }
 
     /// Why a failed attempt calls for another.
@@ -384,6 +419,11 @@ impl Exchange<'_> {
         match failure {
             Failure::Expired(Expired::Head(_)) => Some(Reason::Timeout),
             Failure::Unready(super::balance::Unready::FailFast(_)) => Some(Reason::FailFast),
+            Failure::Endpoint(..) if self.rule.profile.is_some() => {
+                let profile = self.rule.profile.as_ref()?;
+                let is_failure = !self.rule.is_success(self.outcome(failure));
+                (profile.is_retryable && is_failure).then_some(Reason::Connection)
+            }
             Failure::Endpoint(..) => {
                 let row = failure.row();
                 let is_grpc = self.sent.form.grpc && retry.is_grpc(row.grpc);

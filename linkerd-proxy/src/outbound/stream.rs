@@ -122,10 +122,11 @@ async fn reach(
         Kind::Balance(balancer) => balancer,
     };
     let authority = backend.backend.authority.as_deref();
-    let give_up = Instant::now().checked_add(balancer.failfast_timeout());
+    let deadline = balancer.deadline();
     let mut avoid = None;
     loop {
-        let mut picked = balancer.pick(avoid).await.map_err(Failure::Unready)?;
+        let picked = balancer.pick(avoid, Some(deadline)).await;
+        let mut picked = picked.map_err(Failure::Unready)?;
         let remote = worker.remote(&picked.endpoint, authority, Carried::Opaque)?;
         worker.check(plan, &remote)?;
         match remote.client.connect().await {
@@ -142,8 +143,9 @@ async fn reach(
                 avoid = Some(picked.endpoint.address);
                 picked.connect_failed(&error.to_string());
                 let failure = worker.not_reached(&remote, error);
-                if give_up.is_none_or(|at| Instant::now() >= at) {
-                    return Err(failure);
+                tracing::debug!(endpoint = %remote.address, %failure, "Trying another endpoint");
+                if Instant::now() >= deadline {
+                    return Err(Failure::Unready(balancer.give_up()));
                 }
             }
         }

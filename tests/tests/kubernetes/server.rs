@@ -66,9 +66,9 @@ impl ApiServer {
     pub(crate) async fn bare() -> Option<Self> {
         for program in PROGRAMS {
             if find(program).is_none() {
-                eprintln!(
-                    "SKIPPED: a real API server: {program} is missing: run cargo xtask tools"
-                );
+                let what =
+                    format!("a real API server: {program} is missing: run cargo xtask tools");
+                linkerd_tests::skipped(&what);
                 return None;
             }
         }

@@ -361,10 +361,7 @@ pub(crate) async fn conforms(address: std::net::SocketAddr) {
     let output = match command.output().await {
         Ok(output) => output,
         Err(error) => {
-            let required = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
-            assert!(!required, "h2spec: {error}");
-            eprintln!("SKIPPED: h2spec does not run: {error}");
-            return;
+            return linkerd_tests::skipped(&format!("h2spec does not run: {error}"));
         }
     };
     let text = String::from_utf8_lossy(&output.stdout);

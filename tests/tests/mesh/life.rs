@@ -1,13 +1,14 @@
 //! Start, change, faults and the end, while requests are going through.
 
 use crate::{
-    authorization::{only, server},
+    authorization::{authorize, only, server},
     harness::{Mesh, binary, eventually, get, identity, within},
     origin,
 };
 use bytes::Bytes;
+use http::Response;
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::SendRequest;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use std::{
     process::Command,
@@ -144,6 +145,103 @@ async fn a_policy_change_under_load_gives_answers_of_the_old_or_the_new_version_
         count(200) > 0 && count(403) > 0 && count(200) + count(403) == statuses.len(),
         "{statuses:?}"
     );
+}
+
+/// A policy of one version: its routes mark requests with the version, and only the route of the version's parity is
+/// open. An answer by one version's routes and another's authorizations would be 200 with a mark of the wrong parity.
+fn marked(version: u32) -> String {
+    let route = |name: &str| {
+        format!(
+            "---
+apiVersion: policy.linkerd.io/v1beta3
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: policy.linkerd.io, kind: Server, name: web-http}}]
+  rules:
+  - matches: [{{path: {{type: Exact, value: /{name}}}}}]
+    filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-version, value: '{version}'}}]}}}}]
+"
+        )
+    };
+    let everyone = "NetworkAuthentication {networks: [{cidr: 0.0.0.0/0}]}";
+    server("proxyProtocol: unknown")
+        + &route("even")
+        + &route("odd")
+        + &authorize("clients", "HTTPRoute", parity(version), everyone)
+}
+
+fn parity(version: u32) -> &'static str {
+    if version.is_multiple_of(2) {
+        "even"
+    } else {
+        "odd"
+    }
+}
+
+/// The version that an answer was given by, if the application answered.
+async fn version_of(response: Response<Incoming>, path: &str) -> Option<u32> {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    if status == 403 {
+        return None;
+    }
+    assert_eq!(status, 200, "{path}");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let mark = text
+        .lines()
+        .find_map(|line| line.strip_prefix("x-version: "));
+    let version = mark.unwrap().parse().unwrap();
+    assert_eq!(
+        parity(version),
+        path,
+        "routes and authorizations of two versions"
+    );
+    Some(version)
+}
+
+#[tokio::test]
+async fn every_answer_under_changing_policy_is_explained_by_one_version_and_none_goes_back() {
+    const VERSIONS: u32 = 40;
+    let mesh = Mesh::start(&marked(0)).await;
+    let _origin = origin::echo(mesh.origin()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut send = keep_alive(&mesh, 5).await;
+        let stop = stop.clone();
+        clients.push(tokio::spawn(async move {
+            let (mut last, mut answered) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                for path in ["even", "odd"] {
+                    let request = get(&format!("/{path}"));
+                    let response = within("an answer", send.send_request(request))
+                        .await
+                        .unwrap();
+                    if let Some(version) = version_of(response, path).await {
+                        assert!(version >= last, "{version} after {last}");
+                        last = version;
+                        answered += 1;
+                    }
+                    send.ready().await.unwrap();
+                }
+            }
+            answered
+        }));
+    }
+    for version in 1..VERSIONS {
+        mesh.write("policy.yaml", &marked(version));
+        let path = parity(version);
+        eventually("the version in force", async || {
+            let response = mesh.send_plain(6, get(&format!("/{path}"))).await;
+            (version_of(response, path).await? == version).then_some(())
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ mod outbound_breakers;
 mod outbound_connecting;
 mod outbound_egress;
 mod outbound_injection;
+mod outbound_kept;
 mod outbound_limits;
 mod outbound_messages;
 mod outbound_protocols;

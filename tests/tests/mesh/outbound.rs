@@ -619,6 +619,11 @@ async fn endpoints_come_and_go_under_load_without_a_failure() {
         })
         .collect();
     let updates = "outbound_http_balancer_p2c_updates_total";
+    eventually("the first endpoints", async || {
+        let known = client.mesh.metric(updates, &[r#"op="Add""#]).await;
+        (known >= 3.0).then_some(())
+    })
+    .await;
     for round in 0..6u8 {
         let hosts = if round % 2 == 0 { 13..16 } else { 10..13 };
         let text: String = hosts

@@ -116,6 +116,14 @@ async fn an_injected_failure_has_its_status_and_text_and_its_share_of_the_reques
         "{}",
         why(&backend)
     );
+    // What a rule injects is counted as what it is: 418 blames the client, 507 does not.
+    let fate = async |fate: &str| {
+        let label = format!("fate=\"{fate}\"");
+        let name = "outbound_route_request_fates_total";
+        client.mesh.metric(name, &[&label]).await
+    };
+    assert!(fate("success").await >= 1.0);
+    assert!(fate("failed").await >= 1.0);
     assert_eq!(client.get(9000, "/").await.status(), 200);
     for _ in 0..20 {
         assert_eq!(client.get(9000, "/none").await.status(), 200);

@@ -242,6 +242,9 @@ async fn a_destination_that_hangs_leaves_room_for_the_others() {
     assert_eq!(why(&refused), text);
     let limit = [r#"limit="destination_in_flight""#];
     assert_metric(mesh, "outbound_refused_total", &limit, 1.0).await;
+    // It came as far as its route, and is one of the requests there.
+    let fates = "outbound_route_request_fates_total";
+    assert_metric(mesh, fates, &[r#"fate="shed""#], 1.0).await;
     eventually("the other destination", async || {
         (client.status(9002).await == 200).then_some(())
     })

@@ -24,6 +24,16 @@ pub(crate) enum Tripped {
     Probe,
 }
 
+impl std::fmt::Display for Tripped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Consecutive => "failures in a row",
+            Self::SuccessRate => "its success rate",
+            Self::Probe => "a failed probe",
+        })
+    }
+}
+
 impl Tripped {
     pub(crate) fn label(self) -> &'static str {
         match self {

@@ -11,12 +11,12 @@ mod metrics;
 mod pool;
 
 pub(crate) use self::{
-    breaker::Class,
+    breaker::{Class, Tripped},
     metrics::{BalancerFamilies, BalancerMetrics},
 };
 
 use self::breaker::Report;
-use self::pool::{Member, Pool};
+use self::pool::{Member, Pool, lock};
 use crate::{config::Backoff, discovery::endpoints::EndpointWatch};
 use arc_swap::{ArcSwap, Guard};
 use linkerd_policy::outbound::{Endpoint, FailureAccrual, Load, Queue};
@@ -59,8 +59,13 @@ struct Shared {
     metrics: Arc<BalancerMetrics>,
     /// In failfast: there was no endpoint for too long, and none has proven itself since.
     is_shut: AtomicBool,
+    /// How many endpoints there are, and how many of them circuit breakers leave out.
+    size: AtomicUsize,
     ejected: AtomicUsize,
+    /// Why an endpoint could not be connected to, since the last one could.
     last_error: Mutex<Option<Arc<str>>>,
+    /// Why an endpoint was left out last.
+    last_trip: Mutex<Option<Tripped>>,
     /// An endpoint may have become ready.
     ready: Notify,
 }
@@ -70,8 +75,8 @@ struct Shared {
 pub(crate) enum Why {
     /// The name has none.
     NoEndpoints,
-    /// Circuit breakers leave all of them out.
-    Ejected(usize),
+    /// Circuit breakers leave all of them out, how many there are; what the last of them went for.
+    Ejected(usize, Option<Tripped>),
     /// None can be connected to; the last error.
     Connect(Arc<str>),
     /// Too many requests wait already.
@@ -96,7 +101,7 @@ impl Why {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::NoEndpoints => "no_endpoints",
-            Self::Ejected(_) => "ejected",
+            Self::Ejected(..) => "ejected",
             Self::Connect(_) => "connect",
             Self::QueueFull(_) => "queue_full",
             Self::ControlPlane => "control_plane",
@@ -109,8 +114,12 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEndpoints => f.write_str("no endpoints"),
-            Self::Ejected(count) => {
-                write!(f, "circuit breakers leave out all of {count} endpoints")
+            Self::Ejected(count, last) => {
+                write!(f, "circuit breakers leave out all of {count} endpoints")?;
+                match last {
+                    Some(last) => write!(f, ", the last for {last}"),
+                    None => Ok(()),
+                }
             }
             Self::Connect(error) => write!(f, "no endpoint can be connected to, last: {error}"),
             Self::QueueFull(capacity) => write!(f, "{capacity} requests wait already"),
@@ -152,8 +161,10 @@ impl Balancer {
         let shared = Arc::new(Shared {
             metrics: metrics.clone(),
             is_shut: AtomicBool::new(false),
+            size: AtomicUsize::new(0),
             ejected: AtomicUsize::new(0),
             last_error: Mutex::default(),
+            last_trip: Mutex::default(),
             ready: Notify::new(),
         });
         Arc::new(Self {
@@ -177,10 +188,12 @@ impl Balancer {
         self.settings.queue.failfast_timeout
     }
 
-    /// An endpoint, at once if one is ready, else after a bounded wait. `avoid`: another one, if there is.
+    /// An endpoint, at once if one is ready, else after a bounded wait: until `deadline`, or for as long as there may be
+    /// none. `avoid`: another one, if there is.
     pub(crate) async fn pick(
         self: &Arc<Self>,
         avoid: Option<SocketAddr>,
+        deadline: Option<Instant>,
     ) -> Result<Picked, Unready> {
         let started = now();
         if let Some(picked) = self.choose(started, avoid) {
@@ -196,7 +209,7 @@ impl Balancer {
             return Err(Unready::Shed(self.counted(why)));
         };
         self.metrics.queue_requests.inc();
-        let deadline = started + self.failfast_timeout();
+        let deadline = deadline.unwrap_or(started + self.failfast_timeout());
         let mut changed = self.watch.changed();
         loop {
             let notified = self.shared.ready.notified();
@@ -217,9 +230,26 @@ impl Balancer {
                 if let Some(picked) = self.choose(now(), avoid) {
                     return Ok(picked);
                 }
-                self.shut();
-                return Err(Unready::FailFast(self.counted(self.why())));
+                return Err(self.give_up());
             }
+        }
+    }
+
+    /// There was no endpoint for too long. Until one has proven itself, requests are not kept waiting.
+    pub(crate) fn give_up(&self) -> Unready {
+        self.shut();
+        Unready::FailFast(self.counted(self.why()))
+    }
+
+    /// When to give up on a request that comes now.
+    pub(crate) fn deadline(&self) -> Instant {
+        now() + self.failfast_timeout()
+    }
+
+    /// Takes note of what the endpoints are, where nothing is sent that would.
+    pub(crate) fn refresh(&self) {
+        if self.pool.load().is_built {
+            self.pool(now());
         }
     }
 
@@ -266,16 +296,16 @@ impl Balancer {
 
     fn why(&self) -> Why {
         let set = self.watch.current();
-        let last = self.shared.last_error.lock();
-        let last = last.unwrap_or_else(PoisonError::into_inner).clone();
+        let last = lock(&self.shared.last_error).clone();
+        let tripped = *lock(&self.shared.last_trip);
         let ejected = self.shared.ejected.load(Ordering::Relaxed);
         match (set.known, set.endpoints.len(), last) {
             (false, _, _) if !self.watch.is_connected() => Why::ControlPlane,
             (false, _, _) => Why::Unknown,
             (true, 0, _) => Why::NoEndpoints,
-            (true, count, _) if ejected >= count => Why::Ejected(count),
+            (true, count, _) if ejected >= count => Why::Ejected(count, tripped),
             (true, _, Some(error)) => Why::Connect(error),
-            (true, count, None) => Why::Ejected(count),
+            (true, count, None) => Why::Ejected(count, tripped),
         }
     }
 
@@ -308,6 +338,13 @@ impl Balancer {
             waiting: self.waiting.load(Ordering::Relaxed),
             endpoints: self.pool(now).states(now),
         }
+    }
+}
+
+impl Drop for Balancer {
+    /// Its endpoints are not counted any more; the next balancer of the name counts its own.
+    fn drop(&mut self) {
+        self.pool.load().retire(&self.shared);
     }
 }
 
@@ -388,8 +425,7 @@ impl Picked {
         let backoff = &self.settings.connect_backoff;
         self.member
             .connect_failed(backoff, self.began, now, &self.shared);
-        let last = self.shared.last_error.lock();
-        *last.unwrap_or_else(PoisonError::into_inner) = Some(error.into());
+        *lock(&self.shared.last_error) = Some(error.into());
         if self.is_probe {
             self.conclude(Class::Failure, now);
         }
@@ -430,6 +466,11 @@ impl Picked {
             }
         };
         self.member.load.penalise(at_least, now);
+    }
+
+    /// Whether it was a failure already.
+    pub(crate) fn is_penalised(&self) -> bool {
+        self.is_failure
     }
 
     /// The request is over.

@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,6 +33,12 @@ const PASSING: u8 = 0;
 const SHUT: u8 = 1;
 /// A probe is on its way.
 const PROBING: u8 = 2;
+/// It is no endpoint any more.
+const GONE: u8 = 3;
+
+/// Counted as ready, as pending, or no longer.
+const READY: u8 = 0;
+const PENDING: u8 = 1;
 
 /// One endpoint, and how it does.
 #[derive(Debug)]
@@ -49,7 +55,8 @@ pub(super) struct Member {
     connect_failures: AtomicU32,
     /// Nanoseconds after `epoch` at which the last of them was counted.
     failed_at: AtomicU64,
-    is_pending: AtomicBool,
+    /// What it is counted as.
+    counted: AtomicU8,
     breaker: Option<Mutex<Breaker>>,
     generation: AtomicU64,
     min_ready: usize,
@@ -73,7 +80,7 @@ impl Member {
             alone_until: AtomicU64::new(0),
             connect_failures: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
-            is_pending: AtomicBool::new(false),
+            counted: AtomicU8::new(READY),
             breaker: accrual.map(|accrual| Mutex::new(Breaker::new(accrual))),
             generation: AtomicU64::new(0),
             min_ready: accrual.map_or(0, |accrual| {
@@ -161,6 +168,7 @@ impl Member {
         if self.connect_failures.swap(0, Ordering::Relaxed) > 0 {
             self.alone_until.store(0, Ordering::Relaxed);
             shared.ready.notify_waiters();
+            *lock(&shared.last_error) = None;
         }
         if self.circuit.load(Ordering::Relaxed) == PASSING {
             self.pending(shared, false);
@@ -168,12 +176,19 @@ impl Member {
     }
 
     fn pending(&self, shared: &Shared, is_pending: bool) {
-        if self.is_pending.swap(is_pending, Ordering::Relaxed) != is_pending {
-            let (from, to) = if is_pending {
-                (&shared.metrics.ready, &shared.metrics.pending)
-            } else {
-                (&shared.metrics.pending, &shared.metrics.ready)
-            };
+        let metrics = &shared.metrics;
+        let (before, from, after, to) = if is_pending {
+            (READY, &metrics.ready, PENDING, &metrics.pending)
+        } else {
+            (PENDING, &metrics.pending, READY, &metrics.ready)
+        };
+        let order = Ordering::Relaxed;
+        // One that is gone is not counted any more, whatever is still told of it.
+        if self
+            .counted
+            .compare_exchange(before, after, order, order)
+            .is_ok()
+        {
             from.dec();
             to.inc();
         }
@@ -189,11 +204,15 @@ impl Member {
         };
         if is_probe && class == Class::Neutral {
             // The next request is the probe.
-            self.circuit.store(SHUT, Ordering::Relaxed);
+            let order = Ordering::Relaxed;
+            let _ = self.circuit.compare_exchange(PROBING, SHUT, order, order);
             shared.ready.notify_waiters();
             return;
         }
         let mut breaker = lock(breaker);
+        if self.circuit.load(Ordering::Relaxed) == GONE {
+            return;
+        }
         match breaker.result(report, now, rand::random()) {
             Change::None => {}
             Change::Open => {
@@ -216,6 +235,7 @@ impl Member {
                 self.shut_until.store(until, Ordering::Relaxed);
                 let before = self.circuit.swap(SHUT, Ordering::Relaxed);
                 shared.metrics.ejected_for(why.label()).inc();
+                *lock(&shared.last_trip) = Some(why);
                 if before == PASSING {
                     shared.ejected.fetch_add(1, Ordering::Relaxed);
                     shared.metrics.ejected.inc();
@@ -232,13 +252,7 @@ impl Member {
         if self.min_ready == 0 {
             return true;
         }
-        let size = shared.metrics.size.get();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a count of endpoints"
-        )]
-        let size = size as usize;
+        let size = shared.size.load(Ordering::Relaxed);
         let ejected = shared.ejected.load(Ordering::Relaxed);
         size.saturating_sub(ejected + 1) >= self.min_ready
     }
@@ -263,18 +277,19 @@ impl Member {
         }
     }
 
-    /// It is no endpoint any more: it does not count as left out or pending.
+    /// It is no endpoint any more: it does not count as left out or pending, and what requests still tell of it changes
+    /// nothing.
     fn retire(&self, shared: &Shared) {
-        if self.circuit.swap(PASSING, Ordering::Relaxed) != PASSING {
+        // Results are judged under this lock.
+        let _no_result = self.breaker.as_ref().map(lock);
+        if matches!(self.circuit.swap(GONE, Ordering::Relaxed), SHUT | PROBING) {
             shared.ejected.fetch_sub(1, Ordering::Relaxed);
             shared.metrics.ejected.dec();
         }
-        // Results that come later are of a generation that does not exist.
-        self.generation.store(u64::MAX, Ordering::Relaxed);
-        if self.is_pending.load(Ordering::Relaxed) {
-            shared.metrics.pending.dec();
-        } else {
-            shared.metrics.ready.dec();
+        match self.counted.swap(GONE, Ordering::Relaxed) {
+            READY => shared.metrics.ready.dec(),
+            PENDING => shared.metrics.pending.dec(),
+            _ => return,
         }
         shared.metrics.size.dec();
     }
@@ -459,6 +474,7 @@ impl Pool {
                 }
             }
         }
+        shared.size.store(members.len(), Ordering::Relaxed);
         shared.ready.notify_waiters();
         let (near, far): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|member| member.zone == LOCAL);
@@ -468,6 +484,11 @@ impl Pool {
             near: Group::new(near),
             far: Group::new(far),
         }
+    }
+
+    /// None of them is an endpoint of this balancer any more.
+    pub(super) fn retire(&self, shared: &Shared) {
+        self.members().for_each(|member| member.retire(shared));
     }
 
     fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
@@ -529,6 +550,6 @@ impl Pool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -191,32 +191,33 @@ async fn another_endpoint_is_taken_if_there_is_one() {
     let (balancer, watch) = balancer(vec![endpoint(1, 1, ""), endpoint(2, 10_000, "")], None);
     let avoid = Some(SocketAddr::from(([10, 0, 0, 2], 80)));
     for _ in 0..50 {
-        let picked = balancer.pick(avoid).await.unwrap();
+        let picked = balancer.pick(avoid, None).await.unwrap();
         assert_eq!(host(&picked), 1);
     }
     watch.set(vec![endpoint(2, 10_000, "")]);
-    assert_eq!(host(&balancer.pick(avoid).await.unwrap()), 2);
+    assert_eq!(host(&balancer.pick(avoid, None).await.unwrap()), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_endpoints_the_wait_is_bounded_in_time_and_number_and_ends_with_the_first_endpoint()
 {
     let (balancer, watch) = balancer(Vec::new(), None);
-    let wait = |balancer: Arc<Balancer>| tokio::spawn(async move { balancer.pick(None).await });
+    let wait =
+        |balancer: Arc<Balancer>| tokio::spawn(async move { balancer.pick(None, None).await });
     let (first, second) = (wait(balancer.clone()), wait(balancer.clone()));
     tokio::task::yield_now().await;
-    let third = balancer.pick(None).await.unwrap_err();
+    let third = balancer.pick(None, None).await.unwrap_err();
     assert_eq!(third, Unready::Shed(Why::QueueFull(2)));
     let first = first.await.unwrap().unwrap_err();
     assert_eq!(first, Unready::FailFast(Why::NoEndpoints));
     assert!(matches!(second.await.unwrap(), Err(Unready::FailFast(_))));
     assert!(!balancer.is_available(now()));
-    let shed = balancer.pick(None).await.unwrap_err();
+    let shed = balancer.pick(None, None).await.unwrap_err();
     assert_eq!(shed, Unready::Shed(Why::NoEndpoints));
 
     watch.set(vec![endpoint(1, 10_000, "")]);
     assert!(balancer.is_available(now()));
-    let mut picked = balancer.pick(None).await.unwrap();
+    let mut picked = balancer.pick(None, None).await.unwrap();
     picked.first_data(now());
     picked.ended(Class::Success, now());
     assert!(balancer.metrics.gate_open.get() == 1);
@@ -233,16 +234,28 @@ async fn without_endpoints_the_wait_is_bounded_in_time_and_number_and_ends_with_
 async fn an_endpoint_that_cannot_be_connected_to_is_left_alone_for_a_while() {
     let (balancer, _) = balancer(vec![endpoint(1, 10_000, "")], None);
     let started = now();
-    balancer.pick(None).await.unwrap().connect_failed("refused");
-    let again = balancer.pick(None).await.unwrap();
+    balancer
+        .pick(None, None)
+        .await
+        .unwrap()
+        .connect_failed("refused");
+    let again = balancer.pick(None, None).await.unwrap();
     assert_eq!(now() - started, Duration::from_millis(100));
     again.connect_failed("refused");
-    balancer.pick(None).await.unwrap().connect_failed("refused");
+    balancer
+        .pick(None, None)
+        .await
+        .unwrap()
+        .connect_failed("refused");
     assert_eq!(now() - started, Duration::from_millis(300));
     for _ in 0..3 {
-        balancer.pick(None).await.unwrap().connect_failed("refused");
+        balancer
+            .pick(None, None)
+            .await
+            .unwrap()
+            .connect_failed("refused");
     }
-    let unready = balancer.pick(None).await.unwrap_err();
+    let unready = balancer.pick(None, None).await.unwrap_err();
     assert_eq!(unready, Unready::FailFast(Why::Connect("refused".into())));
 }
 
@@ -266,7 +279,7 @@ fn accrual(min_ready: u32) -> FailureAccrual {
 
 async fn fail(balancer: &Arc<Balancer>, times: usize) {
     for _ in 0..times {
-        let picked = balancer.pick(None).await.unwrap();
+        let picked = balancer.pick(None, None).await.unwrap();
         picked.ended(Class::Failure, now());
     }
 }
@@ -275,9 +288,9 @@ async fn fail(balancer: &Arc<Balancer>, times: usize) {
 async fn a_tripped_endpoint_is_probed_by_one_request_and_comes_back() {
     let (balancer, _) = balancer(vec![endpoint(1, 10_000, "")], Some(accrual(0)));
     fail(&balancer, 2).await;
-    assert_eq!(balancer.why(), Why::Ejected(1));
+    assert_eq!(balancer.why(), Why::Ejected(1, Some(Tripped::Consecutive)));
     let started = now();
-    let probe = balancer.pick(None).await.unwrap();
+    let probe = balancer.pick(None, None).await.unwrap();
     assert_eq!(now() - started, Duration::from_secs(1));
     assert!(probe.is_probe);
     assert!(
@@ -286,10 +299,10 @@ async fn a_tripped_endpoint_is_probed_by_one_request_and_comes_back() {
     );
     // The application goes away: the next request is the probe.
     drop(probe);
-    let probe = balancer.pick(None).await.unwrap();
+    let probe = balancer.pick(None, None).await.unwrap();
     assert!(probe.is_probe);
     probe.ended(Class::Success, now());
-    assert!(!balancer.pick(None).await.unwrap().is_probe);
+    assert!(!balancer.pick(None, None).await.unwrap().is_probe);
     assert!(balancer.metrics.ejected.get() == 0.0);
 }
 
@@ -307,7 +320,7 @@ async fn what_does_not_change_keeps_its_state_and_what_goes_drains() {
     let (balancer, watch) = balancer(vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")], None);
     let mut held: Vec<Picked> = Vec::new();
     for _ in 0..8 {
-        held.push(balancer.pick(None).await.unwrap());
+        held.push(balancer.pick(None, None).await.unwrap());
     }
     watch.set(vec![endpoint(2, 10_000, ""), endpoint(3, 10_000, "")]);
     let state = balancer.state();
@@ -343,4 +356,59 @@ async fn a_thousand_endpoints_are_all_chosen_from() {
         seen.insert(picked.endpoint.address);
     }
     assert!(seen.len() > 990, "{}", seen.len());
+}
+
+/// What the gauges of a balancer say: all, ready, pending, left out.
+fn counted(metrics: &BalancerMetrics) -> [f64; 4] {
+    let gauges = [
+        &metrics.size,
+        &metrics.ready,
+        &metrics.pending,
+        &metrics.ejected,
+    ];
+    gauges.map(|gauge| gauge.get())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_forgotten_and_used_again_is_counted_once() {
+    let registry = Registry::new(Options::default());
+    let families = BalancerFamilies::register(&registry);
+    for _ in 0..3 {
+        let metrics = Arc::new(BalancerMetrics::resolve(&families, "http", Labels::new()));
+        let watch = EndpointWatch::fixed("web:80", vec![endpoint(1, 1, ""), endpoint(2, 1, "")]);
+        let balancer = Balancer::new(watch, settings(Some(accrual(0))), metrics.clone());
+        fail(&balancer, 3).await;
+        let [size, ready, pending, ejected] = counted(&metrics);
+        assert_eq!((size, ready + pending), (2.0, 2.0));
+        assert_eq!(pending, ejected);
+        drop(balancer);
+        assert_eq!(counted(&metrics), [0.0; 4]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_late_of_an_endpoint_that_is_gone_changes_nothing() {
+    let (balancer, watch) = balancer(vec![endpoint(1, 1, "")], Some(accrual(0)));
+    let stale = balancer.pick(None, None).await.unwrap();
+    let refused = balancer.pick(None, None).await.unwrap();
+    let late = [(); 5].map(|()| balancer.choose(now(), None).unwrap());
+    fail(&balancer, 3).await;
+    let probe = balancer.pick(None, None).await.unwrap();
+    assert!(probe.is_probe);
+
+    watch.set(vec![endpoint(2, 1, "")]);
+    drop(balancer.pick(None, None).await.unwrap());
+    let expected = [1.0, 1.0, 0.0, 0.0];
+    assert_eq!(counted(&balancer.metrics), expected);
+
+    probe.ended(Class::Success, now());
+    refused.connect_failed("refused");
+    for picked in late {
+        picked.ended(Class::Failure, now());
+    }
+    let mut stale = stale;
+    stale.first_data(now());
+    stale.ended(Class::Success, now());
+    assert_eq!(counted(&balancer.metrics), expected);
+    assert_eq!(balancer.shared.ejected.load(Ordering::Relaxed), 0);
 }

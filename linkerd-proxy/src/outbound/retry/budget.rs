@@ -27,7 +27,8 @@ pub(crate) struct Budget {
 impl Budget {
     /// A budget as configured, or as a service profile says.
     pub(crate) fn new(settings: profile::Budget, now: Instant) -> Self {
-        let ratio = f64::from(settings.ratio);
+        // As the 32-bit number that it comes as: a fifth would be a little less than five as a 64-bit one.
+        let ratio = settings.ratio;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "a ratio of 0 to 1000: at most a million"
@@ -35,7 +36,7 @@ impl Budget {
         let (deposit, withdrawal) = if ratio <= 0.0 {
             (0, 1)
         } else if ratio <= 1.0 {
-            (1, ((1.0 / ratio).min(1e6)) as i64)
+            (1, ((1.0 / ratio).min(1e6)).floor() as i64)
         } else {
             (1000, (1000.0 / ratio) as i64)
         };
@@ -67,7 +68,12 @@ impl Budget {
         if self.balance(now) < self.withdrawal {
             return false;
         }
+        // Paid first and looked at afterwards: of two threads that both see the last of it, at most one has it.
         self.add(-self.withdrawal, now);
+        if self.balance(now) < 0 {
+            self.add(self.withdrawal, now);
+            return false;
+        }
         true
     }
 
@@ -146,9 +152,11 @@ mod tests {
             assert!(budget.withdraw(now));
         }
         assert!(!budget.withdraw(now));
-        for _ in 0..5 {
+        for _ in 0..4 {
             budget.deposit(now);
         }
+        assert!(!budget.withdraw(now), "a fifth is one in five, not in four");
+        budget.deposit(now);
         assert!(budget.withdraw(now));
         assert!(!budget.withdraw(now));
         let later = now + Duration::from_secs(11);
@@ -166,6 +174,40 @@ mod tests {
         let eager = Budget::new(settings(10.0, 0, 10), now);
         eager.deposit(now);
         assert_eq!(eager.remaining(now), 10);
+    }
+
+    #[test]
+    fn shares_that_no_binary_number_is_are_what_they_say() {
+        let now = Instant::now();
+        for (ratio, requests) in [
+            (0.05, 20),
+            (0.1, 10),
+            (0.2, 5),
+            (0.25, 4),
+            (0.5, 2),
+            (1.0, 1),
+        ] {
+            let budget = Budget::new(settings(ratio, 0, 10), now);
+            for _ in 1..requests {
+                budget.deposit(now);
+                assert!(!budget.withdraw(now), "{ratio}");
+            }
+            budget.deposit(now);
+            assert!(budget.withdraw(now), "{ratio}");
+        }
+    }
+
+    #[test]
+    fn threads_never_take_more_than_there_is() {
+        let now = Instant::now();
+        let budget = Budget::new(settings(0.2, 10, 10), now);
+        let taken: usize = std::thread::scope(|scope| {
+            let threads = [(); 4]
+                .map(|()| scope.spawn(|| (0..1000).filter(|_| budget.withdraw(now)).count()));
+            threads.map(|thread| thread.join().unwrap()).iter().sum()
+        });
+        assert!(taken <= 100, "{taken}");
+        assert!(taken > 0);
     }
 
     proptest! {

@@ -32,7 +32,15 @@ struct Shared<B> {
     buffer: Buffer,
     /// The attempt that reads the source. One before it, which may live on for a moment, reads nothing more.
     attempt: u32,
+    /// That attempt has sent all that was kept.
+    is_caught_up: bool,
+    /// No attempt will follow.
+    is_last: bool,
 }
+
+/// Pieces that are kept one by one; more of them are put together, so that small ones do not take more memory than what
+/// they say.
+const MAX_PIECES: usize = 256;
 
 #[derive(Debug)]
 struct Buffer {
@@ -68,6 +76,8 @@ impl<B: Body<Data = Bytes>> Replay<B> {
             source: body,
             buffer,
             attempt: 0,
+            is_caught_up: true,
+            is_last: false,
         }));
         let first = Self {
             shared: shared.clone(),
@@ -101,11 +111,23 @@ impl<B> Kept<B> {
         self.resumable()?;
         let mut shared = lock(&self.0);
         shared.attempt = shared.attempt.wrapping_add(1);
+        shared.is_caught_up = false;
         Ok(Replay {
             attempt: shared.attempt,
             at: 0,
             shared: self.0.clone(),
         })
+    }
+}
+
+impl<B> Drop for Kept<B> {
+    /// No attempt will follow: what was kept for one is given back, and nothing more is.
+    fn drop(&mut self) {
+        let mut shared = lock(&self.0);
+        shared.is_last = true;
+        if shared.is_caught_up {
+            shared.buffer.give_up();
+        }
     }
 }
 
@@ -121,6 +143,9 @@ impl Buffer {
                         self.give_up();
                     } else if !self.is_too_large && !data.is_empty() {
                         self.frames.push(data.clone());
+                        if self.frames.len() >= MAX_PIECES {
+                            self.frames = vec![self.frames.concat().into()];
+                        }
                     }
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.trailers = Some(trailers.clone());
@@ -165,6 +190,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             source,
             buffer,
             attempt,
+            is_caught_up,
+            is_last,
         } = &mut *shared;
         if *attempt != this.attempt {
             // Its stream was refused: nobody waits for more of it.
@@ -176,6 +203,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         }
         if buffer.is_whole {
             return Poll::Ready(None);
+        }
+        *is_caught_up = true;
+        if *is_last {
+            buffer.give_up();
         }
         let frame = ready!(Pin::new(&mut *source).poll_frame(cx));
         buffer.keep(frame.as_ref(), source.is_end_stream());
@@ -260,6 +291,41 @@ mod tests {
             lock(&kept.0).buffer.frames.is_empty(),
             "memory is given back at once"
         );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_once_no_attempt_can_follow() {
+        let (mut first, kept) = Replay::new(body(&["one", "two", "three"], true), 100);
+        first.frame().await.unwrap().unwrap();
+        let shared = kept.0.clone();
+        assert_eq!(lock(&shared).buffer.frames.len(), 1);
+        drop(kept);
+        assert!(lock(&shared).buffer.frames.is_empty(), "given back at once");
+        let rest = first.collect().await.unwrap();
+        assert_eq!(rest.trailers().unwrap()["checksum"], "7");
+        assert_eq!(rest.to_bytes(), "twothree");
+        assert!(lock(&shared).buffer.frames.is_empty());
+
+        // One that has to send again what was kept does so first.
+        let (mut first, kept) = Replay::new(body(&["one", "two", "three"], true), 100);
+        first.frame().await.unwrap().unwrap();
+        first.frame().await.unwrap().unwrap();
+        let second = kept.replay().unwrap();
+        drop(kept);
+        let sent = second.collect().await.unwrap();
+        assert_eq!(sent.trailers().unwrap()["checksum"], "7");
+        assert_eq!(sent.to_bytes(), "onetwothree");
+    }
+
+    #[tokio::test]
+    async fn many_small_pieces_are_put_together() {
+        let parts = vec!["x"; 3 * MAX_PIECES];
+        let (first, kept) = Replay::new(body(&parts, false), 64 * 1024);
+        first.collect().await.unwrap();
+        let pieces = lock(&kept.0).buffer.frames.len();
+        assert!(pieces < MAX_PIECES, "{pieces} pieces");
+        let again = kept.replay().unwrap().collect().await.unwrap();
+        assert_eq!(again.to_bytes().len(), parts.len());
     }
 
     #[tokio::test]
