@@ -335,19 +335,21 @@ impl Exchange<'_> {
                             Err(why) => journal.suppressed(why),
                         }
                     }
-                    let end = match &failure {
-                        Failure::Expired(_) => End::TimedOut,
-                        Failure::NoBackend(_)
-                        | Failure::Unready(super::balance::Unready::Shed(_)) => End::Shed,
-                        Failure::Stopped(_) if self.rule.is_success(self.outcome(&failure)) => {
-                            End::Success
-                        }
-                        _ => End::Error,
-                    };
+                    let end = self.end(&failure);
                     journal.finish(end);
                     return Err(self.over(failure, backend, arrived));
                 }
             }
+        }
+    }
+
+    /// What a failure that is the answer makes of the request.
+    fn end(&self, failure: &Failure) -> End {
+        match failure {
+            Failure::Expired(_) => End::TimedOut,
+            Failure::NoBackend(_) | Failure::Unready(super::balance::Unready::Shed(_)) => End::Shed,
+            Failure::Stopped(_) if self.rule.is_success(self.outcome(failure)) => End::Success,
+            _ => End::Error,
         }
     }
 

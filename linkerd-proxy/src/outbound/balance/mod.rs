@@ -209,7 +209,7 @@ impl Balancer {
             return Err(Unready::Shed(self.counted(why)));
         };
         self.metrics.queue_requests.inc();
-        let deadline = deadline.unwrap_or(started + self.failfast_timeout());
+        let deadline = deadline.unwrap_or_else(|| started + self.failfast_timeout());
         let mut changed = self.watch.changed();
         loop {
             let notified = self.shared.ready.notified();
