@@ -6,7 +6,7 @@
 
 use crate::{
     admin,
-    config::{Address, Config, PathNormalization},
+    config::{Address, Certificates, Config, PathNormalization},
     discovery::{
         self,
         client::{ControlClient, Endpoint},
@@ -108,7 +108,8 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 struct Control {
     policies: PolicyStore,
     store: OutboundStore,
-    certifier: ControlClient,
+    /// Absent where certificates come from elsewhere.
+    certifier: Option<ControlClient>,
     tracer: Option<Tracer>,
 }
 
@@ -143,7 +144,10 @@ impl Control {
             registry,
             runtime::Handle::current(),
         );
-        let certifier = client("identity", &config.identity.addr);
+        let certifier = match &config.identity.source {
+            Certificates::Service(service) => Some(client("identity", &service.addr)),
+            Certificates::Spire(_) => None,
+        };
         let tracer = config.control.tracing.as_ref().map(|tracing| {
             let collector = client("opentelemetry", &tracing.collector);
             telemetry::export::start(config, tracing, collector, registry)

@@ -52,7 +52,7 @@ pub use self::{
     prefixed::Prefixed,
     provider::algorithm_names,
     sniff::{MAX_SNIFF, Parsed, Sniffed, client_hello, sniff},
-    trust::{Anchor, TrustAnchors, TrustError},
+    trust::{Anchor, TrustAnchors, TrustError, split_der},
     verify::identity_of,
 };
 

@@ -1,26 +1,26 @@
-//! What this process is: its name, key and anchors, and the certificate of the moment, swapped whole at each renewal.
+//! What this process is: its name and key, and the certificate and anchors of the moment, each swapped whole.
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
-    ServerConfig,
+    ServerConfig, SignatureAlgorithm,
     client::Resumption,
     server::NoServerSessionStorage,
-    sign::{CertifiedKey, SingleCertAndKey},
+    sign::{CertifiedKey, SigningKey, SingleCertAndKey},
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     CertificateError, Id, InvalidId, KeyMaterial, TRANSPORT_ALPN, TrustAnchors,
-    provider::{VERSIONS, provider},
+    provider::{SIGNATURES, VERSIONS, provider},
     trust::time_of,
     verify::{Usage, VerifyClient, VerifyServer, must_be, verify},
 };
@@ -44,20 +44,40 @@ pub enum IdentityError {
 
 /// This process's identity.
 ///
-/// Made once; [`Self::install`] gives it a certificate, now and at each renewal. Connections made before go on with what
-/// they were made with.
+/// Made once; [`Self::install`] gives it a certificate, now and at each renewal, and [`Self::trust`] other anchors.
+/// Connections made before go on with what they were made with.
 pub struct LocalIdentity {
     id: Id,
     server_name: Id,
-    key: Arc<dyn rustls::sign::SigningKey>,
-    /// The public half, DER (SubjectPublicKeyInfo).
-    public_key: Vec<u8>,
-    material: KeyMaterial,
-    anchors: TrustAnchors,
+    /// Absent where keys come with certificates.
+    own: Option<OwnKey>,
     clock: Arc<dyn TimeProvider>,
-    uncertified: Arc<ClientConfig>,
+    trust: ArcSwap<Trust>,
     current: ArcSwapOption<Credentials>,
+    /// Held by who changes one of the two above by what the other is.
+    changing: Mutex<()>,
     version: watch::Sender<u64>,
+}
+
+/// The key that all certificates are for.
+struct OwnKey {
+    material: KeyMaterial,
+    signing: Arc<dyn SigningKey>,
+}
+
+/// Whom we believe, and how we connect before we are certified.
+struct Trust {
+    anchors: TrustAnchors,
+    uncertified: Arc<ClientConfig>,
+}
+
+/// A certificate as it was given, so that it can be judged again by other anchors.
+#[derive(Clone)]
+struct Given {
+    leaf: CertificateDer<'static>,
+    intermediates: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    valid_until: SystemTime,
 }
 
 impl LocalIdentity {
@@ -88,28 +108,58 @@ impl LocalIdentity {
         anchors: TrustAnchors,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<Arc<Self>, IdentityError> {
+        let signing = provider()
+            .key_provider
+            .load_private_key(key.private_key())?;
+        let own = OwnKey {
+            material: key,
+            signing,
+        };
+        Self::of(id, server_name, Some(own), anchors, clock)
+    }
+
+    /// An identity whose certificates come with their keys ([`Self::install_with_key`]), as from SPIFFE's Workload API. It
+    /// has no signing request. `anchors` may be [`TrustAnchors::none`] until then: it believes nobody.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the server name is of no use.
+    pub fn without_key(
+        id: Id,
+        server_name: &str,
+        anchors: TrustAnchors,
+    ) -> Result<Arc<Self>, IdentityError> {
+        Self::of(
+            id,
+            server_name,
+            None,
+            anchors,
+            Arc::new(DefaultTimeProvider),
+        )
+    }
+
+    fn of(
+        id: Id,
+        server_name: &str,
+        own: Option<OwnKey>,
+        anchors: TrustAnchors,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Arc<Self>, IdentityError> {
         let server_name = Id::dns(server_name).map_err(|reason| IdentityError::ServerName {
             name: crate::error::shown(server_name),
             reason,
         })?;
-        let signing = provider()
-            .key_provider
-            .load_private_key(key.private_key())?;
-        let public_key = signing
-            .public_key()
-            .map(|spki| spki.to_vec())
-            .unwrap_or_default();
         let uncertified = ClientConfig::new(&id, anchors.clone(), None, &clock)?;
         Ok(Arc::new(Self {
             id,
             server_name,
-            key: signing,
-            public_key,
-            material: key,
-            anchors,
+            own,
             clock,
-            uncertified: Arc::new(uncertified),
+            trust: ArcSwap::from_pointee(Trust {
+                anchors,
+                uncertified: Arc::new(uncertified),
+            }),
             current: ArcSwapOption::empty(),
+            changing: Mutex::new(()),
             version: watch::Sender::new(0),
         }))
     }
@@ -129,14 +179,14 @@ impl LocalIdentity {
         self.server_name.as_str().eq_ignore_ascii_case(sni)
     }
 
-    /// The certificate signing request, DER (PKCS#10).
+    /// The certificate signing request, DER (PKCS#10); empty for an identity without a key of its own.
     pub fn csr(&self) -> &[u8] {
-        self.material.csr()
+        self.own.as_ref().map_or(&[], |own| own.material.csr())
     }
 
-    /// The roots that peers must lead to.
-    pub fn anchors(&self) -> &TrustAnchors {
-        &self.anchors
+    /// The roots that peers must lead to, now.
+    pub fn anchors(&self) -> TrustAnchors {
+        self.trust.load().anchors.clone()
     }
 
     /// Takes a new certificate into use for new connections, after checking that peers will accept it: the chain
@@ -151,41 +201,125 @@ impl LocalIdentity {
         intermediates: Vec<Vec<u8>>,
         valid_until: SystemTime,
     ) -> Result<(), CertificateError> {
+        let own = self.own.as_ref().ok_or(CertificateError::WrongKey)?;
+        let given = given(leaf, intermediates, own.signing.clone(), valid_until);
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let credentials = self.judge(given, &self.anchors())?;
+        self.take(credentials);
+        Ok(())
+    }
+
+    /// As [`Self::install`], with the certificate's own key (PKCS#8 DER) and with the anchors that it leads to, which are
+    /// taken into use with it. It is valid until its own end.
+    ///
+    /// # Errors
+    /// [`CertificateError`]; what was in use before stays in use, the anchors too.
+    pub fn install_with_key(
+        &self,
+        leaf: Vec<u8>,
+        intermediates: Vec<Vec<u8>>,
+        key: Vec<u8>,
+        anchors: TrustAnchors,
+    ) -> Result<(), CertificateError> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        let loaded = provider().key_provider.load_private_key(key);
+        let key = loaded.map_err(|_| CertificateError::WrongKey)?;
+        if key.choose_scheme(&SIGNATURES.supported_schemes()).is_none()
+            || key.algorithm() == SignatureAlgorithm::RSA
+        {
+            let text = "its key is neither ECDSA nor Ed25519, so peers would refuse it";
+            return Err(CertificateError::Chain(text.to_owned()));
+        }
+        let given = given(leaf, intermediates, key, far_future());
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let credentials = self.judge(given, &anchors)?;
+        let trust = self.trusting(anchors)?;
+        self.trust.store(Arc::new(trust));
+        self.take(credentials);
+        Ok(())
+    }
+
+    /// Believes other anchors from now on, for new connections.
+    ///
+    /// # Errors
+    /// Why our own certificate does not lead to them, where it does not: peers with the same anchors will refuse it, so a
+    /// new one is needed ([`Credentials::is_trusted`]). The anchors are in use nevertheless.
+    pub fn trust(&self, anchors: TrustAnchors) -> Result<(), CertificateError> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let trust = self.trusting(anchors.clone())?;
+        self.trust.store(Arc::new(trust));
+        let Some(current) = self.current() else {
+            self.version.send_modify(|version| *version += 1);
+            return Ok(());
+        };
+        match self.judge(current.given.clone(), &anchors) {
+            Ok(credentials) => {
+                self.take(credentials);
+                Ok(())
+            }
+            Err(error) => {
+                // Clients are judged by the new anchors all the same.
+                let old = current.given.clone();
+                self.take(self.credentials(old, &anchors, current.not_after, false)?);
+                Err(error)
+            }
+        }
+    }
+
+    fn trusting(&self, anchors: TrustAnchors) -> Result<Trust, CertificateError> {
+        let uncertified = ClientConfig::new(&self.id, anchors.clone(), None, &self.clock);
+        let uncertified =
+            uncertified.map_err(|error| CertificateError::Chain(error.to_string()))?;
+        Ok(Trust {
+            anchors,
+            uncertified: Arc::new(uncertified),
+        })
+    }
+
+    /// Whether peers that believe `anchors` will accept what was given.
+    fn judge(
+        &self,
+        mut given: Given,
+        anchors: &TrustAnchors,
+    ) -> Result<Credentials, CertificateError> {
         let now = self.now();
-        if valid_until <= now {
+        if given.valid_until <= now {
             return Err(CertificateError::Expired {
                 now: crate::verify::unix_time(now),
-                not_after: crate::verify::unix_time(valid_until),
+                not_after: crate::verify::unix_time(given.valid_until),
             });
         }
-        let leaf = CertificateDer::from(leaf);
-        let intermediates: Vec<_> = intermediates
-            .into_iter()
-            .map(CertificateDer::from)
-            // Peers have the anchors; sending them only costs bytes in every handshake.
-            .filter(|certificate| !self.anchors.contains(certificate))
-            .collect();
-        let found = verify(
-            &self.anchors,
-            &leaf,
-            &intermediates,
-            crate::verify::unix_time(now),
-            Usage::Server,
-        )?;
+        let chain = given.shown(anchors);
+        let (leaf, intermediates) = (&given.leaf, chain.get(1..).unwrap_or_default());
+        let now = crate::verify::unix_time(now);
+        let found = verify(anchors, leaf, intermediates, now, Usage::Server)?;
         must_be(&self.id, found)?;
-        let (_, parsed) = X509Certificate::from_der(&leaf)
+        let (_, parsed) = X509Certificate::from_der(leaf)
             .map_err(|error| CertificateError::Encoding(error.to_string()))?;
-        if parsed.public_key().raw != self.public_key {
+        let public_key = given.key.public_key();
+        if public_key.is_none_or(|key| parsed.public_key().raw != key.as_ref()) {
             return Err(CertificateError::WrongKey);
         }
         let leaf_not_after = time_of(parsed.validity().not_after.timestamp());
-        let mut chain = vec![leaf];
-        chain.extend(intermediates);
-        let credentials = Credentials::new(self, chain, leaf_not_after.min(valid_until), now)
-            .map_err(|error| CertificateError::Chain(error.to_string()))?;
+        given.valid_until = leaf_not_after.min(given.valid_until);
+        let not_after = given.valid_until;
+        self.credentials(given, anchors, not_after, true)
+    }
+
+    fn credentials(
+        &self,
+        given: Given,
+        anchors: &TrustAnchors,
+        not_after: SystemTime,
+        trusted: bool,
+    ) -> Result<Credentials, CertificateError> {
+        Credentials::new(self, given, anchors, not_after, trusted)
+            .map_err(|error| CertificateError::Chain(error.to_string()))
+    }
+
+    fn take(&self, credentials: Credentials) {
         self.current.store(Some(Arc::new(credentials)));
         self.version.send_modify(|version| *version += 1);
-        Ok(())
     }
 
     /// What is in use now; `None` before the first certificate. Cheap; to be asked for each connection.
@@ -215,7 +349,7 @@ impl LocalIdentity {
         }
     }
 
-    /// Counts certificates installed; for those who want to know of each.
+    /// Counts certificates installed and changes of the anchors; for those who want to know of each.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -223,7 +357,7 @@ impl LocalIdentity {
     /// For connections to the control plane before we are certified: shows no certificate; the server's is verified as
     /// ever.
     pub fn anchors_client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.uncertified)
+        Arc::clone(&self.trust.load().uncertified)
     }
 
     /// The best there is for connections to the control plane: with our certificate once there is one, without before.
@@ -244,12 +378,42 @@ impl LocalIdentity {
     }
 }
 
+fn given(
+    leaf: Vec<u8>,
+    intermediates: Vec<Vec<u8>>,
+    key: Arc<dyn SigningKey>,
+    valid_until: SystemTime,
+) -> Given {
+    Given {
+        leaf: leaf.into(),
+        intermediates: intermediates.into_iter().map(Into::into).collect(),
+        key,
+        valid_until,
+    }
+}
+
+/// Later than the end of any certificate.
+fn far_future() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u32::MAX.into()).saturating_mul(100)
+}
+
+impl Given {
+    /// What peers are sent: they have the anchors, so sending those only costs bytes in every handshake.
+    fn shown(&self, anchors: &TrustAnchors) -> Vec<CertificateDer<'static>> {
+        let above = self.intermediates.iter();
+        let above = above.filter(|certificate| !anchors.contains(certificate));
+        std::iter::once(&self.leaf).chain(above).cloned().collect()
+    }
+}
+
 /// A certificate in use, and the configurations made with it.
 pub struct Credentials {
     id: Id,
+    given: Given,
     chain_len: usize,
     not_after: SystemTime,
     installed: SystemTime,
+    trusted: bool,
     server: Arc<ServerConfig>,
     direct: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -258,29 +422,38 @@ pub struct Credentials {
 impl Credentials {
     fn new(
         local: &LocalIdentity,
-        chain: Vec<CertificateDer<'static>>,
+        given: Given,
+        anchors: &TrustAnchors,
         not_after: SystemTime,
-        installed: SystemTime,
+        trusted: bool,
     ) -> Result<Self, rustls::Error> {
+        let chain = given.shown(anchors);
         let chain_len = chain.len();
-        let key = Arc::new(CertifiedKey::new(chain, Arc::clone(&local.key)));
-        let server = server_config(local, &key, false)?;
-        let mut direct = server_config(local, &key, true)?;
+        let key = Arc::new(CertifiedKey::new(chain, Arc::clone(&given.key)));
+        let server = server_config(local, anchors, &key, false)?;
+        let mut direct = server_config(local, anchors, &key, true)?;
         direct.alpn_protocols = vec![TRANSPORT_ALPN.to_vec()];
         Ok(Self {
             id: local.id.clone(),
+            given,
             chain_len,
             not_after,
-            installed,
+            installed: local.now(),
+            trusted,
             server: Arc::new(server),
             direct: Arc::new(direct),
             client: Arc::new(ClientConfig::new(
                 &local.id,
-                local.anchors.clone(),
+                anchors.clone(),
                 Some(key),
                 &local.clock,
             )?),
         })
+    }
+
+    /// Whether this certificate leads to the anchors that are in use with it. It did when it was given; anchors change.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
     }
 
     /// Whose certificate this is.
@@ -321,12 +494,13 @@ impl Credentials {
 
 fn server_config(
     local: &LocalIdentity,
+    anchors: &TrustAnchors,
     key: &Arc<CertifiedKey>,
     client_required: bool,
 ) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_details(provider(), Arc::clone(&local.clock))
         .with_protocol_versions(VERSIONS)?
-        .with_client_cert_verifier(VerifyClient::new(local.anchors.clone(), client_required))
+        .with_client_cert_verifier(VerifyClient::new(anchors.clone(), client_required))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
     // No resumption: every handshake verifies the client's certificate with today's anchors and dates.
     config.send_tls13_tickets = 0;
@@ -388,7 +562,7 @@ impl fmt::Debug for LocalIdentity {
         f.debug_struct("LocalIdentity")
             .field("id", &self.id)
             .field("server_name", &self.server_name)
-            .field("anchors", &self.anchors)
+            .field("anchors", &self.anchors())
             .field("current", &self.current())
             .finish_non_exhaustive()
     }

@@ -30,7 +30,8 @@ pub struct Certified {
 /// A certificate is renewed when 70 % of its remaining validity has passed, not sooner than `min_refresh` and not later
 /// than `max_refresh` after the last time. Where `min_refresh` would reach into the last tenth of the validity, the 70 %
 /// count. A failed attempt is repeated soon, with random and growing pauses: at most `retry_max` while the certificate is
-/// good, at most `urgent_retry_max` once it has expired or while there is none yet.
+/// good, at most `urgent_retry_max` once it has expired or while there is none yet. A certificate that other anchors no
+/// longer vouch for is renewed at once.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// `LINKERD2_PROXY_IDENTITY_MIN_REFRESH`; 10 s.
@@ -238,15 +239,21 @@ impl Validity {
         Some(not_after)
     }
 
-    /// Sleeps, at most until the clock on the wall says that the certificate is over.
+    /// Sleeps, at most until the clock on the wall says that the certificate is over, or until the anchors have changed and
+    /// the certificate does not lead to them.
     async fn rest(&self, pause: Duration, identity: &LocalIdentity) {
         let until = Instant::now() + pause;
+        let mut changes = identity.changes();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let current = identity.current();
+            if left.is_zero() || current.is_some_and(|current| !current.is_trusted()) {
                 return;
             }
-            tokio::time::sleep(left.min(LOOK)).await;
+            tokio::select! {
+                () = tokio::time::sleep(left.min(LOOK)) => {}
+                _ = changes.changed() => {}
+            }
             if self
                 .ends
                 .is_some_and(|(_, not_after)| identity.now() >= not_after)

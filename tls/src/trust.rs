@@ -45,6 +45,9 @@ pub enum TrustError {
         "no certificate found; give one or more PEM blocks that start with -----BEGIN CERTIFICATE-----"
     )]
     Empty,
+    /// One of several certificates in DER is no use.
+    #[error("the bundle has a certificate that is no usable trust anchor: {0}")]
+    Der(String),
     /// Certificates were found, none of them usable.
     #[error("none of the {count} certificates is a usable trust anchor; the first one: {first}")]
     NoneUsable {
@@ -69,11 +72,7 @@ impl TrustAnchors {
         }
         let mut count = 0;
         let mut first_bad = None;
-        let mut shared = Shared {
-            roots: Vec::new(),
-            certificates: Vec::new(),
-            anchors: Vec::new(),
-        };
+        let mut shared = Shared::empty();
         for (index, block) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
             count += 1;
             let read = block
@@ -91,6 +90,66 @@ impl TrustAnchors {
             (true, Some(first)) => Err(TrustError::NoneUsable { count, first }),
             (true, None) => Err(TrustError::Empty),
         }
+    }
+
+    /// No anchors: who has these believes nobody.
+    pub fn none() -> Self {
+        Self {
+            shared: Arc::new(Shared::empty()),
+        }
+    }
+
+    /// Reads certificates in DER, one after another, as SPIFFE's Workload API gives them. A bad one is an error here: who
+    /// speaks that API makes no bad pastes.
+    ///
+    /// # Errors
+    /// [`TrustError`] when one is of no use, or there is none.
+    pub fn from_der(der: &[u8]) -> Result<Self, TrustError> {
+        if der.len() > MAX_PEM {
+            return Err(TrustError::TooLong(der.len()));
+        }
+        let mut shared = Shared::empty();
+        for certificate in split_der(der)? {
+            shared.add(certificate).map_err(TrustError::Der)?;
+        }
+        if shared.roots.is_empty() {
+            return Err(TrustError::Empty);
+        }
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// These anchors and those of another bundle.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let (one, two) = (&self.shared, &other.shared);
+        let mut shared = Shared {
+            roots: one.roots.clone(),
+            certificates: one.certificates.clone(),
+            anchors: one.anchors.clone(),
+        };
+        for ((root, certificate), anchor) in
+            two.roots.iter().zip(&two.certificates).zip(&two.anchors)
+        {
+            if !self.contains(certificate) {
+                shared.roots.push(root.clone());
+                shared.certificates.push(certificate.clone());
+                shared.anchors.push(anchor.clone());
+            }
+        }
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Whether both are the same certificates, in whatever order.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let within = |one: &Self, other: &Self| {
+            let mut certificates = one.shared.certificates.iter();
+            certificates.all(|certificate| other.contains(certificate))
+        };
+        within(self, other) && within(other, self)
     }
 
     /// The anchors, in the order given.
@@ -119,7 +178,31 @@ impl TrustAnchors {
     }
 }
 
+/// Cuts DER certificates that follow one another apart.
+///
+/// # Errors
+/// [`TrustError::Der`].
+pub fn split_der(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let mut certificates = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = X509Certificate::from_der(der)
+            .map_err(|error| TrustError::Der(format!("not an X.509 certificate: {error}")))?;
+        let (one, _) = der.split_at(der.len().saturating_sub(rest.len()));
+        certificates.push(CertificateDer::from(one.to_vec()));
+        der = rest;
+    }
+    Ok(certificates)
+}
+
 impl Shared {
+    const fn empty() -> Self {
+        Self {
+            roots: Vec::new(),
+            certificates: Vec::new(),
+            anchors: Vec::new(),
+        }
+    }
+
     fn add(&mut self, der: CertificateDer<'static>) -> Result<(), String> {
         let root = webpki::anchor_from_trusted_cert(&der)
             .map_err(|error| format!("not a usable certificate: {error}"))?
@@ -179,6 +262,25 @@ mod tests {
             .collect();
         assert_eq!(subjects, ["CN=one", "CN=two", "CN=three"]);
         assert_eq!(anchors.earliest_expiry(), Some(sooner));
+    }
+
+    #[test]
+    fn bundles_are_joined_and_compared_by_their_certificates() {
+        let (one, two) = (Authority::root("one"), Authority::root("two"));
+        let read = |pem: &str| TrustAnchors::from_pem(pem).unwrap();
+        let (first, second) = (read(&one.pem), read(&two.pem));
+        let both = read(&format!("{}{}", two.pem, one.pem));
+        assert!(first.and(&second).is_same(&both));
+        assert!(both.and(&first).is_same(&both));
+        assert!(!both.is_same(&first) && !first.is_same(&both));
+        assert!(!TrustAnchors::none().is_same(&first));
+        let der: Vec<u8> = [&first, &second]
+            .iter()
+            .flat_map(|anchors| anchors.shared.certificates[0].to_vec())
+            .collect();
+        assert!(TrustAnchors::from_der(&der).unwrap().is_same(&both));
+        assert!(TrustAnchors::from_der(&der[..der.len() - 1]).is_err());
+        assert_eq!(TrustAnchors::from_der(&[]).err(), Some(TrustError::Empty));
     }
 
     #[test]

@@ -96,7 +96,12 @@ pub struct Backoff {
 impl Backoff {
     /// Reads `<side>_CONNECT_EXP_BACKOFF_{MIN,MAX,JITTER}`.
     pub(super) fn read(reader: &Reader<'_>, side: &str, max: Duration) -> Self {
-        let name = |end: &str| format!("{side}_CONNECT_EXP_BACKOFF_{end}");
+        Self::named(reader, &format!("{side}_CONNECT_EXP_BACKOFF"), max)
+    }
+
+    /// Reads `<names>_{MIN,MAX,JITTER}`.
+    pub(super) fn named(reader: &Reader<'_>, names: &str, max: Duration) -> Self {
+        let name = |end: &str| format!("{names}_{end}");
         let (min_name, max_name, jitter_name) = (name("MIN"), name("MAX"), name("JITTER"));
         let jitter: Option<f64> = reader.optional(&jitter_name);
         if let Some(jitter) = jitter

@@ -1,6 +1,6 @@
 //! This workload's identity, and where its certificates come from.
 
-use super::{ControlAddr, reader::Reader, value::DnsName};
+use super::{ControlAddr, control::Backoff, reader::Reader, value::DnsName};
 use linkerd_tls::Id;
 use std::{path::PathBuf, time::Duration};
 
@@ -11,12 +11,30 @@ pub struct Identity {
     pub id: Id,
     /// The SNI that mesh peers use. `IDENTITY_LOCAL_NAME`, else `IDENTITY_SERVER_NAME`.
     pub server_name: String,
+    /// PEM text; empty where there is a file, or where SPIRE gives the anchors.
+    pub trust_anchors: String,
+    /// PEM; read again when it changes, in place of the text.
+    pub trust_anchors_file: Option<PathBuf>,
+    /// Where certificates come from.
+    pub source: Certificates,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug)]
+pub enum Certificates {
+    /// From the identity service, for a key of our own.
+    Service(Box<Service>),
+    /// From a SPIRE agent, with their keys.
+    Spire(Spire),
+}
+
+/// The identity service and what it wants. Field = variable `IDENTITY_<FIELD>` unless stated.
+#[derive(Clone, Debug)]
+pub struct Service {
     /// Directory of `key.p8` and `csr.der`.
     pub dir: PathBuf,
     /// Shown to the identity service; read at every attempt.
     pub token_file: PathBuf,
-    /// PEM text.
-    pub trust_anchors: String,
     /// The identity service. `IDENTITY_SVC_ADDR`, `IDENTITY_SVC_NAME`.
     pub addr: ControlAddr,
     /// Shortest pause between certificates.
@@ -27,12 +45,43 @@ pub struct Identity {
     pub certify_timeout: Duration,
 }
 
+/// A SPIRE agent, or whatever else speaks SPIFFE's Workload API.
+#[derive(Clone, Debug)]
+pub struct Spire {
+    /// Its socket. `IDENTITY_SPIRE_WORKLOAD_API_ADDRESS`, else `IDENTITY_SPIRE_SOCKET`.
+    pub socket: PathBuf,
+    /// Pauses between attempts. `IDENTITY_SPIRE_EXP_BACKOFF_*`.
+    pub backoff: Backoff,
+}
+
 impl Identity {
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         refuse(reader);
+        let trust_anchors_file: Option<String> = reader
+            .optional("IDENTITY_TRUST_ANCHORS_FILE")
+            .filter(|path: &String| !path.is_empty());
+        let backoff = Backoff::named(reader, "IDENTITY_SPIRE_EXP_BACKOFF", Duration::from_secs(1));
+        if let Some(socket) = socket(reader) {
+            let names = spire_names(reader);
+            let trust_anchors: Option<String> = reader.optional("IDENTITY_TRUST_ANCHORS");
+            let (id, server_name) = names?;
+            return Some(Self {
+                id,
+                server_name,
+                trust_anchors: trust_anchors.unwrap_or_default(),
+                trust_anchors_file: trust_anchors_file.map(PathBuf::from),
+                source: Certificates::Spire(Spire {
+                    socket: socket?,
+                    backoff,
+                }),
+            });
+        }
         let dir: Option<String> = reader.required("IDENTITY_DIR");
         let token_file = token_file(reader);
-        let trust_anchors: Option<String> = reader.required("IDENTITY_TRUST_ANCHORS");
+        let trust_anchors: Option<String> = match trust_anchors_file {
+            Some(_) => Some(reader.value("IDENTITY_TRUST_ANCHORS")),
+            None => reader.required("IDENTITY_TRUST_ANCHORS"),
+        };
         let addr = ControlAddr::read(reader, "IDENTITY", true);
         let names = names(reader);
         let (min_refresh, max_refresh) = refresh(reader);
@@ -41,36 +90,82 @@ impl Identity {
         Some(Self {
             id,
             server_name,
-            dir: dir?.into(),
-            token_file: token_file?,
             trust_anchors: trust_anchors?,
-            addr: addr?,
-            min_refresh,
-            max_refresh,
-            certify_timeout,
+            trust_anchors_file: trust_anchors_file.map(PathBuf::from),
+            source: Certificates::Service(Box::new(Service {
+                dir: dir?.into(),
+                token_file: token_file?,
+                addr: addr?,
+                min_refresh,
+                max_refresh,
+                certify_timeout,
+            })),
         })
     }
 }
 
-/// Variables that ask for what there is not.
+/// A variable that asks for what there is not.
 fn refuse(reader: &Reader<'_>) {
-    for (name, problem) in [
-        ("IDENTITY_DISABLED", "asks for a proxy without identity"),
-        (
-            "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS",
-            "asks for certificates from SPIRE",
-        ),
-        ("IDENTITY_SPIRE_SOCKET", "asks for certificates from SPIRE"),
-    ] {
-        if let Some(value) = reader.text(name)
-            && !value.is_empty()
-        {
-            reader.error(
-                name,
-                Some(&value),
-                format!("{problem}, which is not supported"),
-                "nothing, and set IDENTITY_SVC_ADDR".into(),
-            );
+    const NAME: &str = "IDENTITY_DISABLED";
+    if let Some(value) = reader.text(NAME)
+        && !value.is_empty()
+    {
+        reader.error(
+            NAME,
+            Some(&value),
+            "asks for a proxy without identity, which is not supported".to_owned(),
+            "nothing, and set IDENTITY_SVC_ADDR".into(),
+        );
+    }
+}
+
+/// The socket of SPIRE's Workload API, if that is where certificates come from; `Some(None)` if it cannot be one.
+fn socket(reader: &Reader<'_>) -> Option<Option<PathBuf>> {
+    let named = |name: &'static str| {
+        let text = reader.text(name).filter(|text| !text.is_empty());
+        text.map(|text| (name, text))
+    };
+    let (new, old) = (
+        named("IDENTITY_SPIRE_WORKLOAD_API_ADDRESS"),
+        named("IDENTITY_SPIRE_SOCKET"),
+    );
+    let (name, text) = new.or(old)?;
+    let path = text.strip_prefix("unix:").unwrap_or(&text);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.starts_with('/') {
+        return Some(Some(path.into()));
+    }
+    let problem = "is not the path of a socket".to_owned();
+    let right = "an absolute path, as in unix:///run/spire/agent.sock".to_owned();
+    reader.error(name, Some(&text), problem, right);
+    Some(None)
+}
+
+/// Identity and TLS server name of a workload of SPIRE, whose certificates name URIs.
+fn spire_names(reader: &Reader<'_>) -> Option<(Id, String)> {
+    const ID: &str = "IDENTITY_SERVER_ID";
+    // What is the identity and the TLS server name at once cannot be a URI.
+    if let Some(name) = reader
+        .text("IDENTITY_LOCAL_NAME")
+        .filter(|name| !name.is_empty())
+    {
+        reader.error(
+            "IDENTITY_LOCAL_NAME",
+            Some(&name),
+            "is set, but certificates of SPIRE name a spiffe:// URI".to_owned(),
+            "nothing, and set IDENTITY_SERVER_ID and IDENTITY_SERVER_NAME".to_owned(),
+        );
+        return None;
+    }
+    let id: Option<Id> = reader.required(ID);
+    let name: Option<DnsName> = reader.required("IDENTITY_SERVER_NAME");
+    match (id?, name?) {
+        (id @ Id::Uri(_), DnsName(name)) => Some((id, name)),
+        (Id::Dns(id), _) => {
+            let problem = "is a DNS name, but certificates come from SPIRE".to_owned();
+            let right = "a SPIFFE ID, as in spiffe://domain/path".to_owned();
+            reader.error(ID, Some(&id), problem, right);
+            None
         }
     }
 }

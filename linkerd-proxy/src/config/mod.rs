@@ -21,7 +21,7 @@ pub use self::{
     admin::{Admin, Metrics, Readers},
     control::{Backoff, Control, ControlAddr, Policy, StreamLimits, Tracing},
     docs::reference,
-    identity::Identity,
+    identity::{Certificates, Identity, Service, Spire},
     inbound::{Http2Server, Inbound, PathNormalization},
     outbound::{Outbound, OutboundHttp2Server},
     process::{AccessLog, LogFormat, Logging, Shutdown, Workers},

@@ -318,7 +318,6 @@ fn combinations_that_cannot_work_are_refused() {
         .contains("does not fit")
     );
     assert!(error(&[("IDENTITY_DISABLED", "1")]).contains("without identity"));
-    assert!(error(&[("IDENTITY_SPIRE_WORKLOAD_API_ADDRESS", "unix:/run/spire")]).contains("SPIRE"));
     assert!(
         error(&[("IDENTITY_MIN_REFRESH", "2d")]).contains("is longer than IDENTITY_MAX_REFRESH")
     );
@@ -433,4 +432,64 @@ proptest::proptest! {
     fn no_value_can_crash_the_reader(at in 0..VARS.len(), text in "\\PC{0,40}|[0-9a-z:.,=\\[\\]/ -]{0,40}") {
         let _ = with(&[(VARS[at].name, &text)]);
     }
+}
+
+#[test]
+fn certificates_may_come_from_spire_which_needs_no_identity_service() {
+    let service = [
+        "IDENTITY_DIR",
+        "IDENTITY_TOKEN_FILE",
+        "IDENTITY_LOCAL_NAME",
+        "IDENTITY_SVC_ADDR",
+        "IDENTITY_SVC_NAME",
+        "IDENTITY_TRUST_ANCHORS",
+    ];
+    let spire = |id: &'static str, socket: &'static str| {
+        let mut vars = minimal();
+        for name in service {
+            vars.remove(&format!("{PREFIX}{name}"));
+        }
+        for (name, value) in [
+            ("IDENTITY_SERVER_ID", id),
+            ("IDENTITY_SERVER_NAME", "web.example"),
+            ("IDENTITY_SPIRE_WORKLOAD_API_ADDRESS", socket),
+        ] {
+            vars.insert(format!("{PREFIX}{name}"), value.to_owned());
+        }
+        Config::from_vars(|name| vars.get(name).cloned())
+    };
+    const ID: &str = "spiffe://example/web";
+    for socket in [
+        "/run/agent.sock",
+        "unix:/run/agent.sock",
+        "unix:///run/agent.sock",
+    ] {
+        let config = spire(ID, socket).unwrap();
+        assert_eq!(
+            (config.identity.id.as_str(), &*config.identity.server_name),
+            (ID, "web.example")
+        );
+        let Certificates::Spire(spire) = &config.identity.source else {
+            panic!("not from SPIRE");
+        };
+        assert_eq!(spire.socket.to_str(), Some("/run/agent.sock"));
+        assert_eq!(spire.backoff.max, Duration::from_secs(1));
+    }
+    for (id, socket, told) in [
+        (
+            ID,
+            "run/agent.sock",
+            "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS=\"run/agent.sock\" is not the path",
+        ),
+        (ID, "tcp://127.0.0.1:1", "is not the path of a socket"),
+        (
+            "web.example",
+            "/run/agent.sock",
+            "IDENTITY_SERVER_ID=\"web.example\" is a DNS name",
+        ),
+    ] {
+        let error = spire(id, socket).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    assert!(error(&[("IDENTITY_SPIRE_SOCKET", "/run/agent.sock")]).contains("IDENTITY_LOCAL_NAME"));
 }

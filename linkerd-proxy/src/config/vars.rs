@@ -241,19 +241,21 @@ vars! {
 }
 "Identity" {
     "IDENTITY_DIR", Syntax::Text, None, Injected,
-        "A directory for `key.p8` and `csr.der`; they are created where they are missing. Required.";
+        "A directory for `key.p8` and `csr.der`; they are created where they are missing. Required, unless certificates come from SPIRE.";
     "IDENTITY_TOKEN_FILE", Syntax::Text, None, Injected,
-        "A file with the token shown to the identity service; read afresh at every attempt. Required, and must not be empty at start.";
+        "A file with the token shown to the identity service; read afresh at every attempt. Required, and must not be empty at start, unless certificates come from SPIRE.";
     "IDENTITY_TRUST_ANCHORS", Syntax::Text, None, Injected,
-        "The trust anchors as PEM. Required.";
+        "The trust anchors as PEM. Required, unless there is a file of them or certificates come from SPIRE.";
+    "IDENTITY_TRUST_ANCHORS_FILE", Syntax::Text, None, Ours,
+        "A file with the trust anchors as PEM, read again every five seconds: what is in it replaces `IDENTITY_TRUST_ANCHORS`, which counts only while it cannot be read at start. A file that is of no use changes nothing.";
     "IDENTITY_LOCAL_NAME", Syntax::Name, None, Injected,
         "This workload's identity and TLS server name. Required, unless the next two are given.";
     "IDENTITY_SERVER_ID", Syntax::Identity, None, Known,
-        "This workload's identity, where `IDENTITY_LOCAL_NAME` is unset.";
+        "This workload's identity, where `IDENTITY_LOCAL_NAME` is unset. With SPIRE: its SPIFFE ID.";
     "IDENTITY_SERVER_NAME", Syntax::Name, None, Known,
         "This workload's TLS server name, where `IDENTITY_LOCAL_NAME` is unset.";
     "IDENTITY_SVC_ADDR", Syntax::Address, None, Injected,
-        "Identity service. Required.";
+        "Identity service. Required, unless certificates come from SPIRE.";
     "IDENTITY_SVC_NAME", Syntax::Identity, None, Injected,
         "Its identity; not needed with a loopback address.";
     "IDENTITY_MIN_REFRESH", Syntax::Duration, Some("10s"), Known,
@@ -265,9 +267,15 @@ vars! {
     "IDENTITY_DISABLED", Syntax::Text, None, Known,
         "Refused: a proxy without identity is not supported. Any value ends the process with 64.";
     "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS", Syntax::Text, None, Known,
-        "Refused: certificates come from the identity service only. Any value ends the process with 64.";
+        "Socket of a SPIRE agent (`unix:///run/spire/agent.sock`, or the path alone): certificates, their keys and the anchors of the workload's trust domain come from it, in place of the identity service. `IDENTITY_TRUST_ANCHORS` are believed besides.";
     "IDENTITY_SPIRE_SOCKET", Syntax::Text, None, Known,
         "Older spelling of the same.";
+    "IDENTITY_SPIRE_EXP_BACKOFF_MIN", Syntax::Duration, None, Known,
+        "First pause before the agent is asked again. Must be set together with `_MAX`. Unset: 100ms.";
+    "IDENTITY_SPIRE_EXP_BACKOFF_MAX", Syntax::Duration, None, Known,
+        "Longest pause. Unset: 1s.";
+    "IDENTITY_SPIRE_EXP_BACKOFF_JITTER", Syntax::Float, None, Known,
+        "Share of a pause that is drawn at random on top. Unset: 0.1, or 0 where `_MIN` and `_MAX` are set.";
 }
 "Admin and metrics" {
     "ADMIN_LISTEN_ADDR", Syntax::Socket, Some("127.0.0.1:4191"), Injected,
@@ -399,11 +407,5 @@ vars! {
         "Names are not canonicalized.";
     "DESTINATION_GET_SUFFIXES", Syntax::Text, None, Ignored,
         "Every name may be looked up.";
-    "IDENTITY_SPIRE_EXP_BACKOFF_MIN", Syntax::Text, None, Ignored,
-        "See `IDENTITY_SPIRE_WORKLOAD_API_ADDRESS`.";
-    "IDENTITY_SPIRE_EXP_BACKOFF_MAX", Syntax::Text, None, Ignored,
-        "See `IDENTITY_SPIRE_WORKLOAD_API_ADDRESS`.";
-    "IDENTITY_SPIRE_EXP_BACKOFF_JITTER", Syntax::Text, None, Ignored,
-        "See `IDENTITY_SPIRE_WORKLOAD_API_ADDRESS`.";
 }
 }

@@ -1,13 +1,18 @@
-//! This workload's certificates: the identity service's answers, in use and renewed in time.
+//! This workload's certificates, in use and renewed in time: the identity service's answers, or what a SPIRE agent says
+//! (`spire`); and the anchors (`anchors`).
 //!
 //! `run` makes the identity with [`local`] and spawns [`maintain`] on the admin runtime.
 
+mod anchors;
+mod spire;
+
+use self::anchors::{AnchorsError, Trust};
 use super::client::ControlClient;
-use crate::config;
+use crate::config::{self, Certificates};
 use arc_swap::ArcSwap;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Labels, Registry, describe};
 use linkerd_tls::{
-    KeyError, KeyMaterial, LocalIdentity, TrustAnchors, TrustError,
+    KeyError, KeyMaterial, LocalIdentity,
     refresh::{self, Certified, Observer, RefreshError, Schedule},
 };
 use linkerd2_proxy_api::identity::{CertifyRequest, identity_client::IdentityClient};
@@ -28,34 +33,74 @@ const LOG_INTERVAL: Duration = Duration::from_secs(15);
 /// Why there can be no identity.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
-    #[error("LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS: {0}")]
-    Anchors(#[from] TrustError),
+    #[error(transparent)]
+    Anchors(#[from] AnchorsError),
     #[error("LINKERD2_PROXY_IDENTITY_DIR={}: {source}", dir.display())]
     Key { dir: PathBuf, source: KeyError },
-    #[error("LINKERD2_PROXY_IDENTITY_LOCAL_NAME: {0}")]
-    Name(String),
+    #[error("LINKERD2_PROXY_IDENTITY_{variable}: {reason}")]
+    Name {
+        variable: &'static str,
+        reason: String,
+    },
 }
 
 /// This workload's identity, without a certificate as yet; reads or creates its key.
 pub(crate) fn local(config: &config::Identity) -> Result<Arc<LocalIdentity>, IdentityError> {
-    let anchors = TrustAnchors::from_pem(&config.trust_anchors)?;
-    let key = KeyMaterial::load_or_create(&config.dir, &config.server_name);
-    let key = key.map_err(|source| IdentityError::Key {
-        dir: config.dir.clone(),
-        source,
-    })?;
-    LocalIdentity::new(config.id.clone(), &config.server_name, key, anchors)
-        .map_err(|error| IdentityError::Name(error.to_string()))
+    let (id, name) = (config.id.clone(), &config.server_name);
+    let anchors = anchors::first(config)?;
+    let (identity, variable) = match &config.source {
+        Certificates::Service(service) => {
+            let key = KeyMaterial::load_or_create(&service.dir, name);
+            let key = key.map_err(|source| IdentityError::Key {
+                dir: service.dir.clone(),
+                source,
+            })?;
+            (LocalIdentity::new(id, name, key, anchors), "LOCAL_NAME")
+        }
+        Certificates::Spire(_) => (LocalIdentity::without_key(id, name, anchors), "SERVER_NAME"),
+    };
+    identity.map_err(|error| IdentityError::Name {
+        variable,
+        reason: error.to_string(),
+    })
 }
 
-/// Gets certificates and renews them, for as long as the proxy lives.
+/// Gets certificates and renews them, and follows the file of anchors, for as long as the proxy lives. `client` reaches the
+/// identity service, where certificates come from it.
 pub(crate) async fn maintain(
     identity: Arc<LocalIdentity>,
     config: config::Identity,
-    client: ControlClient,
+    client: Option<ControlClient>,
     registry: &Registry,
 ) -> Infallible {
-    let observer = Watcher::new(&identity, registry);
+    let trust = Trust::new(&config, identity.anchors(), registry);
+    let watcher = Watcher::new(&identity, registry);
+    let certified = async {
+        match (&config.source, client) {
+            (Certificates::Service(service), Some(client)) => {
+                from_service(identity.clone(), service, client, watcher).await
+            }
+            (Certificates::Spire(spire), _) => {
+                spire::follow(&identity, spire, &trust, &watcher).await
+            }
+            // No client is made only for SPIRE.
+            (Certificates::Service(_), None) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        never = certified => never,
+        never = say_waiting(&identity) => never,
+        never = trust.follow(&identity) => never,
+    }
+}
+
+/// Certificates from the identity service.
+async fn from_service(
+    identity: Arc<LocalIdentity>,
+    config: &config::Service,
+    client: ControlClient,
+    observer: Watcher,
+) -> Infallible {
     let schedule = Schedule {
         min_refresh: config.min_refresh,
         max_refresh: config.max_refresh,
@@ -68,23 +113,20 @@ pub(crate) async fn maintain(
     let origin = client.origin();
     let api = IdentityClient::with_origin(client, origin);
     let certify = async || -> Result<Certified, CertifyError> {
-        let call = certify(api.clone(), &config, &name, &csr);
+        let call = certify(api.clone(), config, &name, &csr);
         let answer = call.await;
         why.store(Arc::new(
             answer.as_ref().err().map_or("", CertifyError::reason),
         ));
         answer
     };
-    tokio::select! {
-        never = refresh::maintain(identity.clone(), schedule, certify, observer) => never,
-        never = say_waiting(&identity) => never,
-    }
+    refresh::maintain(identity, schedule, certify, observer).await
 }
 
 /// One attempt.
 async fn certify(
     mut api: IdentityClient<ControlClient>,
-    config: &config::Identity,
+    config: &config::Service,
     name: &str,
     csr: &[u8],
 ) -> Result<Certified, CertifyError> {
@@ -189,12 +231,6 @@ impl Watcher {
         let none = Labels::new();
         let results = registry.counters(&describe::CONTROL_IDENTITY_CERT_REFRESHES_TOTAL);
         let gauge = |desc| registry.gauges(desc).get(&none);
-        let anchors =
-            registry.gauges(&describe::CONTROL_IDENTITY_TRUST_ANCHOR_EXPIRATION_TIMESTAMP_SECONDS);
-        for anchor in identity.anchors().anchors() {
-            let labels = none.clone().with("anchor", &anchor.subject);
-            anchors.get(&labels).set(seconds(anchor.not_after));
-        }
         Self {
             id: identity.id().to_string(),
             expiration: gauge(&describe::CONTROL_IDENTITY_CERT_EXPIRATION_TIMESTAMP_SECONDS),
@@ -235,14 +271,7 @@ impl Observer for Watcher {
             RefreshError::Timeout(_) => "call",
             _ => "invalid",
         };
-        self.failed_at.set(seconds(SystemTime::now()));
-        self.error.inc();
-        self.errors.get(&Labels::new().with("reason", reason)).inc();
-        if self.may_log(reason) {
-            tracing::warn!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
-        } else {
-            tracing::debug!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
-        }
+        self.unable(reason, error);
     }
 
     fn expired(&self, not_after: SystemTime) {
@@ -251,6 +280,20 @@ impl Observer for Watcher {
             expired = %Utc(not_after),
             "The certificate has expired: peers refuse new connections until there is a new one"
         );
+    }
+}
+
+impl Watcher {
+    /// An attempt failed, for a reason out of a closed set.
+    fn unable(&self, reason: &'static str, error: &dyn fmt::Display) {
+        self.failed_at.set(seconds(SystemTime::now()));
+        self.error.inc();
+        self.errors.get(&Labels::new().with("reason", reason)).inc();
+        if self.may_log(reason) {
+            tracing::warn!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
+        } else {
+            tracing::debug!(id = %self.id, reason, %error, "Failed to obtain identity; retrying");
+        }
     }
 }
 

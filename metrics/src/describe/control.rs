@@ -24,8 +24,8 @@ families! {
     CONTROL_IDENTITY_CERT_REFRESH_ERROR_TIMESTAMP_SECONDS =
         Desc::gauge("control_identity_cert_refresh_error_timestamp_seconds").unit(Unit::Seconds);
     /// The number of failed refreshes of this proxy's mTLS identity certificate by reason.
-    /// `reason`: `call` (no answer, or a refusal), `timeout`, or what is wrong with the certificate that came, as in
-    /// `inbound_tls_handshake_failures_total`.
+    /// `reason`: `token` (its file), `call` (no answer), `refused`, `invalid` (what came cannot be used); with SPIRE `socket` (no
+    /// connection), `call`, `refused`, `no_svid` (none for our ID), `bundle` (its anchors), `invalid`.
     CONTROL_IDENTITY_CERT_REFRESH_ERRORS_TOTAL =
         Desc::counter("control_identity_cert_refresh_errors_total").fixed(&[&["reason"]]);
     /// Time when a trust anchor of this proxy will expire, in seconds since 1970.
@@ -33,6 +33,11 @@ families! {
         Desc::gauge("control_identity_trust_anchor_expiration_timestamp_seconds")
             .unit(Unit::Seconds)
             .fixed(&[&["anchor"]]);
+    /// The number of times that the trust anchors changed while this proxy ran.
+    /// By `IDENTITY_TRUST_ANCHORS_FILE` or by SPIRE; `result`: `ok`, or `error` for a file that could not be used, after which those
+    /// in use stayed.
+    CONTROL_IDENTITY_TRUST_ANCHOR_CHANGES_TOTAL =
+        Desc::counter("control_identity_trust_anchor_changes_total").fixed(&[&["result"]]);
     /// Total count of requests to the control plane.
     /// Streams count when they open.
     CONTROL_REQUEST_TOTAL = Desc::counter("control_request_total").legacy().labels(&[CONTROL]);

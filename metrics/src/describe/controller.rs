@@ -29,6 +29,10 @@ families! {
     /// Time when the certificate of the issuer will expire, in seconds since 1970.
     CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS =
         Desc::gauge("controller_issuer_expiration_timestamp_seconds").unit(Unit::Seconds);
+    /// Time when a trust anchor of the control plane will expire, in seconds since 1970.
+    /// 0 for one that is in use no longer.
+    CONTROLLER_TRUST_ANCHOR_EXPIRATION_TIMESTAMP_SECONDS =
+        Desc::gauge("controller_trust_anchor_expiration_timestamp_seconds").fixed(&[&["anchor"]]).unit(Unit::Seconds);
     /// Time when the certificate of a webhook will expire, in seconds since 1970.
     /// `service` is what API servers call; a new one is made when two thirds of its life are over.
     CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS =

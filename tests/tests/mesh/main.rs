@@ -48,3 +48,5 @@ mod slow;
 mod smuggling;
 mod upgrades;
 mod variables;
+mod spire;
+mod trust;

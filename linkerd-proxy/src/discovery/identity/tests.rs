@@ -8,7 +8,8 @@ use tonic::Code;
 
 struct World {
     config: config::Identity,
-    _dir: tempfile::TempDir,
+    token_file: PathBuf,
+    dir: tempfile::TempDir,
 }
 
 fn world(answers: &Answers, addr: SocketAddr) -> World {
@@ -18,18 +19,25 @@ fn world(answers: &Answers, addr: SocketAddr) -> World {
     let config = config::Identity {
         id: NAME.parse().unwrap(),
         server_name: NAME.into(),
-        dir: dir.path().to_owned(),
-        token_file,
         trust_anchors: answers.ca.anchors_pem().to_owned(),
-        addr: ControlAddr {
-            addr: Address::Socket(addr),
-            identity: None,
-        },
-        min_refresh: Duration::ZERO,
-        max_refresh: Duration::from_millis(1),
-        certify_timeout: Duration::from_secs(20),
+        trust_anchors_file: None,
+        source: Certificates::Service(Box::new(config::Service {
+            dir: dir.path().to_owned(),
+            token_file: token_file.clone(),
+            addr: ControlAddr {
+                addr: Address::Socket(addr),
+                identity: None,
+            },
+            min_refresh: Duration::ZERO,
+            max_refresh: Duration::from_millis(1),
+            certify_timeout: Duration::from_secs(20),
+        })),
     };
-    World { config, _dir: dir }
+    World {
+        config,
+        token_file,
+        dir,
+    }
 }
 
 /// Begins to certify; the identity and its metrics.
@@ -37,7 +45,7 @@ fn start(world: &World, addr: SocketAddr) -> (Arc<LocalIdentity>, Registry) {
     let (identity, registry) = (local(&world.config).unwrap(), registry());
     let client = client(addr, None, &identity, &registry);
     let (ours, page, config) = (identity.clone(), registry.clone(), world.config.clone());
-    tokio::spawn(async move { maintain(ours, config, client, &page).await });
+    tokio::spawn(async move { maintain(ours, config, Some(client), &page).await });
     (identity, registry)
 }
 
@@ -57,7 +65,7 @@ async fn certificates_are_renewed_with_the_token_as_it_is_then() {
     let world = world(&answers, controller.addr);
     let (identity, registry) = start(&world, controller.addr);
     let first = soon(identity.certified()).await;
-    std::fs::write(&world.config.token_file, "second").unwrap();
+    std::fs::write(&world.token_file, "second").unwrap();
     let mut changes = identity.changes();
     soon(async {
         while answers.tokens.lock().unwrap().last().unwrap() != b"second" {
@@ -93,7 +101,7 @@ async fn failed_calls_are_counted_by_reason_and_repeated() {
     let controller = Controller::start(&answers);
     let world = world(&answers, controller.addr);
     answers.refuse.send_replace(Some(Code::PermissionDenied));
-    std::fs::write(&world.config.token_file, " \n").unwrap();
+    std::fs::write(&world.token_file, " \n").unwrap();
     let (identity, registry) = start(&world, controller.addr);
     until(
         &registry,
@@ -104,7 +112,7 @@ async fn failed_calls_are_counted_by_reason_and_repeated() {
         answers.tokens.lock().unwrap().is_empty(),
         "an empty token is not sent"
     );
-    std::fs::write(&world.config.token_file, "token").unwrap();
+    std::fs::write(&world.token_file, "token").unwrap();
     until(
         &registry,
         "control_identity_cert_refresh_errors_total{reason=\"refused\"}",
@@ -140,7 +148,7 @@ fn a_key_is_made_once_and_kept() {
     let answers = Answers::new();
     let world = world(&answers, "127.0.0.1:1".parse().unwrap());
     let csr = local(&world.config).unwrap().csr().to_vec();
-    assert!(world.config.dir.join("key.p8").exists());
+    assert!(world.dir.path().join("key.p8").exists());
     assert_eq!(local(&world.config).unwrap().csr(), csr);
 }
 
@@ -157,7 +165,22 @@ fn what_is_wrong_with_the_identity_is_told_by_variable() {
         error.starts_with("LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS: "),
         "{error}"
     );
-    std::fs::write(world.config.dir.join("key.p8"), "no key").unwrap();
+    let missing = config::Identity {
+        trust_anchors: String::new(),
+        trust_anchors_file: Some(world.dir.path().join("none.crt")),
+        ..world.config.clone()
+    };
+    let error = local(&missing).unwrap_err().to_string();
+    assert!(
+        error.starts_with("LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS_FILE="),
+        "{error}"
+    );
+    let covered = config::Identity {
+        trust_anchors: world.config.trust_anchors.clone(),
+        ..missing
+    };
+    local(&covered).unwrap();
+    std::fs::write(world.dir.path().join("key.p8"), "no key").unwrap();
     let error = local(&world.config).unwrap_err().to_string();
     assert!(error.starts_with("LINKERD2_PROXY_IDENTITY_DIR="), "{error}");
 }
