@@ -3,7 +3,8 @@
 //! Made on first use: a root (`ca.crt`, `ca.key`), an issuer under it (`issuer.crt`, `issuer.key`) and a token key
 //! (`token.key`, `token.pub`). The directory has mode 0700, private files 0600; a private key that others can read is
 //! refused. A user brings an own issuer by putting `issuer.crt`, `issuer.key` and `ca.crt` there, or by naming files
-//! ([`Sources`]); then nothing is made in their place.
+//! ([`Sources`]); then nothing is made in their place. Where an API server reviews tokens there is no token key; where it
+//! keeps the issuer there are no files (`crate::kubernetes::issuer`).
 
 use jsonwebtoken::DecodingKey;
 use linkerd_tls::ca::{Ca, CaError};
@@ -28,6 +29,8 @@ pub struct Sources {
     pub issuer: Option<IssuerFiles>,
     /// Public keys, PEM, of who signs workload tokens, in place of the key in the directory.
     pub token_keys: Option<PathBuf>,
+    /// An API server says whom tokens speak for: no key is needed, and none is made.
+    pub are_tokens_reviewed: bool,
 }
 
 /// An issuer that the user brings.
@@ -119,7 +122,8 @@ impl Authority {
     /// [`AuthorityError`]; nothing is written over.
     pub fn open_with(sources: &Sources) -> Result<Self, AuthorityError> {
         let directory = &sources.directory;
-        let makes = sources.issuer.is_none() || sources.token_keys.is_none();
+        let makes_key = sources.token_keys.is_none() && !sources.are_tokens_reviewed;
+        let makes = sources.issuer.is_none() || makes_key;
         if makes && !directory.is_dir() {
             DirBuilder::new()
                 .recursive(true)
@@ -131,7 +135,7 @@ impl Authority {
         if sources.issuer.is_none() {
             make_ca(directory)?;
         }
-        if sources.token_keys.is_none() {
+        if makes_key {
             make_token_key(directory)?;
         }
         Self::reopen(sources)
@@ -145,9 +149,14 @@ impl Authority {
         let directory = &sources.directory;
         let ca = match &sources.issuer {
             None => load_ca(&IssuerFiles::in_directory(directory), Readers::Owner)?,
+            // A volume of a Secret is there for one Pod, and readable by all in it unless the Pod says otherwise.
+            Some(files) if sources.are_tokens_reviewed => load_ca(files, Readers::Pod)?,
             // Mounted secrets belong to a group.
             Some(files) => load_ca(files, Readers::Group)?,
         };
+        if sources.are_tokens_reviewed {
+            return Ok(Self::of(ca));
+        }
         if let Some(path) = &sources.token_keys {
             let token_public = read(path)?;
             return Ok(Self {
@@ -171,11 +180,30 @@ impl Authority {
         })
     }
 
-    /// Whether both sign with the same issuer and take the same tokens.
+    /// An authority that only signs certificates: an API server judges tokens.
+    pub(crate) fn of(ca: Ca) -> Self {
+        Self {
+            ca,
+            token_key: None,
+            token_public: String::new(),
+            decoding: Vec::new(),
+        }
+    }
+
+    /// Whether both sign with the same issuer, below the same anchors, and take the same tokens.
+    #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.changed(other) == (false, false)
+    }
+
+    /// Whether the anchors differ from another's, and whether the issuer or the tokens do.
+    pub(crate) fn changed(&self, other: &Self) -> (bool, bool) {
         let (ours, theirs) = (self.ca.to_pem(), other.ca.to_pem());
-        (ours.certificates, ours.anchors, &self.token_public)
-            == (theirs.certificates, theirs.anchors, &other.token_public)
+        let issuer = (ours.certificates, &self.token_public);
+        (
+            ours.anchors != theirs.anchors,
+            issuer != (theirs.certificates, &other.token_public),
+        )
     }
 
     /// What signs certificates.
@@ -307,6 +335,7 @@ fn make_token_key(directory: &Path) -> Result<(), AuthorityError> {
 enum Readers {
     Owner,
     Group,
+    Pod,
 }
 
 /// Both are there, or none.
@@ -329,6 +358,7 @@ fn read_private(path: &Path, readers: Readers) -> Result<String, AuthorityError>
     let refused = match readers {
         Readers::Owner => 0o077,
         Readers::Group => 0o037,
+        Readers::Pod => 0o033,
     };
     if mode & refused != 0 {
         return Err(AuthorityError::Exposed {
@@ -412,6 +442,7 @@ mod tests {
             directory: own.path().join("state"),
             issuer: Some(IssuerFiles::in_directory(theirs.path())),
             token_keys: Some(theirs.path().join("token.pub")),
+            are_tokens_reviewed: false,
         };
         let authority = Authority::open_with(&sources).unwrap();
         assert!(authority.is_same(&brought));

@@ -51,6 +51,8 @@ pub struct Config {
     pub rescan: Duration,
     /// An issuer that the user brings, in place of the one in `state_dir`.
     pub issuer: Option<IssuerFiles>,
+    /// The issuer is in a Secret of the API server, made there if need be, in place of all files.
+    pub bootstrap_issuer: bool,
     /// Public keys of who signs workload tokens, in place of the key in `state_dir`.
     pub token_keys: Option<PathBuf>,
     /// Most streams that are open at once.
@@ -81,6 +83,7 @@ impl Config {
             directory: self.state_dir.clone(),
             issuer: self.issuer.clone(),
             token_keys: self.token_keys.clone(),
+            are_tokens_reviewed: self.kubernetes.is_some(),
         }
     }
 }
@@ -126,9 +129,13 @@ pub struct Flags {
     /// Its private key, PEM; not readable by all.
     #[arg(long, value_name = "FILE", requires = "issuer_cert")]
     pub issuer_key: Option<PathBuf>,
-    /// The trust anchors that it leads to, PEM.
+    /// The trust anchors that it leads to, PEM. The three are read again when they change.
     #[arg(long, value_name = "FILE", requires = "issuer_cert")]
     pub trust_anchors: Option<PathBuf>,
+    /// Reads the issuer from the Secret linkerd-identity-issuer and the trust anchors from the ConfigMap
+    /// linkerd-identity-trust-roots, in place of files, and makes both once where there are none.
+    #[arg(long, requires = "kubernetes")]
+    pub bootstrap_issuer: bool,
     /// Public keys (ECDSA P-256, PEM) of who signs workload tokens in your place.
     #[arg(long, value_name = "FILE")]
     pub token_keys: Option<PathBuf>,
@@ -319,6 +326,7 @@ impl From<Flags> for Config {
                 }),
                 _ => None,
             },
+            bootstrap_issuer: flags.bootstrap_issuer,
             token_keys: flags.token_keys,
             max_streams: flags.max_streams,
         }

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`source`] | the directory: what is good, what is wrong and where, the last good version of each object |
 //! | [`kubernetes`] | the API server: watches, the last good version of each object, token reviews |
-//! | `watch` | follows the files: a new snapshot when they change, a new issuer when its files do |
+//! | `watch` | follows the files: a new snapshot when they change |
+//! | `issuer` | the authority of the moment: a new issuer and new trust anchors while everything runs |
 //! | `listen` | connections: plaintext on this host, mutual TLS elsewhere |
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
 //! | [`token`] | workload tokens: signed JWTs |
@@ -28,6 +29,7 @@ pub mod token;
 mod admin;
 mod config;
 mod grpc;
+mod issuer;
 mod listen;
 mod metrics;
 mod serve;

@@ -4,10 +4,9 @@
 //! A client's certificate is verified if it shows one. It need not: a proxy asks for its first certificate, and for its
 //! policy, before it has one.
 
-use crate::authority::Authority;
-use arc_swap::ArcSwap;
+use crate::issuer::Signing;
 use linkerd_tls::{
-    Accept, Id, KeyMaterial, LocalIdentity, ServerStream, accept,
+    Accept, Id, KeyMaterial, LocalIdentity, ServerStream, TrustAnchors, accept,
     refresh::{Certified, Observer, RefreshError, Schedule, maintain},
 };
 use std::{
@@ -128,7 +127,8 @@ async fn establish(
 /// What is wrong with the name or the anchors.
 pub(crate) fn identity(
     name: &str,
-    authority: Arc<ArcSwap<Authority>>,
+    signing: Arc<Signing>,
+    anchors: TrustAnchors,
     lifetime: Duration,
     skew: Duration,
 ) -> Result<
@@ -140,24 +140,40 @@ pub(crate) fn identity(
 > {
     let key = KeyMaterial::create(name).map_err(|error| error.to_string())?;
     let id: Id = name.parse().map_err(|error| format!("{name}: {error}"))?;
-    let anchors = authority.load().ca().anchors().clone();
     let identity = LocalIdentity::new(id, name, key, anchors).map_err(|error| error.to_string())?;
     let (own, name) = (identity.clone(), name.to_owned());
+    let mut changes = signing.changes();
+    let source = signing.clone();
     let certify = move || {
-        let issued = authority
-            .load()
-            .ca()
-            .issue(own.csr(), &name, lifetime, skew)
-            .map(|issued| Certified {
-                leaf: issued.leaf_der,
-                intermediates: issued.chain,
-                valid_until: issued.not_after,
-            });
-        std::future::ready(issued)
+        let issued = source.load().ok_or_else(|| "no issuer".to_owned());
+        let issued = issued.and_then(|authority| {
+            let issued = authority.ca().issue(own.csr(), &name, lifetime, skew);
+            issued.map_err(|error| error.to_string())
+        });
+        std::future::ready(issued.map(|issued| Certified {
+            leaf: issued.leaf_der,
+            intermediates: issued.chain,
+            valid_until: issued.not_after,
+        }))
+    };
+    let kept = identity.clone();
+    let follow = async move {
+        loop {
+            if let Some(authority) = signing.load()
+                && let anchors = authority.ca().anchors()
+                && !anchors.is_same(&kept.anchors())
+                && let Err(error) = kept.trust(anchors.clone())
+            {
+                tracing::info!(%error, "The control plane certifies itself anew");
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     };
     let kept = identity.clone();
     let keep = async move {
-        maintain(kept, Schedule::default(), certify, Log).await;
+        tokio::join!(maintain(kept, Schedule::default(), certify, Log), follow);
     };
     Ok((identity, keep))
 }

@@ -3,6 +3,7 @@
 use crate::source::Snapshot;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
 use linkerd_policy::index::Workload;
+use linkerd_tls::ca::Ca;
 use std::{collections::HashMap, time::SystemTime};
 
 /// Every family of the control plane.
@@ -18,7 +19,8 @@ pub(crate) struct ControllerMetrics {
     certificates: Family<Counter>,
     webhook_expiry: Family<Gauge>,
     webhook_failures: Family<Counter>,
-    pub(crate) issuer_expiry: Handle<Gauge>,
+    issuer_expiry: Handle<Gauge>,
+    anchors: Family<Gauge>,
 }
 
 /// Gauges that stand for one snapshot; dropping them takes their series away in time.
@@ -43,6 +45,8 @@ impl ControllerMetrics {
                 .gauges(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS),
             webhook_failures: registry
                 .counters(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_FAILURES_TOTAL),
+            anchors: registry
+                .gauges(&describe::CONTROLLER_TRUST_ANCHOR_EXPIRATION_TIMESTAMP_SECONDS),
             issuer_expiry: registry
                 .gauges(&describe::CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS)
                 .get(&none),
@@ -135,6 +139,21 @@ impl ControllerMetrics {
         self.webhook_failures
             .get(&Labels::new().with("service", service))
             .inc();
+    }
+
+    /// Shows an issuer and its anchors in place of those before.
+    pub(crate) fn issuer(&self, ca: &Ca, shown: &mut Shown) {
+        self.issuer_expiry.set_time(ca.not_after());
+        for gauge in shown.0.drain(..) {
+            gauge.set(0.0);
+        }
+        for anchor in ca.anchors().anchors() {
+            let gauge = self
+                .anchors
+                .get(&Labels::new().with("anchor", &anchor.subject));
+            gauge.set_time(anchor.not_after);
+            shown.0.push(gauge);
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use crate::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
     },
-    kubernetes::{self, KubernetesError, Reported, review::Reviewer},
+    issuer::{Issuer, Origin, Signing},
+    kubernetes::{self, KubernetesError, Reported, issuer::Kept, review::Reviewer},
     listen::{self, Connection, connections},
     metrics::{ControllerMetrics, StatusMetrics},
     source::{Snapshot, Source},
-    watch::{Issuer, Report, Watch},
+    watch::{Report, Watch},
 };
-use arc_swap::ArcSwap;
 use kube::Client;
 use linkerd_metrics::{Options, Registry, process::Process};
 use linkerd_tls::LocalIdentity;
@@ -189,8 +189,12 @@ pub async fn run_on(
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));
-    let issuer = issuer(&config, &metrics)?;
-    let authority = issuer.as_ref().map(|issuer| issuer.authority.clone());
+    let client = match &config.kubernetes {
+        Some(kubernetes) => Some(kubernetes.client().await?),
+        None => None,
+    };
+    let issuer = issuer(&config, client.as_ref())?;
+    let signing = issuer.as_ref().map(|issuer| issuer.signing.clone());
 
     let empty = Arc::new(Snapshot::empty(&config.cluster));
     let (publish, snapshots) = watch::channel(empty);
@@ -212,10 +216,6 @@ pub async fn run_on(
         snapshots: shared.snapshots.clone(),
         streams: shared.streams.clone(),
     };
-    let client = match &config.kubernetes {
-        Some(kubernetes) => Some(kubernetes.client().await?),
-        None => None,
-    };
     let review = Box::pin(review(&config, &shared, client.clone(), admission));
     let reported = Arc::<Reported>::default();
     let statuses = statuses(&config, client.clone(), &reported, &shared, &state.registry);
@@ -225,7 +225,10 @@ pub async fn run_on(
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
         let _ = snapshots.wait_for(|snapshot| snapshot.version > 0).await;
-        services(&config, &shared, authority.as_ref(), client, apis)?.await
+        if let Some(signing) = signing.as_ref().filter(|_| speaks_tls(&config)) {
+            signing.loaded().await;
+        }
+        services(&config, &shared, signing.as_ref(), client, apis)?.await
     });
     tokio::select! {
         result = serve => result?,
@@ -244,21 +247,31 @@ pub async fn run_on(
 }
 
 /// The authority, where something needs one: the identity API, or mutual TLS of our own.
-fn issuer(config: &Config, metrics: &ControllerMetrics) -> Result<Option<Issuer>, Error> {
-    let speaks_tls = |role, address: SocketAddr| config.has(role) && is_tls(config, address);
-    let is_needed = config.has(Role::Identity)
-        || speaks_tls(Role::Policy, config.policy_addr)
-        || speaks_tls(Role::Destination, config.destination_addr);
-    if !is_needed {
+fn issuer(config: &Config, client: Option<&Client>) -> Result<Option<Issuer>, Error> {
+    if !config.has(Role::Identity) && !speaks_tls(config) {
         return Ok(None);
     }
-    let sources = config.authority();
-    let authority = Authority::open_with(&sources)?;
-    metrics.issuer_expiry.set_time(authority.ca().not_after());
-    Ok(Some(Issuer {
-        authority: Arc::new(ArcSwap::from_pointee(authority)),
-        sources,
-    }))
+    let signing = Arc::new(Signing::default());
+    let origin = match client.filter(|_| config.bootstrap_issuer) {
+        Some(client) => {
+            let namespace = &config.cluster.control_plane_namespace;
+            Origin::Kept(Box::new(Kept::new(client, namespace)))
+        }
+        None => {
+            let sources = config.authority();
+            signing.store(Authority::open_with(&sources)?);
+            Origin::Files(sources, config.rescan)
+        }
+    };
+    Ok(Some(Issuer { signing, origin }))
+}
+
+/// Whether we speak mutual TLS ourselves.
+fn speaks_tls(config: &Config) -> bool {
+    let speaks = |role, address| config.has(role) && is_tls(config, address);
+    speaks(Role::Identity, config.identity_addr)
+        || speaks(Role::Policy, config.policy_addr)
+        || speaks(Role::Destination, config.destination_addr)
 }
 
 /// Writes statuses, with the role policy on an API server; never ends.
@@ -329,6 +342,12 @@ async fn keep(
     mut report: Report,
     issuer: Option<Issuer>,
 ) -> io::Result<()> {
+    let metrics = report.metrics.clone();
+    let follow_issuer = async {
+        if let Some(issuer) = issuer {
+            issuer.keep(&metrics).await;
+        }
+    };
     let Some(client) = client else {
         let mut directories = vec![config.manifests.clone()];
         directories.extend(config.overlays.iter().cloned());
@@ -343,11 +362,10 @@ async fn keep(
             rescan: config.rescan,
             publish,
             report,
-            issuer,
         };
-        return watch.run().await;
+        let (watched, ()) = tokio::join!(watch.run(), follow_issuer);
+        return watched;
     };
-    let metrics = report.metrics.clone();
     let follow = async {
         if config.has_index() {
             let publish = |snapshot: Snapshot| {
@@ -363,11 +381,6 @@ async fn keep(
             }));
         }
     };
-    let follow_issuer = async {
-        if let Some(issuer) = issuer {
-            issuer.keep(config.rescan, &metrics).await;
-        }
-    };
     tokio::join!(follow, follow_issuer);
     // The process ends with its services.
     std::future::pending().await
@@ -377,13 +390,13 @@ async fn keep(
 fn services(
     config: &Config,
     shared: &Shared,
-    authority: Option<&Arc<ArcSwap<Authority>>>,
+    signing: Option<&Arc<Signing>>,
     client: Option<Client>,
     apis: Apis,
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
     let accepted = |listener: Option<TcpListener>, account, address| {
         let accepted = listener.map(|listener| {
-            let identity = own_identity(config, shared, authority, account, address)?;
+            let identity = own_identity(config, shared, signing, account, address)?;
             Ok::<_, Error>(connections(listener, identity))
         });
         accepted.transpose()
@@ -405,10 +418,10 @@ fn services(
         source = %config.kubernetes.as_ref().map_or_else(|| config.manifests.display().to_string(), |_| "kubernetes".to_owned()),
         "Serving"
     );
-    let certifier = authority.map(|authority| Certifier {
+    let certifier = signing.map(|signing| Certifier {
         shared: shared.clone(),
         reviewer: client.map(Reviewer::new),
-        authority: authority.clone(),
+        signing: signing.clone(),
         lifetime: config.issuance_lifetime,
         skew: config.clock_skew,
         per_minute: config.certify_per_minute,
@@ -461,18 +474,20 @@ fn serve(
 fn own_identity(
     config: &Config,
     shared: &Shared,
-    authority: Option<&Arc<ArcSwap<Authority>>>,
+    signing: Option<&Arc<Signing>>,
     account: &str,
     address: SocketAddr,
 ) -> Result<Option<Arc<LocalIdentity>>, Error> {
-    let Some(authority) = authority.filter(|_| is_tls(config, address)) else {
+    let current = signing.and_then(|signing| Some((signing, signing.load()?)));
+    let Some((signing, authority)) = current.filter(|_| is_tls(config, address)) else {
         return Ok(None);
     };
     let namespace = &config.cluster.control_plane_namespace;
     let name = config.cluster.service_account_identity(namespace, account);
     let (identity, keep) = listen::identity(
         &name,
-        authority.clone(),
+        signing.clone(),
+        authority.ca().anchors().clone(),
         config.issuance_lifetime,
         config.clock_skew,
     )

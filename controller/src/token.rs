@@ -57,6 +57,9 @@ pub enum TokenError {
     /// It is not signed by us, expired, or for somebody else.
     #[error("authentication token could not be authenticated")]
     NotAuthenticated(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The API server says what is wrong with it: it expired, is for another audience, or its account is gone.
+    #[error("{0}")]
+    Refused(String),
     /// The API server could not say.
     #[error("the token could not be reviewed: {0}")]
     NotReviewed(String),

@@ -1,11 +1,9 @@
-//! Keeps the snapshot in step with the directories, and the authority with its files. Run by [`crate::run`].
+//! Keeps the snapshot in step with the directories. Run by [`crate::run`].
 
 use crate::{
-    authority::{Authority, Sources},
     metrics::{ControllerMetrics, Shown},
     source::{Problem, Snapshot, Source, Stamp},
 };
-use arc_swap::ArcSwap;
 use notify::{
     Event, EventKind, Watcher as _,
     event::{AccessKind, AccessMode},
@@ -30,24 +28,6 @@ pub(crate) struct Watch {
     pub(crate) rescan: Duration,
     pub(crate) publish: watch::Sender<Arc<Snapshot>>,
     pub(crate) report: Report,
-    pub(crate) issuer: Option<Issuer>,
-}
-
-/// The authority, and the files that it comes from.
-pub(crate) struct Issuer {
-    pub(crate) authority: Arc<ArcSwap<Authority>>,
-    pub(crate) sources: Sources,
-}
-
-impl Issuer {
-    /// Looks at the files from time to time, for ever.
-    pub(crate) async fn keep(self, rescan: Duration, metrics: &ControllerMetrics) {
-        let mut issuer = IssuerWatch::default();
-        loop {
-            tokio::time::sleep(rescan).await;
-            issuer.follow(&self.authority, &self.sources, metrics);
-        }
-    }
 }
 
 impl Watch {
@@ -68,7 +48,6 @@ impl Watch {
         }
         let mut stamp = None;
         let mut pauses = 0_u32;
-        let mut issuer = IssuerWatch::default();
         loop {
             let is_told = tokio::time::timeout(self.rescan, touched.notified())
                 .await
@@ -91,9 +70,6 @@ impl Watch {
             if let Some(snapshot) = snapshot {
                 self.report.snapshot(&snapshot);
                 self.publish.send_replace(Arc::new(snapshot));
-            }
-            if let Some(Issuer { authority, sources }) = &self.issuer {
-                issuer.follow(authority, sources, &self.report.metrics);
             }
         }
     }
@@ -183,50 +159,9 @@ impl Report {
     }
 }
 
-/// Takes a new issuer into use when its files change; one that is of no use is reported once and the old one stays.
-#[derive(Debug, Default)]
-struct IssuerWatch {
-    failure: String,
-}
-
-impl IssuerWatch {
-    fn follow(
-        &mut self,
-        authority: &ArcSwap<Authority>,
-        sources: &Sources,
-        metrics: &ControllerMetrics,
-    ) {
-        let old = authority.load();
-        match Authority::reopen(sources) {
-            Ok(new) if new.is_same(&old) => self.failure.clear(),
-            Ok(new) if new.trust_anchors() != old.trust_anchors() => {
-                self.failed("the trust anchors changed: restart the control plane, and the proxies with them");
-            }
-            Ok(new) => {
-                metrics.issuer_expiry.set_time(new.ca().not_after());
-                authority.store(Arc::new(new));
-                self.failure.clear();
-                tracing::info!("IssuerUpdated: a new issuer or token key is in use");
-            }
-            Err(error) => self.failed(&error.to_string()),
-        }
-    }
-
-    fn failed(&mut self, failure: &str) {
-        if self.failure != failure {
-            failure.clone_into(&mut self.failure);
-            tracing::warn!(
-                error = failure,
-                "IssuerUpdateSkipped: the issuer in use stays"
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use linkerd_metrics::{Options, Registry};
     use notify::event::{CreateKind, DataChange, ModifyKind};
 
     #[test]
@@ -248,48 +183,5 @@ mod tests {
             assert!(is_change(&event(change)), "{change:?}");
         }
         assert!(is_change(&Err(notify::Error::generic("overflow"))));
-    }
-
-    #[test]
-    fn an_issuer_that_is_of_no_use_never_replaces_the_one_in_use() {
-        let folder = tempfile::tempdir().unwrap();
-        let sources = Sources {
-            directory: folder.path().to_owned(),
-            ..Sources::default()
-        };
-        let metrics = ControllerMetrics::register(&Registry::new(Options::default()));
-        let authority = ArcSwap::from_pointee(Authority::open(folder.path()).unwrap());
-        let first = authority.load_full();
-        let mut watch = IssuerWatch::default();
-        let path = |name: &str| folder.path().join(name);
-        let certificate = std::fs::read(path("issuer.crt")).unwrap();
-        let other = tempfile::tempdir().unwrap();
-        Authority::open(other.path()).unwrap();
-
-        for (name, with) in [
-            ("issuer.crt", Vec::new()),
-            // It does not fit the key.
-            (
-                "issuer.crt",
-                std::fs::read(other.path().join("issuer.crt")).unwrap(),
-            ),
-            (
-                "ca.crt",
-                std::fs::read(other.path().join("ca.crt")).unwrap(),
-            ),
-        ] {
-            let before = std::fs::read(path(name)).unwrap();
-            std::fs::write(path(name), with).unwrap();
-            watch.follow(&authority, &sources, &metrics);
-            assert!(Arc::ptr_eq(&first, &authority.load_full()), "{name}");
-            assert!(!watch.failure.is_empty(), "{name}");
-            std::fs::write(path(name), before).unwrap();
-        }
-        std::fs::remove_file(path("issuer.crt")).unwrap();
-        watch.follow(&authority, &sources, &metrics);
-        assert!(Arc::ptr_eq(&first, &authority.load_full()));
-        std::fs::write(path("issuer.crt"), certificate).unwrap();
-        watch.follow(&authority, &sources, &metrics);
-        assert!(watch.failure.is_empty() && Arc::ptr_eq(&first, &authority.load_full()));
     }
 }

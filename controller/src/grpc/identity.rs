@@ -1,15 +1,14 @@
 //! `io.linkerd.proxy.identity.Identity`: a certificate for whoever shows a token.
 //!
-//! The peer judges the signing request before the token. Here the token comes first, so that nobody without one is told
-//! anything else or costs us a signature; what a request with one fault is answered does not depend on the order.
+//! What is judged, in the order of the contract: that there is an issuer, the fields, the issuer itself, the signing request,
+//! the token, whom it speaks for. A request with several faults is told of the first.
 
 use super::Shared;
 use crate::{
-    authority::Authority,
+    issuer::Signing,
     kubernetes::review::Reviewer,
     token::{self, TokenError},
 };
-use arc_swap::ArcSwap;
 use linkerd_tls::ca::{IssueError, IssueFault};
 use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse, identity_server::Identity};
 use std::{
@@ -28,7 +27,7 @@ pub(crate) struct Certifier {
     pub(crate) shared: Shared,
     /// Who judges tokens; absent: the authority, which signed them.
     pub(crate) reviewer: Option<Reviewer>,
-    pub(crate) authority: Arc<ArcSwap<Authority>>,
+    pub(crate) signing: Arc<Signing>,
     pub(crate) lifetime: Duration,
     pub(crate) skew: Duration,
     pub(crate) per_minute: u32,
@@ -40,6 +39,10 @@ struct Refused(&'static str, Status);
 
 impl Certifier {
     async fn certify_now(&self, request: &CertifyRequest) -> Result<CertifyResponse, Refused> {
+        let Some(authority) = self.signing.load() else {
+            let text = "cert issuer not ready yet";
+            return Err(Refused("issuer", Status::unavailable(text)));
+        };
         let missing = |what| Refused("missing", Status::invalid_argument(what));
         if request.identity.is_empty() {
             return Err(missing("missing identity"));
@@ -50,11 +53,11 @@ impl Certifier {
         if request.certificate_signing_request.is_empty() {
             return Err(missing("missing certificate signing request"));
         }
-        let authority = self.authority.load_full();
-        if authority.ca().not_after() <= SystemTime::now() {
-            let text = "cert issuer not ready yet";
-            return Err(Refused("issuer", Status::unavailable(text)));
-        }
+        let now = SystemTime::now();
+        let checked = authority
+            .ca()
+            .check(&request.certificate_signing_request, &request.identity, now)
+            .map_err(refused_request)?;
         let token = std::str::from_utf8(&request.token).unwrap_or_default();
         let subject = match &self.reviewer {
             None => token::verify(&authority, token),
@@ -73,12 +76,7 @@ impl Certifier {
         self.limit(&found)?;
         let issued = authority
             .ca()
-            .issue(
-                &request.certificate_signing_request,
-                &found,
-                self.lifetime,
-                self.skew,
-            )
+            .sign_checked(&checked, self.lifetime, self.skew, now)
             .map_err(refused_request)?;
         let until = issued
             .not_after
@@ -129,8 +127,8 @@ fn refused_token(error: TokenError) -> Refused {
         TokenError::NotAuthenticated(_)
         | TokenError::UnknownWorkload(_)
         | TokenError::Spiffe { .. } => Refused("token", Status::failed_precondition(text)),
-        TokenError::NotReviewed(_) => Refused("token_review", Status::unavailable(text)),
-        TokenError::Subject(_) | TokenError::Label(_) => {
+        TokenError::NotReviewed(_) => Refused("token_review", Status::internal(text)),
+        TokenError::Subject(_) | TokenError::Label(_) | TokenError::Refused(_) => {
             Refused("token", Status::invalid_argument(text))
         }
     }

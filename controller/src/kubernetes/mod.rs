@@ -11,9 +11,11 @@
 //! | [`lease`] | which of several replicas writes statuses |
 //! | `reported` | the statuses that objects have |
 //! | `status` | writes those that they are to have |
+//! | [`issuer`] | the issuer and the trust anchors, made once where there are none |
 //! | [`review`] | tokens, judged by the API server |
 //! | [`webhooks`] | certificates of webhooks, in Secrets and in `caBundle` |
 
+pub(crate) mod issuer;
 mod keep;
 pub mod lease;
 mod reported;

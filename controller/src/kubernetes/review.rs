@@ -52,8 +52,10 @@ impl Reviewer {
         let status = review.status.unwrap_or_default();
         let audiences = status.audiences.unwrap_or_default();
         if status.authenticated != Some(true) {
-            let why = status.error.unwrap_or_else(|| "refused".to_owned());
-            return Err(token::not_authenticated(&why));
+            return Err(match status.error {
+                Some(why) if !why.is_empty() => TokenError::Refused(why),
+                _ => token::not_authenticated("refused"),
+            });
         }
         // An API server that does not know audiences answers without any.
         if !audiences.iter().any(|audience| audience == AUDIENCE) {

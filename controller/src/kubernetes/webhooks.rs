@@ -34,13 +34,13 @@ use std::{
 };
 
 /// Who we are to the API server.
-pub(crate) const MANAGER: &str = "linkerd-controller";
+pub(super) const MANAGER: &str = "linkerd-controller";
 /// Says that we made an object, and may make it anew.
-pub(crate) const CREATED_BY: (&str, &str) = ("linkerd.io/created-by", "linkerd/controller");
+pub(super) const CREATED_BY: (&str, &str) = ("linkerd.io/created-by", "linkerd/controller");
 /// Shortest time between two looks: changes come in bursts, ours among them.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// Longest time between two looks, should no change be told.
-const LOOK: Duration = Duration::from_secs(30);
+pub(super) const LOOK: Duration = Duration::from_secs(30);
 /// Time for API servers to learn a new authority before a certificate of it is served. They watch their configurations.
 const LEARN: Duration = Duration::from_secs(5);
 
@@ -329,7 +329,7 @@ impl Keeper {
 }
 
 /// Says each time that an object of this name changes.
-fn changes<K>(api: Api<K>, name: &str) -> impl Stream<Item = ()> + Send + use<K>
+pub(super) fn changes<K>(api: Api<K>, name: &str) -> impl Stream<Item = ()> + Send + use<K>
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -371,7 +371,7 @@ fn held(secret: &Secret) -> Held<'_> {
     }
 }
 
-fn is_ours(metadata: &ObjectMeta) -> bool {
+pub(super) fn is_ours(metadata: &ObjectMeta) -> bool {
     let annotations = metadata.annotations.as_ref();
     annotations
         .and_then(|annotations| annotations.get(CREATED_BY.0))
@@ -379,7 +379,7 @@ fn is_ours(metadata: &ObjectMeta) -> bool {
 }
 
 /// Whether somebody else was faster.
-pub(crate) fn is_conflict(error: &kube::Error) -> bool {
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 

@@ -12,6 +12,7 @@ mod certificates;
 mod control_plane;
 mod gateway;
 mod helm;
+mod identity;
 mod policy;
 mod server;
 mod sidecar;

@@ -2,7 +2,7 @@
 
 use crate::{control_plane::ControlPlane, server::ApiServer};
 use linkerd_tests::eventually;
-use linkerd2_proxy_api::{identity::CertifyRequest, inbound::Server, meta::metadata};
+use linkerd2_proxy_api::{inbound::Server, meta::metadata};
 use serde_json::{Value, json};
 
 pub(crate) fn namespace(name: &str) -> Value {
@@ -214,50 +214,6 @@ async fn a_control_plane_waits_for_its_api_server_and_is_not_ready_before() {
     eventually("readiness", async || {
         let (ready, _) = plane.page("/ready").await?;
         (ready == 200).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_certificate_is_for_whom_the_api_server_says_that_the_token_is() {
-    let Some((server, plane)) = shop().await else {
-        return;
-    };
-    let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new([identity.to_owned()]).unwrap();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    let signing_request = params.serialize_request(&key).unwrap().der().to_vec();
-    let certify = async |identity: &str, token: String| {
-        let request = CertifyRequest {
-            identity: identity.to_owned(),
-            token: token.into_bytes(),
-            certificate_signing_request: signing_request.clone(),
-        };
-        plane.certify(request).await
-    };
-    let token = async |audience: &str| server.token("shop", "web", audience).await;
-    let good = certify(identity, token("identity.l5d.io").await)
-        .await
-        .unwrap();
-    assert!(!good.leaf_certificate.is_empty());
-
-    for (name, token) in [
-        (identity, token("somebody-else").await),
-        (identity, "forged".to_owned()),
-        (
-            "batch.shop.serviceaccount.identity.linkerd.cluster.local",
-            token("identity.l5d.io").await,
-        ),
-    ] {
-        let refused = certify(name, token).await.unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
-    }
-    // A token dies with its account.
-    let last = token("identity.l5d.io").await;
-    server.delete(&account("web")).await;
-    eventually("that it is refused", async || {
-        certify(identity, last.clone()).await.err().map(drop)
     })
     .await;
 }

@@ -111,6 +111,11 @@ impl ApiServer {
         Some(server)
     }
 
+    /// The key that tokens of ServiceAccounts are signed with, PEM.
+    pub(crate) fn accounts_key(&self) -> String {
+        fs::read_to_string(self.folder.path().join("accounts.key")).unwrap()
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
@@ -218,6 +223,13 @@ impl ApiServer {
 
     pub(crate) async fn try_apply(&self, object: &Value) -> Result<Value, kube::Error> {
         self.patch(&path(object), object).await
+    }
+
+    /// Changes fields of an object; `null` takes one away.
+    pub(crate) async fn merge(&self, path: &str, change: &Value) {
+        let request = Request::patch(path).header("content-type", "application/merge-patch+json");
+        let request = request.body(change.to_string().into_bytes()).unwrap();
+        self.client.request::<Value>(request).await.unwrap();
     }
 
     /// Says what a Pod's status is, as its kubelet would.
