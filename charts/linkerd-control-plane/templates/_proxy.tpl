@@ -1,5 +1,6 @@
 {{- /* The sidecar of a Pod of the control plane: what the injector adds to other Pods. A test compares the two. It is an
-ordinary container, which waits for nobody: what it asks for is in the same Pod. Given: root, component, account, ports,
+ordinary container, which waits for nobody: what it asks for is in the same Pod. The kubelet starts it when there are trust
+anchors; their file is read again when it changes, so that new ones need no restart. Given: root, component, account, ports,
 requireTLS. */ -}}
 {{- define "linkerd.proxy" -}}
 {{- $values := .root.Values -}}
@@ -51,6 +52,9 @@ requireTLS. */ -}}
   - name: linkerd-identity-token
     mountPath: /var/run/secrets/tokens
   {{- end }}
+  - name: trust-roots
+    mountPath: /var/run/linkerd/identity/trust-roots
+    readOnly: true
   {{- with include "linkerd.resources" .resources }}
   {{- . | nindent 2 }}
   {{- end }}
@@ -180,6 +184,8 @@ requireTLS. */ -}}
       configMapKeyRef:
         name: linkerd-identity-trust-roots
         key: ca-bundle.crt
+  - name: LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS_FILE
+    value: /var/run/linkerd/identity/trust-roots/ca-bundle.crt
   - name: LINKERD2_PROXY_IDENTITY_TOKEN_FILE
     {{- if $values.identity.serviceAccountTokenProjection }}
     value: /var/run/secrets/tokens/linkerd-identity-token
@@ -334,6 +340,9 @@ initContainers:
 - name: linkerd-identity-end-entity
   emptyDir:
     medium: Memory
+- name: trust-roots
+  configMap:
+    name: linkerd-identity-trust-roots
 {{- if .Values.identity.serviceAccountTokenProjection }}
 - name: linkerd-identity-token
   projected:

@@ -25,7 +25,9 @@ impl<'a> Helm<'a> {
     fn find(server: &'a ApiServer) -> Option<Self> {
         let program = crate::server::find("helm");
         if program.is_none() {
-            eprintln!("SKIPPED: charts on an API server: helm is missing: run cargo xtask tools");
+            linkerd_tests::skipped(
+                "charts on an API server: helm is missing: run cargo xtask tools",
+            );
         }
         Some(Self {
             program: program?,
