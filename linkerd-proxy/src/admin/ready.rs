@@ -42,7 +42,7 @@ pub(super) fn ready(state: &State) -> Result<(), NotReady> {
     }
     let policy = &state.config.policy;
     let is_waiting = state.policies.ports().iter().any(|port| {
-        let is_missing = port.is_listed() && !port.is_answered();
+        let is_missing = port.is_listed() && !port.has_policy();
         is_missing && (policy.ready_requires_policy || port.age() < policy.wait_timeout)
     });
     if is_waiting {

@@ -153,12 +153,12 @@ impl PolicyStore {
         ports
     }
 
-    /// Listed ports for which the controller has not answered yet; also put on a gauge.
+    /// Listed ports for which the controller has not sent a usable policy yet; also put on a gauge.
     pub(crate) fn waiting(&self) -> usize {
         let ports = self.0.ports.load();
         let waiting = ports
             .values()
-            .filter(|port| port.is_listed() && !port.is_answered())
+            .filter(|port| port.is_listed() && !port.has_policy())
             .count();
         #[expect(clippy::cast_precision_loss, reason = "there are at most 65535 ports")]
         self.0.metrics.waiting.set(waiting as f64);

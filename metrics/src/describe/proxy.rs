@@ -31,7 +31,7 @@ families! {
     /// `reason`: `invalid` (a field cannot be used), `compile` (the whole cannot), `too_large`.
     INBOUND_POLICY_UPDATES_REFUSED_TOTAL =
         Desc::counter("inbound_policy_updates_refused_total").labels(&[&["port", "reason"]]);
-    /// The number of declared ports that have no policy from the controller yet.
+    /// The number of declared ports that have no usable policy from the controller yet.
     INBOUND_POLICY_PORTS_WAITING = Desc::gauge("inbound_policy_ports_waiting");
     /// The number of inbound connections that are open.
     INBOUND_CONNECTIONS = Desc::gauge("inbound_connections");

@@ -62,19 +62,26 @@ struct Load {
 
 impl Load {
     async fn start(mesh: &Mesh, clients: u8) -> Self {
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            connections.push(keep_alive(mesh, 5).await);
+        }
+        Self::over(connections)
+    }
+
+    fn over(connections: Vec<SendRequest<Full<Bytes>>>) -> Self {
         let (stop, count) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU32::new(0)),
         );
-        let mut handles = Vec::new();
-        for _ in 0..clients {
-            let send = keep_alive(mesh, 5).await;
-            handles.push(tokio::spawn(hammer(send, stop.clone(), count.clone())));
-        }
+        let clients = connections.into_iter().map(|send| {
+            let asking = hammer(send, stop.clone(), count.clone());
+            tokio::spawn(asking)
+        });
         Self {
+            clients: clients.collect(),
             stop,
             count,
-            clients: handles,
         }
     }
 
@@ -281,25 +288,33 @@ async fn certificates_are_renewed_under_load_and_connections_live_on() {
     mesh.ready().await;
     let _origin = origin::echo(mesh.origin()).await;
     let client = mesh.client("api");
-    let stream = mesh.connect_tls(&client).await;
-    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let mut renewed = 0.0;
-    while renewed < 3.0 {
-        // An old connection and a new one, all the time.
-        let old = within("an answer", send.send_request(get("/")))
-            .await
-            .unwrap();
-        assert_eq!(old.status(), 200);
-        old.into_body().collect().await.unwrap();
-        send.ready().await.unwrap();
-        assert_eq!(mesh.send(&client, get("/")).await.status(), 200);
-        renewed = mesh
-            .metric("control_identity_cert_refreshes_total", &[r#"result="ok""#])
-            .await;
+    // Connections that were made with the first certificate, all in use all the time.
+    let mut old = Vec::new();
+    for _ in 0..8 {
+        let io = TokioIo::new(mesh.connect_tls(&client).await);
+        let handshake = hyper::client::conn::http1::handshake(io).await;
+        let (send, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        old.push(send);
     }
+    let load = Load::over(old);
+    let renewed = async || {
+        mesh.metric("control_identity_cert_refreshes_total", &[r#"result="ok""#])
+            .await
+    };
+    // And new ones, several at a time.
+    let mut new = 0;
+    while renewed().await < 4.0 || new < 20 {
+        let asking = (0..4).map(|_| mesh.send(&client, get("/")));
+        for response in futures::future::join_all(asking).await {
+            assert_eq!(response.status(), 200);
+            new += 1;
+        }
+    }
+    load.more(100).await;
+    assert!(load.clients.iter().all(|client| !client.is_finished()));
+    let statuses = load.end().await;
+    assert!(statuses.iter().all(|status| *status == 200));
 }
 
 #[tokio::test]

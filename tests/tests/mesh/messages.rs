@@ -126,6 +126,36 @@ async fn an_update_that_cannot_be_used_is_refused_and_the_next_good_one_applies(
     .await;
 }
 
+#[tokio::test]
+async fn a_policy_that_cannot_be_used_is_none_that_readiness_waits_for() {
+    let unusable = Server {
+        protocol: None,
+        ..open()
+    };
+    let controller = Controller::start(unusable).await;
+    let mut mesh = Mesh::without_proxy("");
+    mesh.start_controller();
+    mesh.spawn_proxy(&[
+        ("POLICY_SVC_ADDR", &controller.address),
+        ("READY_REQUIRES_POLICY", "true"),
+    ]);
+    eventually("a refused policy and a certificate", async || {
+        mesh.get_admin("/live").await?;
+        let refused = [r#"port="8080""#];
+        let name = "inbound_policy_updates_refused_total";
+        let refused = mesh.metric(name, &refused).await;
+        let name = "control_identity_cert_refreshes_total";
+        let certified = mesh.metric(name, &[r#"result="ok""#]).await;
+        (refused > 0.0 && certified > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(mesh.get_admin("/ready").await.unwrap().0, 503);
+    let waiting = mesh.metric("inbound_policy_ports_waiting", &[]).await;
+    assert!((waiting - 1.0).abs() < f64::EPSILON, "{waiting}");
+    controller.say(open());
+    mesh.ready().await;
+}
+
 fn open() -> Server {
     policy(DefaultPolicy::AllUnauthenticated)
 }

@@ -135,6 +135,11 @@ impl PortPolicy {
         *self.answered.borrow()
     }
 
+    /// Whether there is a policy of the controller in force: an answer that cannot be used is none.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.is_answered() && self.current.load().source != Source::Invalid
+    }
+
     /// Whether it is watched for good.
     pub(crate) fn is_listed(&self) -> bool {
         self.is_listed
