@@ -8,6 +8,8 @@
     reason = "what fails here is the test"
 )]
 
+mod admit;
+mod api;
 mod certificates;
 mod control_plane;
 mod gateway;
