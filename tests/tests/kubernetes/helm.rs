@@ -151,11 +151,32 @@ async fn made(server: &ApiServer) -> Value {
         bundle.as_str().map(str::to_owned)
     })
     .await;
+    let anchors = eventually("the trust anchors", async || {
+        let roots = object(server, "configmaps", "linkerd-identity-trust-roots").await?;
+        roots["data"]["ca-bundle.crt"].as_str().map(str::to_owned)
+    })
+    .await;
     json!({
         "policy-validator": secret("linkerd-policy-validator-k8s-tls", "tls.crt").await,
         "sp-validator": secret("linkerd-sp-validator-k8s-tls", "tls.crt").await,
         "bundle": bundle,
+        "issuer": secret("linkerd-identity-issuer", "crt.pem").await,
+        "anchors": anchors,
     })
+}
+
+/// Identity and destination, running.
+async fn components(server: &ApiServer) -> Vec<Container> {
+    let mut running = Vec::new();
+    for (deployment, container) in [
+        ("linkerd-identity", "identity"),
+        ("linkerd-destination", "destination"),
+    ] {
+        let container = Container::start(server, deployment, container).await;
+        container.is_ready().await;
+        running.push(container);
+    }
+    running
 }
 
 #[tokio::test]
@@ -192,8 +213,7 @@ async fn what_helm_installs_runs_with_the_rights_it_has_keeps_its_certificates_a
         "disabled"
     );
 
-    let destination = Container::start(&server, "linkerd-destination", "destination").await;
-    destination.is_ready().await;
+    let components = components(&server).await;
     let first = made(&server).await;
 
     helm.with_hook(&[
@@ -215,8 +235,10 @@ async fn what_helm_installs_runs_with_the_rights_it_has_keeps_its_certificates_a
     helm.good(&["rollback", "linkerd-control-plane", "1"]).await;
     assert_eq!(replicas().await, 1);
     assert_eq!(made(&server).await, first, "kept across a rollback");
-    destination.asked_for_nothing_that_it_may_not();
-    drop(destination);
+    for component in &components {
+        component.asked_for_nothing_that_it_may_not();
+    }
+    drop(components);
 
     for release in ["linkerd-control-plane", "linkerd-crds"] {
         helm.good(&["uninstall", release]).await;
