@@ -3,7 +3,7 @@
 
 use crate::{
     fetch, identity, mesh,
-    outcome::{Failure, Outcome, Output, json, plain},
+    outcome::{Failure, Outcome, Output, json, plain, show},
     run::{self, Running},
 };
 use linkerd_controller::{authority::Authority, source};
@@ -76,19 +76,22 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
         Some(running) => live(running, &state, &mut checks).await,
     }
     match flags.output {
-        Output::Json => json(&checks),
+        Output::Json => json(&checks)?,
         Output::Text => {
+            let mut text = String::new();
             for check in &checks {
-                println!("{} {}", if check.ok { "ok  " } else { "FAIL" }, check.what);
+                let ok = if check.ok { "ok  " } else { "FAIL" };
+                text.push_str(&format!("{ok} {}\n", check.what));
                 if let Some(problem) = &check.problem {
                     for line in problem.lines() {
-                        println!("       {}", plain(line));
+                        text.push_str(&format!("       {}\n", plain(line)));
                     }
                 }
                 if let Some(hint) = &check.hint {
-                    println!("       try: {hint}");
+                    text.push_str(&format!("       try: {hint}\n"));
                 }
             }
+            show(&text)?;
         }
     }
     Ok(Outcome::when(checks.iter().all(|check| check.ok)))

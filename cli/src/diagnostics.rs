@@ -125,7 +125,7 @@ async fn endpoints(flags: &EndpointFlags) -> Result<Outcome, Failure> {
         })
         .collect();
     match flags.output {
-        Output::Json => json(&compared),
+        Output::Json => json(&compared)?,
         Output::Text => show(&written(&compared))?,
     }
     Ok(Outcome::when(compared.iter().all(|each| each.same)))

@@ -1,6 +1,6 @@
 //! `linkerd identity`: workload tokens, certificates in plain words, a CA.
 
-use crate::outcome::{Failure, Outcome, Output, json, plain};
+use crate::outcome::{self, Failure, Outcome, Output, json, plain};
 use linkerd_controller::{
     authority::Authority,
     token::{self, Subject},
@@ -75,8 +75,11 @@ pub(crate) fn run(command: Command) -> Result<Outcome, Failure> {
         Command::CreateCa { state_dir } => {
             let authority = open(&state_dir)?;
             let until = date(authority.ca().not_after());
-            println!("{}: the issuer is valid until {until}", state_dir.display());
-            println!("  proxies trust {}", state_dir.join("ca.crt").display());
+            outcome::show(&format!(
+                "{}: the issuer is valid until {until}\n  proxies trust {}\n",
+                state_dir.display(),
+                state_dir.join("ca.crt").display()
+            ))?;
             Ok(Outcome::Good)
         }
     }
@@ -108,7 +111,7 @@ fn issue(flags: &Token) -> Result<Outcome, Failure> {
     let authority = open(&flags.state_dir)?;
     let lifetime = Duration::from_secs(flags.lifetime_seconds);
     match &flags.file {
-        None => println!("{}", signed(&authority, &subject, lifetime)?),
+        None => outcome::show(&(signed(&authority, &subject, lifetime)? + "\n"))?,
         Some(file) => write_token(&authority, &subject, lifetime, file)?,
     }
     Ok(Outcome::Good)
@@ -165,14 +168,13 @@ fn inspect(flags: &Inspect, now: SystemTime) -> Result<Outcome, Failure> {
             .hint("a file that begins with -----BEGIN CERTIFICATE-----")
     })?;
     match flags.output {
-        Output::Json => json(&certificates),
+        Output::Json => json(&certificates)?,
         Output::Text => {
+            let mut text = String::new();
             for (number, certificate) in certificates.iter().enumerate() {
-                print!(
-                    "{}",
-                    certificate.describe(number + 1, certificates.len(), now)
-                );
+                text.push_str(&certificate.describe(number + 1, certificates.len(), now));
             }
+            outcome::show(&text)?;
         }
     }
     Ok(Outcome::when(

@@ -26,7 +26,7 @@ mod workload;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use outcome::{Failure, Outcome};
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
 /// As in `linkerd-proxy`, whose part this binary plays in `linkerd run`.
 #[global_allocator]
@@ -120,7 +120,9 @@ fn complete(shell: &str) -> Result<Outcome, Failure> {
     let shell = shell
         .parse::<clap_complete::Shell>()
         .map_err(Failure::usage)?;
-    clap_complete::generate(shell, &mut Cli::command(), "linkerd", &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "linkerd", &mut script);
+    outcome::show(&String::from_utf8_lossy(&script))?;
     Ok(Outcome::Good)
 }
 

@@ -92,17 +92,25 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
-/// Prints to standard output. Whoever read it may have gone away.
+/// Prints to standard output, as everything here does. Whoever read it may have gone away, as `head` does: then nobody
+/// wants the rest, and what the command found is what it ends with.
 pub(crate) fn show(text: &str) -> Result<(), Failure> {
+    is_read(text).map(drop)
+}
+
+/// As [`show`], and says whether somebody still reads it: what prints for ever ends there.
+pub(crate) fn is_read(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    printed.map_err(|error| Failure::new(format!("standard output: {error}")))
+    match printed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(format!("standard output: {error}"))),
+    }
 }
 
 /// Prints a value as JSON.
-pub(crate) fn json(value: &impl serde::Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => eprintln!("linkerd: {error}"),
-    }
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    show(&(text.map_err(|error| Failure::new(error.to_string()))? + "\n"))
 }

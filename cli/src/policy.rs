@@ -2,7 +2,7 @@
 
 use crate::{
     fetch, mesh,
-    outcome::{Failure, Outcome, Output, json, plain},
+    outcome::{Failure, Outcome, Output, json, plain, show},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use linkerd_controller::source;
@@ -130,8 +130,8 @@ pub(crate) async fn explain(flags: Explain) -> Result<Outcome, Failure> {
         }
     };
     match flags.output {
-        Output::Text => print!("{explanation}"),
-        Output::Json => json(&explanation),
+        Output::Text => show(&explanation.to_string())?,
+        Output::Json => json(&explanation)?,
     }
     let allowed = explanation.decision == linkerd_policy::explain::Decision::Allow;
     Ok(Outcome::when(allowed))
@@ -213,8 +213,8 @@ async fn explain_live(admin: SocketAddr, flags: &Explain) -> Result<Outcome, Fai
     // A sidecar says beside it which version of its policy that is.
     let explanation = value.get("explanation").unwrap_or(&value);
     match flags.output {
-        Output::Json => json(explanation),
-        Output::Text => print!("{}", rendered(explanation)),
+        Output::Json => json(explanation)?,
+        Output::Text => show(&rendered(explanation))?,
     }
     Ok(Outcome::when(
         explanation.get("decision") == Some(&value!("allow")),
@@ -325,26 +325,28 @@ pub(crate) fn lint(flags: &Lint) -> Result<Outcome, Failure> {
                 "message": finding.message,
                 "fix": finding.fix,
             })).collect::<Vec<_>>(),
-        })),
+        }))?,
         Output::Text => {
+            let mut text = String::new();
             for problem in &loaded.problems {
-                println!("error: {}", plain(&problem.to_string()));
+                text.push_str(&format!("error: {}\n", plain(&problem.to_string())));
             }
             for finding in &findings {
                 if let Some(file) = place(&finding.object) {
-                    print!("{file}: ");
+                    text.push_str(&format!("{file}: "));
                 }
-                println!("{finding}");
+                text.push_str(&format!("{finding}\n"));
             }
             let noun =
                 |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-            println!(
-                "{} in {}: {}, {}",
+            text.push_str(&format!(
+                "{} in {}: {}, {}\n",
                 noun(objects, "object"),
                 noun(files, "file"),
                 noun(errors, "error"),
                 noun(loaded.problems.len() + findings.len() - errors, "remark")
-            );
+            ));
+            show(&text)?;
         }
     }
     Ok(Outcome::when(errors == 0))

@@ -66,7 +66,7 @@ pub(crate) async fn run(Command::Retries(flags): Command) -> Result<Outcome, Fai
     }
     let routes: Vec<Route> = routes.into_values().map(finished).collect();
     match flags.output {
-        Output::Json => json(&routes),
+        Output::Json => json(&routes)?,
         Output::Text => show(&written(&routes))?,
     }
     Ok(Outcome::when(failures.is_empty()))

@@ -114,7 +114,7 @@ pub(crate) async fn run(command: Command) -> std::result::Result<Outcome, Failur
         }
         Command::Lines { listen } => serve(&listen, lines_connection).await,
         Command::Call(call) => {
-            crate::outcome::json(&call_all(&call).await);
+            crate::outcome::json(&call_all(&call).await)?;
             Ok(Outcome::Good)
         }
     }

@@ -64,6 +64,35 @@ fn lint_names_file_document_field_and_fix() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let shop = [
+        "policy",
+        "explain",
+        "examples/shop",
+        "--workload",
+        "shop/catalog",
+        "--port",
+        "8080",
+    ];
+    let explained = [shop.as_slice(), &["--client", WEB, "--path", "/items"]].concat();
+    let as_json = [explained.as_slice(), &["-o", "json"]].concat();
+    let lint = ["policy", "lint", "cli/tests/broken"].as_slice();
+    let lint_json = ["policy", "lint", "cli/tests/broken", "-o", "json"].as_slice();
+    let completion = ["completion", "bash"].as_slice();
+    for arguments in [explained.as_slice(), &as_json, lint, lint_json, completion] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linkerd"));
+        command.current_dir(root()).args(arguments).stdout(writer);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // What was found still counts.
+        let found = linkerd(arguments).status.code();
+        assert_eq!((output.status.code(), &*said), (found, ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn lint_can_be_read_by_a_script() {
     let output = linkerd(&["policy", "lint", "cli/tests/broken", "-o", "json"]);
     assert_eq!(output.status.code(), Some(1));

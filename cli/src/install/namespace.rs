@@ -1,7 +1,7 @@
 //! `linkerd namespace-metadata`: gives a namespace labels and annotations. The Job of the chart runs it after an installation
 //! by Helm, since charts do not own namespaces.
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, show};
 use kube::{
     Api, Client, Config,
     api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
@@ -53,9 +53,9 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
         )
         .await
         .map_err(|error| failed(&error))?;
-    println!(
-        "the namespace {} has its labels and annotations",
+    show(&format!(
+        "the namespace {} has its labels and annotations\n",
         flags.namespace
-    );
+    ))?;
     Ok(Outcome::Good)
 }

@@ -14,7 +14,7 @@ mod traffic;
 use crate::{
     fetch, identity,
     mesh::{self, Kind, Member, Mesh},
-    outcome::{Failure, Outcome, Output, json, plain, show, table},
+    outcome::{Failure, Outcome, Output, is_read, json, plain, show, table},
 };
 use child::Children;
 pub(crate) use child::end_with_parent;
@@ -421,7 +421,7 @@ impl Run {
                 "as_expected": wrong.is_empty(),
                 "traffic": rows,
                 "sidecars": sidecars,
-            }));
+            }))?;
             return Ok(Outcome::when(wrong.is_empty()));
         }
         let mut page = format!("{introduction}{}", tables(&rows, &sidecars));
@@ -441,7 +441,7 @@ impl Run {
         Ok(Outcome::when(wrong.is_empty()))
     }
 
-    /// Traffic for ever, and a table of it. Ends only with a failure, or by being dropped.
+    /// Traffic for ever, and a table of it. Ends when nobody reads it, with a failure, or by being dropped.
     async fn live(&mut self, introduction: &str, output: Output) -> Result<Outcome, Failure> {
         // Clears the screen and goes to its first line.
         let clear = if std::io::stdout().is_terminal() {
@@ -453,17 +453,20 @@ impl Run {
         loop {
             let rows = self.rows().await?;
             let sidecars = observe::sidecars(&self.members).await;
-            if output == Output::Json {
-                show(&format!(
+            let read = if output == Output::Json {
+                is_read(&format!(
                     "{}\n",
                     value!({ "traffic": rows, "sidecars": sidecars })
-                ))?;
+                ))?
             } else {
                 let edit = self.directories.last().unwrap_or(&self.state).display();
                 let tables = tables(&rows, &sidecars);
-                show(&format!(
+                is_read(&format!(
                     "{clear}{introduction}{tables}Edit a manifest in {edit} and watch. Ctrl-C ends it.\n"
-                ))?;
+                ))?
+            };
+            if !read {
+                return Ok(Outcome::Good);
             }
             if renewed.elapsed() > RENEW {
                 renewed = Instant::now();
