@@ -16,12 +16,14 @@
 //! | `grpc` | the three services |
 //! | [`admission`] | the validating webhook |
 //! | [`certificates`] | what webhooks are served with: brought, or made and kept |
+//! | [`inject`] | the sidecar of a Pod: whether, what is added, as a JSON patch |
 //! | `web` | small HTTP servers, of the two above and below |
 //! | `admin` | health, metrics, status, policy and explanations for any workload |
 
 pub mod admission;
 pub mod authority;
 pub mod certificates;
+pub mod inject;
 pub mod kubernetes;
 pub mod source;
 pub mod token;
