@@ -5,6 +5,7 @@
 //! | `run` | `linkerd run`: a whole mesh as processes of this host |
 //! | `mesh` | the file `mesh.yaml` that says what to run and what to expect |
 //! | `policy` | `linkerd policy explain`, `linkerd policy lint` |
+//! | `inject` | `linkerd inject`, `linkerd uninject` |
 //! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
 //! | `check` | `linkerd check` |
 //! | `install` | `linkerd install`, `upgrade`, `uninstall` |
@@ -16,6 +17,7 @@ mod check;
 mod diagnostics;
 mod fetch;
 mod identity;
+mod inject;
 mod install;
 mod mesh;
 mod outcome;
@@ -64,6 +66,10 @@ enum Command {
     Upgrade(Box<install::Upgrade>),
     /// Print what there is to delete: linkerd uninstall | kubectl delete -f -
     Uninstall(install::uninstall::Flags),
+    /// Ask for sidecars in manifests, or add them by hand.
+    Inject(Box<inject::Flags>),
+    /// Take out of manifests what `inject` added.
+    Uninject(inject::UninjectFlags),
     /// Print a completion script, for example: source <(linkerd completion bash)
     Completion {
         /// The shell.
@@ -104,6 +110,8 @@ fn main() -> ExitCode {
         Command::Upgrade(flags) => block_on(install::upgrade(*flags)),
         Command::Uninstall(flags) => block_on(install::uninstall::run(flags)),
         Command::NamespaceMetadata(flags) => block_on(install::namespace::run(flags)),
+        Command::Inject(flags) => block_on(inject::inject(*flags)),
+        Command::Uninject(flags) => inject::uninject(&flags),
         Command::Workload(command) => block_on(workload::run(command)),
         Command::Completion { shell } => complete(&shell),
     };

@@ -54,6 +54,8 @@ fn help_says_what_there_is() {
     shows("help-stat-retries.txt", &["stat", "retries", "--help"]);
     shows("help-diagnostics.txt", &["diagnostics", "--help"]);
     shows("help-install.txt", &["install", "--help"]);
+    shows("help-inject.txt", &["inject", "--help"]);
+    shows("help-uninject.txt", &["uninject", "--help"]);
 }
 
 #[test]
@@ -272,4 +274,13 @@ fn check_says_what_to_do_when_nothing_runs() {
     let checks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(checks[0]["ok"], true);
     assert_eq!(checks[2]["hint"], "linkerd run examples/shop");
+}
+
+#[test]
+fn inject_changes_the_lines_that_it_has_to_and_says_what_it_skips() {
+    let file = "cli/tests/inject/web.yaml";
+    shows("inject.txt", &["inject", "--opaque-ports=3306", file]);
+    let manual = ["inject", "--manual", "--ignore-cluster", file];
+    shows("inject-manual.txt", &manual);
+    shows("uninject.txt", &["uninject", file]);
 }

@@ -4,6 +4,7 @@ use crate::{
     admission::Admission,
     authority::{IssuerFiles, Sources},
     certificates::{Pair, Source},
+    injector::Injector,
     kubernetes::{Kubernetes, Statuses, lease::Leadership},
 };
 use ipnet::IpNet;
@@ -59,6 +60,8 @@ pub struct Config {
     pub max_streams: usize,
     /// The validating webhook, if it is served.
     pub admission: Option<Admission>,
+    /// The mutating webhook that adds sidecars, if it is served.
+    pub injector: Option<Injector>,
     /// Lifetime of the certificates that are made for webhooks.
     pub webhook_certificate_lifetime: Duration,
     /// How statuses are written, with the role policy on an API server.
@@ -93,6 +96,7 @@ impl Config {
 #[command(
     name = "linkerd-controller", max_term_width = 120,
     group = clap::ArgGroup::new("webhook_keys").args(["admission_cert", "webhook_certificates"]).multiple(true),
+    group = clap::ArgGroup::new("injector_keys").args(["injector_cert", "webhook_certificates"]).multiple(true),
 )]
 pub struct Flags {
     /// Directory of Kubernetes-shaped manifests (*.yaml, *.yml, *.json), read recursively and watched.
@@ -213,6 +217,27 @@ pub struct Flags {
     /// The certificate's private key, PEM; without one it is looked for in the certificate's file.
     #[arg(long, value_name = "FILE", requires_all = ["admission_addr", "admission_cert"])]
     pub admission_key: Vec<PathBuf>,
+    /// Address of the mutating webhook that adds sidecars (role injector). It needs --injector-cert and --injector-key, or
+    /// --webhook-certificates.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        requires = "injector_keys",
+        requires_all = ["kubernetes", "injector_values"]
+    )]
+    pub injector_addr: Option<SocketAddr>,
+    /// Its certificate, PEM, read again when it changes.
+    #[arg(long, value_name = "FILE", requires_all = ["injector_addr", "injector_key"])]
+    pub injector_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "injector_cert")]
+    pub injector_key: Option<PathBuf>,
+    /// The chart's values, YAML, read again when they change: what sidecars are made of.
+    #[arg(long, value_name = "FILE", requires = "injector_addr")]
+    pub injector_values: Option<PathBuf>,
+    /// Trust anchors that sidecars get, PEM, in place of the value identityTrustAnchorsPEM; read again when they change.
+    #[arg(long, value_name = "FILE", requires = "injector_addr")]
+    pub injector_trust_anchors: Option<PathBuf>,
     /// Makes the certificates of webhooks for which none is brought, keeps them in Secrets and in the caBundle of their
     /// configurations, and makes new ones when two thirds of their life are over.
     #[arg(long, requires = "kubernetes")]
@@ -249,6 +274,8 @@ pub enum Role {
     Destination,
     /// The identity API.
     Identity,
+    /// The mutating webhook that adds sidecars to Pods.
+    Injector,
 }
 
 /// What the webhook does about a Server that overlaps with an older one.
@@ -302,6 +329,22 @@ impl From<Flags> for Config {
                 },
                 refuses_overlap: flags.server_overlap == Overlap::Refuse,
             }),
+            // The flags need one another.
+            injector: flags
+                .injector_addr
+                .zip(flags.injector_values)
+                .map(|(address, values)| Injector {
+                    address,
+                    certificates: Source {
+                        files: pairs(
+                            flags.injector_cert.into_iter().collect(),
+                            flags.injector_key.into_iter().collect(),
+                        ),
+                        makes: flags.webhook_certificates,
+                    },
+                    values,
+                    trust_anchors: flags.injector_trust_anchors,
+                }),
             webhook_certificate_lifetime: Duration::from_secs(
                 flags.webhook_certificate_lifetime_seconds,
             ),

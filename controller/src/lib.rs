@@ -17,6 +17,7 @@
 //! | [`admission`] | the validating webhook |
 //! | [`certificates`] | what webhooks are served with: brought, or made and kept |
 //! | [`inject`] | the sidecar of a Pod: whether, what is added, as a JSON patch |
+//! | [`injector`] | the mutating webhook, which asks it |
 //! | `web` | small HTTP servers, of the two above and below |
 //! | `admin` | health, metrics, status, policy and explanations for any workload |
 
@@ -24,6 +25,7 @@ pub mod admission;
 pub mod authority;
 pub mod certificates;
 pub mod inject;
+pub mod injector;
 pub mod kubernetes;
 pub mod source;
 pub mod token;

@@ -21,6 +21,15 @@ pub(crate) struct ControllerMetrics {
     webhook_failures: Family<Counter>,
     issuer_expiry: Handle<Gauge>,
     anchors: Family<Gauge>,
+    pub(crate) injector: InjectorMetrics,
+}
+
+/// Families of the injector.
+#[derive(Debug)]
+pub(crate) struct InjectorMetrics {
+    pub(crate) asked: Family<Counter>,
+    pub(crate) answered: Family<Counter>,
+    pub(crate) events_lost: Handle<Counter>,
 }
 
 /// Gauges that stand for one snapshot; dropping them takes their series away in time.
@@ -50,6 +59,13 @@ impl ControllerMetrics {
             issuer_expiry: registry
                 .gauges(&describe::CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS)
                 .get(&none),
+            injector: InjectorMetrics {
+                asked: registry.counters(&describe::PROXY_INJECT_ADMISSION_REQUESTS_TOTAL),
+                answered: registry.counters(&describe::PROXY_INJECT_ADMISSION_RESPONSES_TOTAL),
+                events_lost: registry
+                    .counters(&describe::CONTROLLER_INJECTOR_EVENTS_LOST_TOTAL)
+                    .get(&none),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
         policy::Policies, streams::Streams,
     },
+    injector,
     issuer::{Issuer, Origin, Signing},
     kubernetes::{self, KubernetesError, Reported, issuer::Kept, review::Reviewer},
     listen::{self, Connection, connections},
@@ -63,6 +64,12 @@ pub enum Error {
     /// A flag is for a role that this process does not have.
     #[error("{0} is for the role {1}: add it to --roles, or leave the flag out")]
     Role(&'static str, &'static str),
+    /// A role lacks a flag.
+    #[error("the role {0} needs {1}")]
+    Missing(&'static str, &'static str),
+    /// The injector's files or certificate are of no use.
+    #[error("the injector cannot be served: {0}")]
+    Injector(#[source] io::Error),
     /// A server or runtime failed.
     #[error("{0}")]
     Serve(#[from] tonic::transport::Error),
@@ -119,6 +126,7 @@ pub struct Listeners {
     apis: Apis,
     admin: TcpListener,
     admission: Option<TcpListener>,
+    injector: Option<TcpListener>,
 }
 
 /// The sockets of the gRPC services.
@@ -157,10 +165,21 @@ impl Listeners {
             Some(admission) => Some(listen("admission", &mut admission.address).await?),
             None => None,
         };
+        let injector = match &mut config.injector {
+            Some(_) if !roles.contains(&Role::Injector) => {
+                return Err(Error::Role("--injector-addr", "injector"));
+            }
+            Some(injector) => Some(listen("injector", &mut injector.address).await?),
+            None if roles.contains(&Role::Injector) => {
+                return Err(Error::Missing("injector", "--injector-addr"));
+            }
+            None => None,
+        };
         Ok(Self {
             apis,
             admin: listen("admin", &mut config.admin_addr).await?,
             admission,
+            injector,
         })
     }
 }
@@ -210,6 +229,7 @@ pub async fn run_on(
         apis,
         admin,
         admission,
+        injector,
     } = listeners;
     let state = admin::State {
         registry,
@@ -219,6 +239,7 @@ pub async fn run_on(
     let review = Box::pin(review(&config, &shared, client.clone(), admission));
     let reported = Arc::<Reported>::default();
     let statuses = statuses(&config, client.clone(), &reported, &shared, &state.registry);
+    let inject = Box::pin(inject(&config, &shared, client.clone(), injector));
     let keep = keep(&config, client.clone(), reported, publish, report, issuer);
     let keep = Box::pin(keep);
     let serve = Box::pin(async {
@@ -233,6 +254,7 @@ pub async fn run_on(
     tokio::select! {
         result = serve => result?,
         result = review => result.map_err(Error::Admission)?,
+        result = inject => result.map_err(Error::Injector)?,
         () = admin::serve(admin, state) => {}
         result = keep => result?,
         () = statuses => {}
@@ -319,18 +341,51 @@ async fn review(
         return std::future::pending().await;
     };
     let webhooks = [Webhook::POLICY_VALIDATOR, Webhook::PROFILE_VALIDATOR];
-    let making = Making {
-        client,
-        namespace: config.cluster.control_plane_namespace.clone(),
-        cluster_domain: config.cluster.cluster_domain.clone(),
-        lifetime: config.webhook_certificate_lifetime,
-    };
+    let making = making(config, client);
     let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
     let (tls, keep) = opened?;
     let snapshots = shared.snapshots.clone();
     let serve = admission::serve(settings.refuses_overlap, listener, tls, snapshots);
     tokio::join!(serve, keep);
     Ok(())
+}
+
+/// Serves the mutating webhook, if there is one.
+async fn inject(
+    config: &Config,
+    shared: &Shared,
+    client: Option<Client>,
+    listener: Option<TcpListener>,
+) -> io::Result<()> {
+    let settings = config.injector.clone().zip(listener).zip(client);
+    let Some(((settings, listener), client)) = settings else {
+        return std::future::pending().await;
+    };
+    let making = making(config, Some(client.clone()));
+    let webhooks = [Webhook::INJECTOR];
+    let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
+    let (tls, keep) = opened?;
+    let namespace = making.namespace;
+    let metrics = shared.metrics.clone();
+    let serve = injector::serve(settings, listener, tls, client, namespace, metrics);
+    let keep = async {
+        keep.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = serve => result,
+        result = keep => result,
+    }
+}
+
+/// How certificates of webhooks are made.
+fn making(config: &Config, client: Option<Client>) -> Making {
+    Making {
+        client,
+        namespace: config.cluster.control_plane_namespace.clone(),
+        cluster_domain: config.cluster.cluster_domain.clone(),
+        lifetime: config.webhook_certificate_lifetime,
+    }
 }
 
 /// What keeps the snapshot and the issuer in step with where they come from.

@@ -253,7 +253,7 @@ COMMIT
                 high: port,
             })
             .collect();
-        let mut more = ports.clone();
+        let mut more = ports;
         more.push(Ports { low: 20, high: 30 });
         more.push(Ports { low: 40, high: 40 });
         let lists = in_rules(&more);

@@ -37,15 +37,19 @@ pub(super) fn proxy(facts: Facts<'_>) -> Value {
     });
     let resources = resources(&proxy.resources);
     if proxy.native_sidecar {
-        container["restartPolicy"] = "Always".into();
+        put(&mut container, "restartPolicy", "Always".into());
         if proxy.awaits {
             let probe = proxy.startup_probe;
-            container["startupProbe"] = json!({
-                "httpGet": get("/ready"),
-                "initialDelaySeconds": probe.initial_delay_seconds,
-                "periodSeconds": probe.period_seconds,
-                "failureThreshold": probe.failure_threshold,
-            });
+            put(
+                &mut container,
+                "startupProbe",
+                json!({
+                    "httpGet": get("/ready"),
+                    "initialDelaySeconds": probe.initial_delay_seconds,
+                    "periodSeconds": probe.period_seconds,
+                    "failureThreshold": probe.failure_threshold,
+                }),
+            );
         }
     } else {
         let mut lifecycle = Map::new();
@@ -62,13 +66,13 @@ pub(super) fn proxy(facts: Facts<'_>) -> Value {
             lifecycle.insert("preStop".into(), json!({"exec": {"command": command}}));
         }
         if !lifecycle.is_empty() {
-            container["lifecycle"] = lifecycle.into();
+            put(&mut container, "lifecycle", lifecycle.into());
         }
     }
     if let Some(resources) = resources {
-        container["resources"] = resources;
+        put(&mut container, "resources", resources);
     }
-    container["env"] = env::env(facts).into();
+    put(&mut container, "env", env::env(facts).into());
     container
 }
 
@@ -87,7 +91,7 @@ pub(super) fn init(values: &Values) -> Value {
     });
     let own = resources(&init.resources);
     if let Some(resources) = own.or_else(|| resources(&values.proxy.resources)) {
-        container["resources"] = resources;
+        put(&mut container, "resources", resources);
     }
     container
 }
@@ -162,8 +166,8 @@ fn init_security(values: &Values) -> Value {
         "seccompProfile": {"type": "RuntimeDefault"},
     });
     if init.run_as_root {
-        security["runAsUser"] = 0.into();
-        security["runAsGroup"] = 0.into();
+        put(&mut security, "runAsUser", 0.into());
+        put(&mut security, "runAsGroup", 0.into());
     }
     security
 }
@@ -205,7 +209,7 @@ pub(super) fn validator(values: &Values) -> Value {
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     if let Some(resources) = resources(&values.proxy.resources) {
-        container["resources"] = resources;
+        put(&mut container, "resources", resources);
     }
     container
 }
@@ -282,16 +286,16 @@ fn security(values: &Values, pod: Pod<'_>) -> Value {
         "seccompProfile": {"type": "RuntimeDefault"},
     });
     if proxy.gid >= 0 {
-        security["runAsGroup"] = proxy.gid.into();
+        put(&mut security, "runAsGroup", proxy.gid.into());
     }
     // What the Pod's policy has the application drop, it has everybody drop.
     let first = pod.containers().first();
     let capabilities = first.and_then(|first| first.pointer("/securityContext/capabilities"));
     if let Some(capabilities) = capabilities.filter(|capabilities| capabilities.is_object()) {
-        security["capabilities"] = capabilities.clone();
+        put(&mut security, "capabilities", capabilities.clone());
     } else if proxy.mode == Mode::Explicit {
         // Made for places where this is demanded.
-        security["capabilities"] = json!({"drop": ["ALL"]});
+        put(&mut security, "capabilities", json!({"drop": ["ALL"]}));
     }
     security
 }
@@ -335,4 +339,11 @@ fn resources(resources: &Resources) -> Option<Value> {
         }
     }
     (!both.is_empty()).then(|| both.into())
+}
+
+/// Puts a field into an object.
+pub(super) fn put(object: &mut Value, key: &str, value: Value) {
+    if let Value::Object(fields) = object {
+        fields.insert(key.to_owned(), value);
+    }
 }

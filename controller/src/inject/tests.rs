@@ -402,6 +402,7 @@ fn the_environment_has_every_variable_of_the_contract_in_its_order() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_annotation_does_what_its_row_says() {
     for (key, value, name, wanted) in [
         (

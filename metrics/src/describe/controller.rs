@@ -61,4 +61,17 @@ families! {
     /// The number of times that the queue was full.
     /// What does not fit is found again within ten seconds.
     RESOURCE_STATUS_PATCH_ENQUEUE_OVERFLOWS_TOTAL = Desc::counter("resource_status_patch_enqueue_overflows_total").peer();
+    /// The number of Pods and Services that the injector was asked about.
+    /// A label `config_<name>` for each annotation `config.linkerd.io/<name>` that there is, which says where: `workload` or `namespace`.
+    PROXY_INJECT_ADMISSION_REQUESTS_TOTAL = Desc::counter("proxy_inject_admission_requests_total").labels(&[INJECTED]).peer();
+    /// The number of answers of the injector.
+    /// `skip` is `false` where the answer has a patch; `skip_reason` says why there is no sidecar, as in `docs/injection.md`.
+    PROXY_INJECT_ADMISSION_RESPONSES_TOTAL =
+        Desc::counter("proxy_inject_admission_responses_total").labels(&[INJECTED, &["skip", "skip_reason"]]).peer();
+    /// The number of events that owners of Pods were not told.
+    /// There were too many at once, or the API server refused.
+    CONTROLLER_INJECTOR_EVENTS_LOST_TOTAL = Desc::counter("controller_injector_events_lost_total");
 }
+
+/// What an object of the injector's is.
+const INJECTED: &[&str] = &["owner_kind", "namespace", "annotation_at", "config_*"];

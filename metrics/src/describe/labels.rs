@@ -157,6 +157,27 @@ pub static LABELS: &[Label] = &[
     ),
     client("dst", "name and port of the service profile"),
     mesh("rt_*", "labels of the profile's route"),
+    fixed(
+        "owner_kind",
+        "kind of what a Pod belongs to, in small letters",
+    ),
+    mesh("namespace", "namespace of the object"),
+    fixed(
+        "annotation_at",
+        "where injection was asked for: `workload`, `namespace`, empty",
+    ),
+    fixed(
+        "config_*",
+        "where the annotation `config.linkerd.io/*` is: `workload`, `namespace`",
+    ),
+    fixed(
+        "skip",
+        "whether nothing was done to the object: `true`, `false`",
+    ),
+    fixed(
+        "skip_reason",
+        "why there is no sidecar; a closed set, empty where there is one",
+    ),
     mesh("dst_*", "labels of the endpoint, from discovery"),
     fixed("protocol", "protocol by policy or detection"),
     fixed("name", "name of the part of the proxy"),
