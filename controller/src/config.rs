@@ -348,32 +348,51 @@ impl From<Flags> for Config {
             webhook_certificate_lifetime: Duration::from_secs(
                 flags.webhook_certificate_lifetime_seconds,
             ),
-            statuses: Statuses {
-                leadership: Leadership {
-                    claimant: flags
-                        .hostname
-                        .filter(|name| !name.is_empty())
-                        .unwrap_or_else(nobody),
-                    duration: Duration::from_secs(flags.lease_seconds),
-                    deployment: flags.policy_deployment_name,
-                },
-                patience: Duration::from_millis(flags.patch_timeout_ms),
-            },
+            statuses: statuses(
+                flags.hostname,
+                flags.lease_seconds,
+                flags.policy_deployment_name,
+                flags.patch_timeout_ms,
+            ),
             rescan: Duration::from_secs(flags.rescan_seconds.max(1)),
-            // The flags need one another.
-            issuer: match (flags.issuer_cert, flags.issuer_key, flags.trust_anchors) {
-                (Some(certificate), Some(key), Some(anchors)) => Some(IssuerFiles {
-                    certificate,
-                    key,
-                    anchors,
-                }),
-                _ => None,
-            },
+            issuer: issuer(flags.issuer_cert, flags.issuer_key, flags.trust_anchors),
             bootstrap_issuer: flags.bootstrap_issuer,
             token_keys: flags.token_keys,
             max_streams: flags.max_streams,
         }
     }
+}
+
+/// How statuses are written, and by whom.
+fn statuses(
+    hostname: Option<String>,
+    lease_seconds: u64,
+    deployment: String,
+    patch_timeout_ms: u64,
+) -> Statuses {
+    Statuses {
+        leadership: Leadership {
+            claimant: hostname
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(nobody),
+            duration: Duration::from_secs(lease_seconds),
+            deployment,
+        },
+        patience: Duration::from_millis(patch_timeout_ms),
+    }
+}
+
+/// The files of an issuer that is brought. The flags need one another.
+fn issuer(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    anchors: Option<PathBuf>,
+) -> Option<IssuerFiles> {
+    Some(IssuerFiles {
+        certificate: certificate?,
+        key: key?,
+        anchors: anchors?,
+    })
 }
 
 /// Certificates and their keys, in the order given; a certificate without one has it in its own file.
