@@ -12,6 +12,7 @@ use std::{
 };
 
 mod kubelet;
+mod sidecar;
 
 const NAMESPACE: &str = "linkerd";
 
@@ -159,18 +160,20 @@ async fn made(server: &ApiServer) -> Value {
     json!({
         "policy-validator": secret("linkerd-policy-validator-k8s-tls", "tls.crt").await,
         "sp-validator": secret("linkerd-sp-validator-k8s-tls", "tls.crt").await,
+        "proxy-injector": secret("linkerd-proxy-injector-k8s-tls", "tls.crt").await,
         "bundle": bundle,
         "issuer": secret("linkerd-identity-issuer", "crt.pem").await,
         "anchors": anchors,
     })
 }
 
-/// Identity and destination, running.
+/// Every container of the control plane, running.
 async fn components(server: &ApiServer) -> Vec<Container> {
     let mut running = Vec::new();
     for (deployment, container) in [
         ("linkerd-identity", "identity"),
         ("linkerd-destination", "destination"),
+        ("linkerd-proxy-injector", "proxy-injector"),
     ] {
         let container = Container::start(server, deployment, container).await;
         container.is_ready().await;
