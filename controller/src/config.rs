@@ -4,6 +4,7 @@ use crate::{
     admission::Admission,
     authority::{IssuerFiles, Sources},
     certificates::{Pair, Source},
+    grpc::hints::{Hints, Http2Params, TransportMode},
     injector::Injector,
     kubernetes::{Kubernetes, Statuses, lease::Leadership},
 };
@@ -58,6 +59,8 @@ pub struct Config {
     pub token_keys: Option<PathBuf>,
     /// Most streams that are open at once.
     pub max_streams: usize,
+    /// How meshed endpoints are spoken to.
+    pub hints: Hints,
     /// The validating webhook, if it is served.
     pub admission: Option<Admission>,
     /// The mutating webhook that adds sidecars, if it is served.
@@ -204,6 +207,21 @@ pub struct Flags {
     /// Certificates that one identity may ask for in a minute.
     #[arg(long, default_value_t = 60)]
     pub certify_per_minute: u32,
+    /// IPv6 addresses of endpoints are given out, and preferred.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_ipv6: bool,
+    /// Proxies speak HTTP/2 to one another.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_h2_upgrade: bool,
+    /// Which meshed endpoints are reached by their proxy's port and a transport header: opaque ones, or all.
+    #[arg(long, value_enum, default_value_t = TransportMode::Transparent)]
+    pub outbound_transport_mode: TransportMode,
+    /// Parameters of HTTP/2 between proxies, as JSON of the API's Http2ClientParams.
+    #[arg(long, value_name = "JSON")]
+    pub meshed_http2_client_params: Option<Http2Params>,
+    /// Endpoints of the client's zone have ten times the weight.
+    #[arg(long)]
+    pub ext_endpoint_zone_weights: bool,
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
     pub max_streams: usize,
@@ -359,6 +377,14 @@ impl From<Flags> for Config {
             bootstrap_issuer: flags.bootstrap_issuer,
             token_keys: flags.token_keys,
             max_streams: flags.max_streams,
+            hints: Hints {
+                has_ipv6: flags.enable_ipv6,
+                has_http2: flags.enable_h2_upgrade,
+                has_transport_header: flags.outbound_transport_mode
+                    == TransportMode::TransportHeader,
+                has_zone_weights: flags.ext_endpoint_zone_weights,
+                http2: flags.meshed_http2_client_params,
+            },
         }
     }
 }

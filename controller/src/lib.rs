@@ -41,4 +41,5 @@ mod watch;
 mod web;
 
 pub use config::{Config, Flags, Role};
+pub use grpc::hints::{Hints, Http2Params, TransportMode};
 pub use serve::{Error, Listeners, main, run, run_on};

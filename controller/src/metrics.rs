@@ -15,6 +15,10 @@ pub(crate) struct ControllerMetrics {
     lint: Family<Gauge>,
     changed: Handle<Gauge>,
     streams: Family<Gauge>,
+    updates: Family<Counter>,
+    endpoint_overflow: Family<Counter>,
+    profile_overflow: Family<Counter>,
+    endpoint_profile_overflow: Family<Counter>,
     calls: Family<Counter>,
     certificates: Family<Counter>,
     webhook_expiry: Family<Gauge>,
@@ -36,6 +40,19 @@ pub(crate) struct InjectorMetrics {
 #[derive(Debug, Default)]
 pub(crate) struct Shown(Vec<Handle<Gauge>>);
 
+/// What a stream is about, for the count of states that its client was spared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// Not counted.
+    None,
+    /// Endpoints of a Service, by its name.
+    Endpoints(String),
+    /// The profile of a Service, by its name and port.
+    Profile(String, u16),
+    /// The profile of an address or instance.
+    EndpointProfile,
+}
+
 impl ControllerMetrics {
     pub(crate) fn register(registry: &Registry) -> Self {
         let none = Labels::new();
@@ -48,6 +65,11 @@ impl ControllerMetrics {
                 .gauges(&describe::CONTROLLER_INDEX_CHANGED_TIMESTAMP_SECONDS)
                 .get(&none),
             streams: registry.gauges(&describe::CONTROLLER_STREAMS),
+            updates: registry.counters(&describe::CONTROLLER_STREAM_UPDATES_TOTAL),
+            endpoint_overflow: registry.counters(&describe::ENDPOINT_UPDATES_QUEUE_OVERFLOW),
+            profile_overflow: registry.counters(&describe::PROFILE_UPDATES_QUEUE_OVERFLOW),
+            endpoint_profile_overflow: registry
+                .counters(&describe::ENDPOINT_PROFILE_UPDATES_QUEUE_OVERFLOW),
             calls: registry.counters(&describe::CONTROLLER_CALLS_TOTAL),
             certificates: registry.counters(&describe::CONTROLLER_CERTIFICATES_TOTAL),
             webhook_expiry: registry
@@ -104,11 +126,23 @@ impl ControllerMetrics {
             *files.entry(problem.file.clone()).or_default() += 1;
         }
         set(&self.manifest_errors, "file", files);
+    }
+
+    /// Shows what the linter finds. It reads everything, so an API server's objects are not read for each change.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub(crate) fn show_lint(&self, snapshot: &Snapshot, shown: &mut Shown) {
+        for gauge in shown.0.drain(..) {
+            gauge.set(0.0);
+        }
         let mut findings: HashMap<String, usize> = HashMap::new();
         for finding in snapshot.index.lint() {
             *findings.entry(finding.check.to_owned()).or_default() += 1;
         }
-        set(&self.lint, "reason", findings);
+        for (reason, count) in findings {
+            let gauge = self.lint.get(&Labels::new().with("reason", reason));
+            gauge.set(count as f64);
+            shown.0.push(gauge);
+        }
     }
 
     /// Counts the answer to a call.
@@ -133,6 +167,33 @@ impl ControllerMetrics {
                     .with("method", method),
             )
             .hold()
+    }
+
+    /// An answer was made anew for an open stream.
+    pub(crate) fn updated(&self, (service, method): (&'static str, &'static str), sent: bool) {
+        let labels = Labels::new()
+            .with("service", service)
+            .with("method", method)
+            .with("sent", if sent { "true" } else { "false" });
+        self.updates.get(&labels).inc();
+    }
+
+    /// A slow client was spared older states.
+    pub(crate) fn overflowed(&self, what: &Overflow) {
+        match what {
+            Overflow::None => {}
+            Overflow::Endpoints(service) => {
+                let labels = Labels::new().with("service", service);
+                self.endpoint_overflow.get(&labels).inc();
+            }
+            Overflow::Profile(name, port) => {
+                let labels = Labels::new().with("fqn", name).with("port", *port);
+                self.profile_overflow.get(&labels).inc();
+            }
+            Overflow::EndpointProfile => {
+                self.endpoint_profile_overflow.get(&Labels::new()).inc();
+            }
+        }
     }
 
     /// Counts an answer about a certificate; `reason` is empty for a certificate.

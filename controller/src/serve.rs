@@ -12,7 +12,7 @@ use crate::{
     issuer::{Issuer, Origin, Signing},
     kubernetes::{self, KubernetesError, Reported, issuer::Kept, review::Reviewer},
     listen::{self, Connection, connections},
-    metrics::{ControllerMetrics, StatusMetrics},
+    metrics::{ControllerMetrics, Shown, StatusMetrics},
     source::{Snapshot, Source},
     watch::{Report, Watch},
 };
@@ -38,6 +38,8 @@ use tonic::transport::{Server, server::Router};
 
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 256 * 1024;
+/// Between looks of the linter at an API server's objects.
+const LINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why the control plane cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -436,9 +438,28 @@ async fn keep(
             }));
         }
     };
-    tokio::join!(follow, follow_issuer);
+    let lint = lint(publish.subscribe(), metrics.clone());
+    tokio::join!(follow, follow_issuer, lint);
     // The process ends with its services.
     std::future::pending().await
+}
+
+/// Shows what the linter finds in an API server's objects, some time after they changed: it reads all of them.
+async fn lint(mut snapshots: watch::Receiver<Arc<Snapshot>>, metrics: Arc<ControllerMetrics>) {
+    let mut shown = Shown::default();
+    while snapshots.changed().await.is_ok() {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let metrics = metrics.clone();
+        let show = move || {
+            metrics.show_lint(&snapshot, &mut shown);
+            shown
+        };
+        match tokio::task::spawn_blocking(show).await {
+            Ok(now) => shown = now,
+            Err(_) => return,
+        }
+        tokio::time::sleep(LINT_PAUSE).await;
+    }
 }
 
 /// What runs the services of our roles.
@@ -486,8 +507,12 @@ fn services(
         .max_decoding_message_size(MAX_MESSAGE);
     let outbound = OutboundPoliciesServer::new(Outbound(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
-    let destinations =
-        DestinationServer::new(Destinations(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let destinations = DestinationServer::new(Destinations {
+        shared: shared.clone(),
+        hints: Arc::new(config.hints.clone()),
+        endpoints: Arc::default(),
+    })
+    .max_decoding_message_size(MAX_MESSAGE);
     let certifier = certifier
         .map(|certifier| IdentityServer::new(certifier).max_decoding_message_size(MAX_MESSAGE));
     let policies = server().add_service(policies).add_service(outbound);

@@ -112,6 +112,7 @@ fn is_change(event: &notify::Result<Event>) -> bool {
 pub(crate) struct Report {
     pub(crate) metrics: Arc<ControllerMetrics>,
     shown: Shown,
+    shown_lint: Shown,
     known: BTreeSet<Problem>,
     is_directory: bool,
 }
@@ -122,12 +123,16 @@ impl Report {
             metrics,
             is_directory,
             shown: Shown::default(),
+            shown_lint: Shown::default(),
             known: BTreeSet::new(),
         }
     }
 
     pub(crate) fn snapshot(&mut self, snapshot: &Snapshot) {
         self.metrics.show(snapshot, &mut self.shown);
+        if self.is_directory {
+            self.metrics.show_lint(snapshot, &mut self.shown_lint);
+        }
         self.said(snapshot);
         let now: BTreeSet<_> = snapshot.problems.iter().cloned().collect();
         for problem in now.difference(&self.known).take(MAX_LOGGED) {

@@ -5,10 +5,11 @@
 //! that its client opens it again and reads it.
 
 use super::{
-    Answers, Shared,
+    Answers, Begin, Shared,
     path::{self, Asked, parse},
     watch_snapshots,
 };
+use crate::metrics::Overflow;
 use linkerd_policy::{
     index::{Index, MtlsRequirement, OutboundTarget, WorkloadRef},
     outbound::{OutboundPolicy, Ref},
@@ -170,10 +171,15 @@ impl OutboundPolicies for Outbound {
         } = found;
         let last: Option<OutboundPolicy> = None;
         let said = told.clone();
-        let stream = watch_snapshots(&self.0, NAME, place, last, move |snapshot, last| {
+        let begin = Begin {
+            name: NAME,
+            place,
+            overflow: Overflow::None,
+        };
+        let stream = watch_snapshots(&self.0, begin, last, move |index, last| {
             // What is not known any more, or has another metadata, ends the stream: asked again, the client is told.
-            let policy = snapshot.index.outbound(&client, &target)?;
-            if mtls(&snapshot.index, &policy) != said {
+            let policy = index.outbound(&client, &target)?;
+            if mtls(index, &policy) != said {
                 return None;
             }
             if last.as_ref() == Some(&policy) {

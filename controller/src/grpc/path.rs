@@ -184,11 +184,11 @@ impl Place {
     }
 
     /// Where it is, for the choice of endpoints.
-    pub(super) fn client<'a>(&'a self, index: &'a Index) -> Client<'a> {
+    pub(super) fn client<'a>(&'a self, index: &'a Index, has_ipv6: bool) -> Client<'a> {
         Client {
             node: self.node.as_deref(),
             zone: self.zone(index),
-            has_ipv6: true,
+            has_ipv6,
         }
     }
 }

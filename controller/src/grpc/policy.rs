@@ -1,6 +1,7 @@
 //! `io.linkerd.proxy.inbound.InboundServerPolicies`: the policy of a workload's port, and its changes.
 
-use super::{Answers, Shared, watch_snapshots};
+use super::{Answers, Begin, Shared, watch_snapshots};
+use crate::metrics::Overflow;
 use linkerd_policy::{index::WorkloadRef, proto::server_to_api, server::ServerPolicy};
 use linkerd2_proxy_api::inbound::{
     PortSpec, Server, inbound_server_policies_server::InboundServerPolicies,
@@ -58,9 +59,14 @@ impl InboundServerPolicies for Policies {
         });
         let ((workload, port, _), place) = self.counted(NAME.1, found)?;
         let last: Option<ServerPolicy> = None;
-        let stream = watch_snapshots(&self.0, NAME, place, last, move |snapshot, last| {
+        let begin = Begin {
+            name: NAME,
+            place,
+            overflow: Overflow::None,
+        };
+        let stream = watch_snapshots(&self.0, begin, last, move |index, last| {
             // A workload that is gone ends the stream.
-            let policy = snapshot.index.inbound(&workload, port)?;
+            let policy = index.inbound(&workload, port)?;
             if last.as_ref() == Some(&policy) {
                 return Some(Vec::new());
             }

@@ -1,6 +1,7 @@
 //! Endpoints as the API's addresses.
 
-use linkerd_policy::index::{Endpoint, EndpointIdentity};
+use super::hints::Hints;
+use linkerd_policy::index::{Endpoint, EndpointIdentity, WorkloadRef};
 use linkerd2_proxy_api::{
     destination::{
         AuthorityOverride, ProtocolHint, TlsIdentity, WeightedAddr,
@@ -30,7 +31,7 @@ pub(super) fn address(ip: IpAddr, port: u16) -> TcpAddress {
 }
 
 /// An endpoint with everything that a client in `zone` needs to reach it (control plane §4.4).
-pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr {
+pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>, hints: &Hints) -> WeightedAddr {
     let locality = match (zone, endpoint.zone.as_deref()) {
         (Some(ours), Some(theirs)) if ours == theirs => "local",
         (Some(_), Some(theirs)) if !theirs.is_empty() => "remote",
@@ -44,7 +45,11 @@ pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr 
     metric_labels.insert("zone_locality".into(), locality.into());
     WeightedAddr {
         addr: Some(address(endpoint.addr, endpoint.port)),
-        weight: endpoint.weight,
+        weight: if hints.has_zone_weights && locality == "local" {
+            endpoint.weight.saturating_mul(10)
+        } else {
+            endpoint.weight
+        },
         metric_labels,
         tls_identity: endpoint.identity.as_ref().map(|identity| TlsIdentity {
             server_name: endpoint
@@ -60,19 +65,12 @@ pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr 
                 }
             }),
         }),
-        protocol_hint: endpoint.meshed.then(|| ProtocolHint {
-            protocol: Some(if endpoint.opaque {
-                Protocol::Opaque(Opaque {})
-            } else {
-                Protocol::H2(H2 {})
-            }),
-            opaque_transport: endpoint
-                .inbound_port
-                .filter(|_| endpoint.opaque)
-                .map(|port| OpaqueTransport {
-                    inbound_port: port.into(),
-                }),
-        }),
+        protocol_hint: hint(endpoint, hints),
+        http2: hints
+            .http2
+            .as_ref()
+            .filter(|_| endpoint.meshed)
+            .map(|params| params.0),
         authority_override: endpoint
             .authority_override
             .clone()
@@ -81,4 +79,28 @@ pub(super) fn weighted(endpoint: &Endpoint, zone: Option<&str>) -> WeightedAddr 
             }),
         ..WeightedAddr::default()
     }
+}
+
+/// How a meshed endpoint is spoken to. Workloads outside Kubernetes always take HTTP/2.
+fn hint(endpoint: &Endpoint, hints: &Hints) -> Option<ProtocolHint> {
+    let is_external = matches!(
+        &endpoint.workload,
+        Some(WorkloadRef::ExternalWorkload { .. })
+    );
+    let protocol = if endpoint.opaque {
+        Some(Protocol::Opaque(Opaque {}))
+    } else {
+        let http2 = hints.has_http2 || is_external;
+        http2.then_some(Protocol::H2(H2 {}))
+    };
+    let port = endpoint.inbound_port;
+    let port = port.filter(|_| endpoint.opaque || hints.has_transport_header);
+    let opaque_transport = port.map(|port| OpaqueTransport {
+        inbound_port: port.into(),
+    });
+    let is_some = protocol.is_some() || opaque_transport.is_some();
+    (endpoint.meshed && is_some).then_some(ProtocolHint {
+        protocol,
+        opaque_transport,
+    })
 }

@@ -171,7 +171,8 @@ impl Keeper {
         // A watch that is alive tells that the failure is over.
         kind.failure = None;
         match read {
-            Ok(resource) => {
+            Ok(mut resource) => {
+                resource.prune();
                 let was_wrong = self.problems.remove(&key).is_some();
                 if !was_wrong && self.index.has(&resource) {
                     return false;

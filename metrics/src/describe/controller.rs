@@ -20,6 +20,17 @@ families! {
         Desc::gauge("controller_index_changed_timestamp_seconds").unit(Unit::Seconds);
     /// The number of open streams, by service and method.
     CONTROLLER_STREAMS = Desc::gauge("controller_streams").fixed(&[&["service", "method"]]);
+    /// The number of times that a slow client of `Get` was spared older states of a Service's endpoints.
+    /// It gets the newest state next; linkerd2's control plane closes such streams.
+    ENDPOINT_UPDATES_QUEUE_OVERFLOW = Desc::counter("endpoint_updates_queue_overflow").peer().fixed(&[&["service"]]);
+    /// The number of times that a slow client of `GetProfile` was spared older profiles of a Service.
+    /// It gets the newest one next.
+    PROFILE_UPDATES_QUEUE_OVERFLOW = Desc::counter("profile_updates_queue_overflow").peer().fixed(&[&["fqn", "port"]]);
+    /// The number of times that a slow client of `GetProfile` was spared older profiles of an address or instance.
+    ENDPOINT_PROFILE_UPDATES_QUEUE_OVERFLOW = Desc::counter("endpoint_profile_updates_queue_overflow").peer();
+    /// The number of times that an answer was made anew for an open stream, because something that it is made of changed.
+    /// `sent` is whether that changed the answer.
+    CONTROLLER_STREAM_UPDATES_TOTAL = Desc::counter("controller_stream_updates_total").fixed(&[&["service", "method", "sent"]]);
     /// The number of calls answered, by service, method and gRPC status.
     /// `grpc_status` is the number.
     CONTROLLER_CALLS_TOTAL = Desc::counter("controller_calls_total").fixed(&[&["service", "method", "grpc_status"]]);

@@ -103,8 +103,15 @@ impl Index {
         }
     }
 
-    /// A pod or external workload as an endpoint of `port`, by its first address; for names such as
-    /// `web-0.web.shop.svc`.
+    /// A workload that a Service selects, ready or not, as an endpoint of `port`; for names such as `web-0.web.shop.svc`.
+    pub fn instance(&self, service: &str, workload: &WorkloadRef, port: u16) -> Option<Endpoint> {
+        let selector = self.service(workload.namespace(), service)?.selector()?;
+        let labels = &self.workload(workload)?.metadata().labels;
+        let is_selected = selector.matches(labels);
+        is_selected.then(|| self.workload_endpoint(workload, port))?
+    }
+
+    /// A pod or external workload as an endpoint of `port`, by its first address.
     pub fn workload_endpoint(&self, workload: &WorkloadRef, port: u16) -> Option<Endpoint> {
         let scope = self.scope(workload.namespace())?;
         let workload = scope.workload(workload)?;

@@ -6,7 +6,7 @@ use crate::{
     outbound::profile::{
         Budget, Condition, Profile, ProfileRoute, ResponseClass, ResponseCondition,
     },
-    resource::{Service, traffic},
+    resource::{Service, ServiceProfile, traffic},
 };
 use http::Method;
 use std::{collections::BTreeMap, time::Duration};
@@ -18,11 +18,7 @@ impl Index {
         let domain = self.cluster().cluster_domain.trim_end_matches('.');
         let metadata = &service.metadata;
         let name = format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace);
-        let scopes = [client, metadata.namespace.as_str()];
-        let found = scopes
-            .iter()
-            .filter_map(|namespace| self.scope(namespace)?.profiles.get(&name))
-            .next();
+        let found = self.profile_in_force(client, service);
         let mut profile = Profile {
             is_opaque: self.service_opaque_ports(service).contains(port),
             budget: Some(Budget::default()),
@@ -46,6 +42,16 @@ impl Index {
         }
         profile.name = Some(name);
         profile
+    }
+
+    /// The ServiceProfile of a Service for clients of a namespace: their own namespace's, else the Service's.
+    pub fn profile_in_force(&self, client: &str, service: &Service) -> Option<&ServiceProfile> {
+        let domain = self.cluster().cluster_domain.trim_end_matches('.');
+        let metadata = &service.metadata;
+        let name = format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace);
+        [client, metadata.namespace.as_str()]
+            .iter()
+            .find_map(|namespace| self.scope(namespace)?.profiles.get(&name))
     }
 
     fn split(&self, service: &Service, port: u16, domain: &str) -> Vec<(String, u32)> {

@@ -90,6 +90,19 @@ impl Index {
             })
     }
 
+    /// Notes what another answer was made of, which this one is made of too.
+    pub fn also_read(&self, reads: &Reads) {
+        let also = |own: &mut Reads| {
+            for (name, revision) in &reads.namespaces {
+                own.namespaces.entry(name.clone()).or_insert(*revision);
+            }
+            own.addresses.extend(&reads.addresses);
+            own.has_nodes |= reads.has_nodes;
+            own.has_everything |= reads.has_everything;
+        };
+        self.note(|recorder| recorder.with(also));
+    }
+
     pub(super) fn note(&self, note: impl FnOnce(&Recorder)) {
         if let Some(recorder) = &self.recorder {
             note(recorder);

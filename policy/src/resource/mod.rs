@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 pub mod discovery;
 pub mod policy;
+mod prune;
 pub mod route;
 pub mod selector;
 pub mod traffic;

@@ -12,6 +12,7 @@ mod admit;
 mod api;
 mod certificates;
 mod control_plane;
+mod destination;
 mod gateway;
 mod helm;
 mod identity;

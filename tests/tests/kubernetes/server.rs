@@ -48,7 +48,7 @@ pub(crate) struct ApiServer {
     pub(crate) client: Client,
     server: Option<Process>,
     _manager: Option<Process>,
-    _etcd: Process,
+    etcd: Option<Process>,
 }
 
 impl ApiServer {
@@ -104,7 +104,7 @@ impl ApiServer {
             client,
             server: None,
             _manager: None,
-            _etcd: etcd,
+            etcd: Some(etcd),
         };
         server.start_server().await;
         server.start_manager().await;
@@ -156,6 +156,12 @@ impl ApiServer {
             self.client.request_text(ready).await.ok()
         })
         .await;
+    }
+
+    /// Ends etcd without a goodbye and starts it again with what it had.
+    pub(crate) fn restart_etcd(&mut self) {
+        self.etcd = None;
+        self.etcd = Some(start_etcd(self.folder.path(), self.etcd_port));
     }
 
     /// Ends the API server without a goodbye.

@@ -15,13 +15,14 @@ pub struct Client<'a> {
     pub has_ipv6: bool,
 }
 
-/// Of a Service's endpoints those for a client, and of them only the one called `instance`, if one is asked for.
+/// Of a Service's endpoints those for a client, and of them only the one called `instance`, if one is asked for. Where
+/// that is all of them, it is the same list.
 pub fn select(
     service: &Service,
-    all: &[Arc<Endpoint>],
+    all: &Arc<[Arc<Endpoint>]>,
     instance: Option<&str>,
     client: Client<'_>,
-) -> Vec<Arc<Endpoint>> {
+) -> Arc<[Arc<Endpoint>]> {
     let is_instance = |e: &&Arc<Endpoint>| instance.is_none() || e.hostname.as_deref() == instance;
     let mut found: Vec<Arc<Endpoint>> = all.iter().filter(is_instance).cloned().collect();
     if service.spec.internal_traffic_policy.as_deref() == Some("Local") {
@@ -30,7 +31,10 @@ pub fn select(
         by_hints(&mut found, client.zone);
     }
     by_family(&mut found, client.has_ipv6);
-    found
+    if found.len() == all.len() {
+        return all.clone();
+    }
+    found.into()
 }
 
 /// Hints count only where every endpoint has some, and where they leave something: else a zone could be left without.

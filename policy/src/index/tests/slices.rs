@@ -258,7 +258,7 @@ fn the_owner_is_who_owns_the_replica_set_or_job_and_the_zone_that_of_the_slice_o
 fn chosen(index: &Index, instance: Option<&str>, client: Client<'_>) -> Vec<IpAddr> {
     let service = index.service("shop", "web").unwrap();
     let all = index.endpoints("shop", "web", 80).unwrap();
-    let all: Vec<_> = all.into_iter().map(Arc::new).collect();
+    let all: Arc<[Arc<Endpoint>]> = all.into_iter().map(Arc::new).collect();
     let mut found: Vec<IpAddr> = select(service, &all, instance, client)
         .iter()
         .map(|e| e.addr)
