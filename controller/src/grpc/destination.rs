@@ -6,10 +6,14 @@ use super::{
     hints::Hints,
     path::{self, Asked, InvalidPath, Place, parse},
     profile::profile,
+    requirement::{annotate, of_workload},
     watch_snapshots,
 };
 use crate::metrics::Overflow;
-use linkerd_policy::{index::Index, resource::Service};
+use linkerd_policy::{
+    index::{Index, MtlsRequirement},
+    resource::Service,
+};
 use linkerd2_proxy_api::destination::{
     DestinationProfile, GetDestination, Update, destination_server::Destination,
 };
@@ -147,13 +151,22 @@ impl Destination for Destinations {
         let Self {
             hints, endpoints, ..
         } = self.clone();
+        let (namespace, name) = (asked.namespace.clone(), asked.name.clone());
+        let required = move |index: &Index| index.outbound_mtls(&namespace, &name);
+        let said = required(&self.shared.snapshots.borrow().index);
+        let announced = said.clone();
         let compute = move |index: &Index, told: &mut Told| {
+            if required(index) != said {
+                return None;
+            }
             let found = endpoints.of(index, &asked, &place, &hints);
             let labels = labels(index, &asked);
             Some(changes(found, place.zone(index), labels, &hints, told))
         };
         let stream = watch_snapshots(&self.shared, begin, Told::default(), compute);
-        Ok(Response::new(stream))
+        let mut response = Response::new(stream);
+        annotate(response.metadata_mut(), &announced);
+        Ok(response)
     }
 
     type GetProfileStream = Answers<DestinationProfile>;
@@ -186,7 +199,19 @@ impl Destination for Destinations {
         };
         let destinations = self.clone();
         let last: Option<DestinationProfile> = None;
+        let required = {
+            let asked = asked.clone();
+            move |index: &Index| match &asked {
+                Asked::Address(address) => of_workload(index, *address),
+                Asked::Service(_) => MtlsRequirement::default(),
+            }
+        };
+        let said = required(&self.shared.snapshots.borrow().index);
+        let announced = said.clone();
         let compute = move |index: &Index, last: &mut Option<DestinationProfile>| {
+            if required(index) != said {
+                return None;
+            }
             // What cannot be answered any more ends the stream: asked again, the client is told why.
             let now = profile(&destinations, index, &asked, &place).ok()?;
             if last.as_ref() == Some(&now) {
@@ -196,6 +221,8 @@ impl Destination for Destinations {
             Some(vec![now])
         };
         let stream = watch_snapshots(&self.shared, begin, last, compute);
-        Ok(Response::new(stream))
+        let mut response = Response::new(stream);
+        annotate(response.metadata_mut(), &announced);
+        Ok(response)
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod outbound;
 mod path;
 pub(crate) mod policy;
 mod profile;
+mod requirement;
 pub(crate) mod streams;
 mod weighted;
 

@@ -1,18 +1,17 @@
 //! `io.linkerd.proxy.outbound.OutboundPolicies`: what applies to a destination, and its changes.
 //!
-//! What the API has no field for goes in the stream's metadata, which other proxies ignore: whether traffic must be
-//! mutual TLS (`l5d-outbound-mtls`), and with whom (`l5d-outbound-server-ids`). When it changes the stream is ended, so
-//! that its client opens it again and reads it.
+//! Whether traffic must be mutual TLS goes in the stream's metadata.
 
 use super::{
     Answers, Begin, Shared,
     path::{self, Asked, parse},
+    requirement::{annotate, of_policy, of_target},
     watch_snapshots,
 };
 use crate::metrics::Overflow;
 use linkerd_policy::{
     index::{Index, MtlsRequirement, OutboundTarget, WorkloadRef},
-    outbound::{OutboundPolicy, Ref},
+    outbound::OutboundPolicy,
     proto::{outbound_to_api, socket_address},
 };
 use linkerd2_proxy_api::outbound::{
@@ -38,11 +37,13 @@ impl Outbound {
         let index = &snapshot.index;
         let client = namespace(&spec.source_workload)?;
         let target = target(index, spec)?;
-        let policy = index
-            .outbound(&client, &target)
-            .ok_or_else(|| Status::not_found("No such service"))?;
+        let policy = index.outbound(&client, &target).ok_or_else(|| {
+            let mut metadata = MetadataMap::new();
+            annotate(&mut metadata, &of_target(index, &target));
+            Status::with_metadata(Code::NotFound, "No such service", metadata)
+        })?;
         Ok(Found {
-            mtls: mtls(index, &policy),
+            mtls: of_policy(index, &target, &policy),
             client,
             target,
             policy,
@@ -102,35 +103,6 @@ fn target(index: &Index, spec: &TrafficSpec) -> Result<OutboundTarget, Status> {
     }
 }
 
-fn mtls(index: &Index, policy: &OutboundPolicy) -> MtlsRequirement {
-    match &policy.parent {
-        Ref::Resource {
-            kind,
-            namespace,
-            name,
-            ..
-        } if kind == "Service" => index.outbound_mtls(namespace, name),
-        _ => MtlsRequirement::default(),
-    }
-}
-
-/// Writes what the API has no field for.
-fn annotate(metadata: &mut MetadataMap, mtls: &MtlsRequirement) {
-    let word = match mtls.is_required {
-        Some(true) => "required",
-        Some(false) => "preferred",
-        None => "",
-    };
-    for (name, value) in [
-        ("l5d-outbound-mtls", word.to_owned()),
-        ("l5d-outbound-server-ids", mtls.identities.join(",")),
-    ] {
-        if let (false, Ok(value)) = (value.is_empty(), value.parse()) {
-            metadata.insert(name, value);
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl OutboundPolicies for Outbound {
     async fn get(
@@ -179,7 +151,7 @@ impl OutboundPolicies for Outbound {
         let stream = watch_snapshots(&self.0, begin, last, move |index, last| {
             // What is not known any more, or has another metadata, ends the stream: asked again, the client is told.
             let policy = index.outbound(&client, &target)?;
-            if mtls(index, &policy) != said {
+            if of_policy(index, &target, &policy) != said {
                 return None;
             }
             if last.as_ref() == Some(&policy) {

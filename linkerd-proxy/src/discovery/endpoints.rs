@@ -5,6 +5,7 @@
 
 use super::{
     client::ControlClient,
+    outbound::Mtls,
     stream::{self, End, Listener},
 };
 use crate::config::StreamLimits;
@@ -58,6 +59,8 @@ struct State {
     current: ArcSwap<EndpointSet>,
     changed: watch::Sender<u64>,
     is_connected: AtomicBool,
+    /// Whether traffic to this name must be mutual TLS, whatever destination it is a backend of.
+    mtls: ArcSwap<Mtls>,
 }
 
 impl Drop for EndpointWatch {
@@ -82,6 +85,7 @@ impl State {
             current: ArcSwap::new(Arc::new(nothing)),
             changed: watch::channel(0).0,
             is_connected: AtomicBool::new(false),
+            mtls: ArcSwap::default(),
         })
     }
 
@@ -170,6 +174,11 @@ impl EndpointWatch {
         self.state.current.load()
     }
 
+    /// What the name wants of mutual TLS.
+    pub(crate) fn mtls(&self) -> Guard<Arc<Mtls>> {
+        self.state.mtls.load()
+    }
+
     /// The version, as it changes.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.state.changed.subscribe()
@@ -191,8 +200,10 @@ struct Updates {
 }
 
 impl Listener<Update> for Updates {
-    fn opened(&mut self, _: &MetadataMap) {
+    fn opened(&mut self, metadata: &MetadataMap) {
         self.is_fresh = true;
+        // In force before the first endpoint, and for as long as this is what was said last.
+        self.state.mtls.store(Arc::new(Mtls::of_metadata(metadata)));
     }
 
     fn message(&mut self, update: Update) {

@@ -29,14 +29,14 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{runtime, sync::watch, task::AbortHandle};
 use tonic::{Code, metadata::MetadataMap};
 
 /// How often a name that only DNS knows is resolved again.
 const DNS_INTERVAL: Duration = Duration::from_secs(30);
-/// Metadata of the policy stream: what the control plane says of mutual TLS, beyond the API.
+/// Metadata of streams: what the control plane says of mutual TLS, beyond the API.
 const MTLS: &str = "l5d-outbound-mtls";
 const SERVER_IDS: &str = "l5d-outbound-server-ids";
 
@@ -119,23 +119,46 @@ impl MtlsRefused {
 }
 
 impl Mtls {
-    /// What is said here, else what `default` says.
-    pub(crate) fn or_default(self, default: &Self) -> Self {
+    /// What a stream of the control plane's says in its metadata.
+    pub(super) fn of_metadata(metadata: &MetadataMap) -> Self {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let identities = text(SERVER_IDS).unwrap_or_default().split(',');
         Self {
-            is_required: self.is_required.or(default.is_required),
-            identities: self.identities,
+            is_required: match text(MTLS) {
+                Some("required") => Some(true),
+                Some("preferred") => Some(false),
+                _ => None,
+            },
+            identities: identities
+                .map(str::trim)
+                .filter(|identity| !identity.is_empty())
+                .map(str::to_owned)
+                .collect(),
         }
     }
 
-    /// Whether an endpoint of this identity may be spoken to.
-    pub(crate) fn check(&self, identity: Option<&str>) -> Result<(), MtlsRefused> {
+    /// Whether an endpoint of this identity may be spoken to, where several have a say: the destination and the backend.
+    /// `required` anywhere counts; `default` where nobody says anything; identities are expected by each for itself.
+    pub(crate) fn check_all(
+        said: [&Self; 3],
+        default: &Self,
+        identity: Option<&str>,
+    ) -> Result<(), MtlsRefused> {
+        let is_required = said.iter().filter_map(|mtls| mtls.is_required).max();
+        if is_required.or(default.is_required) == Some(true) && identity.is_none() {
+            return Err(MtlsRefused::Plaintext);
+        }
+        said.iter()
+            .try_for_each(|mtls| mtls.check_identity(identity))
+    }
+
+    fn check_identity(&self, identity: Option<&str>) -> Result<(), MtlsRefused> {
         let Some(found) = identity else {
             // Who expects an identity expects TLS.
-            let is_required = self.is_required == Some(true) || !self.identities.is_empty();
-            return if is_required {
-                Err(MtlsRefused::Plaintext)
-            } else {
+            return if self.identities.is_empty() {
                 Ok(())
+            } else {
+                Err(MtlsRefused::Plaintext)
             };
         };
         let is_expected = |wanted: &String| wanted.eq_ignore_ascii_case(found);
@@ -182,6 +205,8 @@ pub(crate) struct Known {
     pub(crate) policy: Arc<OutboundPolicy>,
     pub(crate) profile: Option<Arc<Profile>>,
     pub(crate) mtls: Mtls,
+    /// The same, of the workload that the destination's address is of.
+    pub(crate) workload_mtls: Mtls,
     pub(crate) source: Source,
 }
 
@@ -191,6 +216,8 @@ pub(crate) struct Lookup {
     state: Arc<State>,
     tasks: Mutex<Vec<AbortHandle>>,
     gauge: Handle<Gauge>,
+    /// There was room for it; one that is not watched will never be known.
+    is_watched: bool,
 }
 
 impl Drop for Lookup {
@@ -220,6 +247,8 @@ struct Parts {
     /// `Some(None)`: there is no profile.
     profile: Option<Option<Arc<Profile>>>,
     mtls: Mtls,
+    /// Of the workload that has the address.
+    workload_mtls: Mtls,
     /// Of a name that only DNS knows.
     resolved: Option<SocketAddr>,
     dns: Dns,
@@ -255,11 +284,22 @@ impl Lookup {
         self.state.current.load()
     }
 
+    /// Whether there was room for it (`OUTBOUND_MAX_DESTINATIONS`). If not, it is to be looked up anew.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+
     /// Waits until something is known, at most `limit`. Tells whether it is.
     pub(crate) async fn ready(&self, limit: Duration) -> bool {
         if self.current().source != Source::Unknown {
             return true;
         }
+        // Nobody will ever say anything of one that is not watched.
+        let limit = if self.is_watched {
+            limit
+        } else {
+            Duration::ZERO
+        };
         let mut changed = self.state.changed.subscribe();
         let known = changed.wait_for(|version| *version > 0);
         let known = tokio::time::timeout(limit, known).await;
@@ -307,6 +347,7 @@ impl State {
             && current.policy == policy
             && current.profile == *profile
             && current.mtls == parts.mtls
+            && current.workload_mtls == parts.workload_mtls
         {
             return;
         }
@@ -317,6 +358,7 @@ impl State {
             policy,
             profile: profile.clone(),
             mtls: parts.mtls.clone(),
+            workload_mtls: parts.workload_mtls.clone(),
             source,
         }));
         self.changed.send_replace(version);
@@ -488,6 +530,22 @@ struct Store {
     started: Handle<Counter>,
     refused: Handle<Counter>,
     too_many: Handle<Counter>,
+    /// When it was last said that there are too many.
+    warned: Mutex<Option<Instant>>,
+}
+
+/// How often it is said that there are too many destinations: each one is counted.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+impl Store {
+    fn warn_of(&self, target: &Target) {
+        let mut warned = lock(&self.warned);
+        if warned.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
+            return;
+        }
+        *warned = Some(Instant::now());
+        tracing::warn!(%target, limit = self.settings.max, "Too many destinations at one time (OUTBOUND_MAX_DESTINATIONS): this one is not looked up; said once a minute, counted in outbound_refused_total");
+    }
 }
 
 impl OutboundStore {
@@ -516,6 +574,7 @@ impl OutboundStore {
             too_many: registry
                 .counters(&describe::OUTBOUND_REFUSED_TOTAL)
                 .get(&Labels::new().with("limit", "destinations")),
+            warned: Mutex::default(),
         }))
     }
 
@@ -532,7 +591,7 @@ impl OutboundStore {
             lookups.insert(target.clone(), Arc::downgrade(&lookup));
         } else {
             self.0.too_many.inc();
-            tracing::warn!(%target, limit = self.0.settings.max, "Too many destinations at one time (OUTBOUND_MAX_DESTINATIONS): this one is not looked up");
+            self.0.warn_of(target);
         }
         lookup
     }
@@ -599,6 +658,7 @@ impl OutboundStore {
                 }),
                 profile: None,
                 mtls: Mtls::default(),
+                workload_mtls: Mtls::default(),
                 source: Source::Unknown,
             })),
             changed: watch::channel(0).0,
@@ -617,6 +677,7 @@ impl OutboundStore {
             state: state.clone(),
             tasks: Mutex::default(),
             gauge: store.gauge.clone(),
+            is_watched,
         });
         if !is_watched {
             return lookup;
@@ -678,20 +739,7 @@ struct Policies(Arc<State>);
 
 impl Listener<api::OutboundPolicy> for Policies {
     fn opened(&mut self, metadata: &MetadataMap) {
-        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let identities = text(SERVER_IDS).unwrap_or_default().split(',');
-        let mtls = Mtls {
-            is_required: match text(MTLS) {
-                Some("required") => Some(true),
-                Some("preferred") => Some(false),
-                _ => None,
-            },
-            identities: identities
-                .map(str::trim)
-                .filter(|identity| !identity.is_empty())
-                .map(str::to_owned)
-                .collect(),
-        };
+        let mtls = Mtls::of_metadata(metadata);
         self.0.update(|parts| parts.mtls = mtls);
     }
 
@@ -716,7 +764,14 @@ impl Listener<api::OutboundPolicy> for Policies {
     fn ended(&mut self, end: &End) -> bool {
         let target = &self.0.target;
         match end.code() {
-            Some(Code::NotFound) => self.0.update(|parts| parts.policy = Some(Answer::None)),
+            Some(Code::NotFound) => {
+                // Nothing is said of the destination, but perhaps of the workload that has its address.
+                let mtls = end.metadata().map(Mtls::of_metadata);
+                self.0.update(|parts| {
+                    parts.policy = Some(Answer::None);
+                    parts.mtls = mtls.unwrap_or_default();
+                });
+            }
             Some(Code::Unimplemented) => {
                 tracing::warn!(%target, "The policy controller does not know outbound policies");
                 self.0.update(|parts| parts.policy = Some(Answer::None));
@@ -740,7 +795,10 @@ impl Listener<api::OutboundPolicy> for Policies {
 struct Profiles(Arc<State>);
 
 impl Listener<DestinationProfile> for Profiles {
-    fn opened(&mut self, _: &MetadataMap) {}
+    fn opened(&mut self, metadata: &MetadataMap) {
+        let mtls = Mtls::of_metadata(metadata);
+        self.0.update(|parts| parts.workload_mtls = mtls);
+    }
 
     fn message(&mut self, message: DestinationProfile) {
         let (profile, warnings) = proto::profile_from_api(message);

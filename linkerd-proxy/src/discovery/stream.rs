@@ -87,6 +87,16 @@ impl End {
     }
 }
 
+impl End {
+    /// What the controller said beside its answer.
+    pub(super) fn metadata(&self) -> Option<&MetadataMap> {
+        match self {
+            Self::Status(status) => Some(status.metadata()),
+            Self::Limit(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -30,7 +30,7 @@ use crate::{
         request::{self as shape, Form},
         serve::{Limits, drive},
     },
-    telemetry::trace::{Described, Traced},
+    telemetry::trace::{Described, OpenSpan, Traced},
     transport::{Io, detect, interim::Interim},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
@@ -286,6 +286,7 @@ async fn forward(
             };
             let outcome = failure.outcome(form.grpc, is_http2);
             handles.failed(outcome, arrived.elapsed());
+            OpenSpan::failed(span, failure.row().name, None);
             return Err(failure);
         }
     };

@@ -3,7 +3,7 @@
 use super::{
     Worker,
     backend::{Carried, Kind, Remote, RouteBackend},
-    balance::Picked,
+    balance::{Balancer, Picked},
     failure::Failure,
     record::Attempt,
     request::Exchange,
@@ -193,9 +193,14 @@ impl Exchange<'_> {
             later @ Ended::Later(_) => later,
         };
         let span = self.span(&mut request, reached.remote.address);
-        let mut attempted = self
-            .send(reached, backend, request, ended, is_retry)
-            .await?;
+        let sent = self.send(reached, backend, request, ended, is_retry).await;
+        let mut attempted = match sent {
+            Ok(attempted) => attempted,
+            Err(failed) => {
+                OpenSpan::failed(span, failed.failure.row().name, None);
+                return Err(failed);
+            }
+        };
         if let Some(span) = span {
             span.end(attempted.response.status());
         }
@@ -261,7 +266,7 @@ impl Exchange<'_> {
             Kind::Forward(endpoint) => {
                 let carried = self.carried(version, endpoint, worker);
                 let remote = worker.remote(endpoint, None, carried.1)?;
-                self.check(&remote)?;
+                self.check(None, &remote)?;
                 return match remote.client.ready(carried.0).await {
                     Ok(ready) => Ok(Reached {
                         remote,
@@ -282,12 +287,14 @@ impl Exchange<'_> {
             let (version, kind) = self.carried(version, &picked.endpoint, worker);
             let remote = match worker.remote(&picked.endpoint, authority, kind) {
                 Ok(remote) => remote,
+                // One that cannot be used as discovery describes it is like one that cannot be connected to.
                 Err(error) => {
                     picked.connect_failed(&error.to_string());
-                    return Err(error.into());
+                    tracing::debug!(%error, "Trying another endpoint");
+                    continue;
                 }
             };
-            self.check(&remote)?;
+            self.check(Some(balancer), &remote)?;
             match remote.client.ready(version).await {
                 Ok(ready) => {
                     return Ok(Reached {
@@ -331,8 +338,8 @@ impl Exchange<'_> {
     }
 
     /// Policy on who may answer.
-    fn check(&self, remote: &Remote) -> Result<(), Failure> {
-        self.connection.worker.check(&self.plan, remote)?;
+    fn check(&self, balancer: Option<&Balancer>, remote: &Remote) -> Result<(), Failure> {
+        self.connection.worker.check(&self.plan, balancer, remote)?;
         match (&self.sent.required, remote.identity()) {
             (Some(required), found) if Some(required.as_str()) != found => {
                 Err(Failure::RequiredId {

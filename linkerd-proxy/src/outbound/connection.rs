@@ -89,6 +89,9 @@ impl Connection {
     /// A destination, once something is known of it; within the configured time.
     async fn known(&self, lookup: &Arc<Lookup>) -> Result<Arc<Plan>, Failure> {
         let outbound = &self.worker.outbound;
+        // There may be room by now for one that there was none for when the connection came.
+        let again = (!lookup.is_watched()).then(|| outbound.store.lookup(lookup.target()));
+        let lookup = again.as_ref().unwrap_or(lookup);
         let limit = outbound.settings.discovery_wait;
         let has_waited = Arc::ptr_eq(lookup, &self.lookup) && self.waited.elapsed() < limit;
         let limit = if has_waited { Duration::ZERO } else { limit };

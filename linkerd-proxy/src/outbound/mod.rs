@@ -41,6 +41,7 @@ pub(crate) use self::metrics::{Occupancy, OutboundMetrics};
 
 use self::{
     backend::{Backend, Carried, Remote, Unusable},
+    balance::Balancer,
     connection::Connection,
     failure::Failure,
     plan::{How, Plan, StreamRule},
@@ -259,10 +260,18 @@ impl Outbound {
     fn check_mtls(
         &self,
         plan: &Plan,
+        balancer: Option<&Balancer>,
         identity: Option<&str>,
         address: SocketAddr,
     ) -> Result<(), Failure> {
-        let Err(refused) = plan.mtls.check(identity) else {
+        let of_backend = balancer.map(Balancer::mtls);
+        let nothing = Mtls::default();
+        let said = [
+            &plan.known.mtls,
+            &plan.known.workload_mtls,
+            of_backend.as_ref().map_or(&nothing, |mtls| &***mtls),
+        ];
+        let Err(refused) = Mtls::check_all(said, &self.settings.mtls, identity) else {
             return Ok(());
         };
         self.metrics.mtls_refused(&plan.parent, refused.label());
@@ -554,7 +563,12 @@ impl Worker {
     }
 
     /// Policy on where this worker may send anything.
-    fn check(&self, plan: &Plan, remote: &Remote) -> Result<(), Failure> {
+    fn check(
+        &self,
+        plan: &Plan,
+        balancer: Option<&Balancer>,
+        remote: &Remote,
+    ) -> Result<(), Failure> {
         let address = remote.address;
         if self.outbound.settings.is_own(address) {
             return Err(Failure::Loop(address));
@@ -562,7 +576,8 @@ impl Worker {
         if remote.is_local {
             return Ok(());
         }
-        self.outbound.check_mtls(plan, remote.identity(), address)
+        self.outbound
+            .check_mtls(plan, balancer, remote.identity(), address)
     }
 
     /// An endpoint that could not be connected to, counted.

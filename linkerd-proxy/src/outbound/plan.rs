@@ -14,7 +14,7 @@ use super::{
     route::{Named, ProfileRule, Rule},
 };
 use crate::{
-    discovery::outbound::{Known, Lookup, Mtls, Source, Target},
+    discovery::outbound::{Known, Lookup, Source, Target},
     hosts::Hosts,
     limit::{Limit, Place},
 };
@@ -40,7 +40,6 @@ pub(super) struct Plan {
     pub(super) parent: Ref,
     pub(super) how: How,
     pub(super) detection: Detection,
-    pub(super) mtls: Mtls,
     /// Requests that wait for an answer, over all versions of the destination.
     in_flight: Limit,
 }
@@ -185,13 +184,10 @@ impl Plan {
             tracing::warn!(destination = %lookup.target(), %error, "The destination's policy cannot be used");
             How::Invalid
         });
-        let default = &outbound.settings.mtls;
-        let mtls = known.mtls.clone().or_default(default);
         Self {
             detection: outbound.metrics.detection(&parent),
             parent,
             how,
-            mtls,
             lookup,
             known,
             in_flight: earlier.map_or_else(

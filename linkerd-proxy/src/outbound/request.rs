@@ -34,7 +34,7 @@ use crate::{
         outcome::{Break, Ending, GrpcStatus, Outcome},
         request::{self as shape, Form},
     },
-    telemetry::trace::Described,
+    telemetry::trace::{Described, OpenSpan},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use hyper::body::Incoming;
@@ -102,11 +102,24 @@ pub(super) async fn answer(
     let is_connect = request.method() == Method::CONNECT;
     let form = form(&request);
     let outbound = &connection.worker.outbound;
+    let form_is_grpc = form.grpc;
     let asked = Asked::new(&form, wire, &outbound.settings);
-    let mut response = match self::request(&connection, request, form, arrived).await {
-        Ok(response) => response,
+    let mut span = None;
+    let mut response = match self::request(&connection, request, form, arrived, &mut span).await {
+        Ok(response) => {
+            if let Some(span) = span {
+                span.end(response.status());
+            }
+            response
+        }
         Err(Failed { failure, place }) => {
             let row = failure.row();
+            let status = if form_is_grpc {
+                StatusCode::OK
+            } else {
+                row.http
+            };
+            OpenSpan::failed(span, row.name, Some(status));
             if let Some(error) = row.error {
                 outbound.metrics.request_failed(error);
             }
@@ -147,6 +160,7 @@ async fn request(
     mut request: Request<Incoming>,
     form: Form,
     arrived: Instant,
+    span: &mut Option<OpenSpan>,
 ) -> Result<Response<Body>, Failed> {
     let outbound = &connection.worker.outbound;
     let Some(_waiting) = outbound.requests.enter() else {
@@ -161,7 +175,7 @@ async fn request(
     let authority = shape::name(&mut request)?;
     let tracer = outbound.tracer.as_ref();
     let mut traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
-    let span = traced.as_mut().zip(tracer).and_then(|(traced, tracer)| {
+    *span = traced.as_mut().zip(tracer).and_then(|(traced, tracer)| {
         let described = Described {
             method: request.method(),
             uri: request.uri(),
@@ -208,11 +222,7 @@ async fn request(
         .map_or(SAFE_BYTES, |retry| retry.max_request_bytes);
     let (head, body) = request.into_parts();
     let mut upload = Upload::new(head, body, max_body);
-    let response = exchange.run(&mut upload, arrived).await?;
-    if let Some(span) = span {
-        span.end(response.status());
-    }
-    Ok(response)
+    exchange.run(&mut upload, arrived).await
 }
 
 /// The rule that takes a request.

@@ -109,7 +109,7 @@ async fn reach(
         }
         Kind::Forward(endpoint) => {
             let remote = worker.remote(endpoint, None, Carried::Opaque)?;
-            worker.check(plan, &remote)?;
+            worker.check(plan, None, &remote)?;
             return match remote.client.connect().await {
                 Ok((far, open)) => Ok(Reached {
                     far,
@@ -127,8 +127,17 @@ async fn reach(
     loop {
         let picked = balancer.pick(avoid, Some(deadline)).await;
         let mut picked = picked.map_err(Failure::Unready)?;
-        let remote = worker.remote(&picked.endpoint, authority, Carried::Opaque)?;
-        worker.check(plan, &remote)?;
+        let remote = match worker.remote(&picked.endpoint, authority, Carried::Opaque) {
+            Ok(remote) => remote,
+            // One that cannot be used as discovery describes it is like one that cannot be connected to.
+            Err(error) => {
+                avoid = Some(picked.endpoint.address);
+                picked.connect_failed(&error.to_string());
+                tracing::debug!(%error, "Trying another endpoint");
+                continue;
+            }
+        };
+        worker.check(plan, Some(balancer), &remote)?;
         match remote.client.connect().await {
             Ok((far, open)) => {
                 // Load is the time to connect; what follows may take as long as it likes.

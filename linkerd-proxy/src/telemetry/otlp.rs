@@ -66,6 +66,20 @@ pub(crate) struct Span {
     pub(crate) end_time_unix_nano: u64,
     #[prost(message, repeated, tag = "9")]
     pub(crate) attributes: Vec<KeyValue>,
+    #[prost(message, optional, tag = "15")]
+    pub(crate) status: Option<Status>,
+}
+
+/// `Status`: whether what the span is of went well, where somebody says so.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Status {
+    #[prost(int32, tag = "3")]
+    pub(crate) code: i32,
+}
+
+impl Status {
+    /// `STATUS_CODE_ERROR`.
+    pub(crate) const ERROR: Self = Self { code: 2 };
 }
 
 /// `Span.SpanKind`, those that a proxy has.

@@ -5,7 +5,7 @@
 
 use super::{
     context::{self, Context, SpanId},
-    otlp::{KeyValue, Span, SpanKind},
+    otlp::{KeyValue, Span, SpanKind, Status},
 };
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use linkerd_metrics::{Counter, Handle};
@@ -35,12 +35,16 @@ pub(crate) struct Traced {
     parent: SpanId,
 }
 
-/// A span that has begun. It is sent when its response begins, and not at all if there is none.
+/// A span that has begun. It is sent when its response begins, or when it is known that there will be none.
 #[derive(Debug)]
 pub(crate) struct OpenSpan {
-    span: Box<Span>,
+    /// Until it is sent.
+    span: Option<Box<Span>>,
     tracer: Tracer,
 }
+
+/// `error.type` where nobody waits for an answer any more.
+const CANCELLED: &str = "cancelled";
 
 impl Tracer {
     /// Gives the tracer and what it fills.
@@ -123,9 +127,10 @@ impl Tracer {
             start_time_unix_nano: now(),
             end_time_unix_nano: 0,
             attributes,
+            status: None,
         };
         Some(OpenSpan {
-            span: Box::new(span),
+            span: Some(Box::new(span)),
             tracer: self.clone(),
         })
     }
@@ -134,14 +139,41 @@ impl Tracer {
 impl OpenSpan {
     /// The response has begun.
     pub(crate) fn end(mut self, status: StatusCode) {
-        self.span.end_time_unix_nano = now();
-        self.span.attributes.push(KeyValue::int(
-            "http.response.status_code",
-            i64::from(status.as_u16()),
-        ));
-        if self.tracer.spans.try_send(*self.span).is_err() {
+        self.send(Some(status), None);
+    }
+
+    /// There is no response of what the request was sent to: `error` says why, in words of the proxy's own; `status` is
+    /// what is answered in its place, if anything is.
+    pub(crate) fn failed(span: Option<Self>, error: &'static str, status: Option<StatusCode>) {
+        if let Some(mut span) = span {
+            span.send(status, Some(error));
+        }
+    }
+
+    fn send(&mut self, status: Option<StatusCode>, error: Option<&'static str>) {
+        let Some(mut span) = self.span.take() else {
+            return;
+        };
+        span.end_time_unix_nano = now();
+        if let Some(status) = status {
+            let code = i64::from(status.as_u16());
+            let attribute = KeyValue::int("http.response.status_code", code);
+            span.attributes.push(attribute);
+        }
+        if let Some(error) = error {
+            span.attributes.push(KeyValue::string("error.type", error));
+            span.status = Some(Status::ERROR);
+        }
+        if self.tracer.spans.try_send(*span).is_err() {
             self.tracer.dropped.inc();
         }
+    }
+}
+
+impl Drop for OpenSpan {
+    /// Who had asked went away.
+    fn drop(&mut self) {
+        self.send(None, Some(CANCELLED));
     }
 }
 

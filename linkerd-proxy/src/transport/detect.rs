@@ -38,8 +38,9 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detected {
     Http(Http),
+    /// Something else; also what was too short for HTTP when the peer closed its side.
     NotHttp,
-    /// The peer closed its side before anything was decided.
+    /// The peer closed its side without a byte.
     Eof,
 }
 
@@ -117,7 +118,11 @@ pub(crate) async fn http<R: AsyncRead + Unpin>(
         }
         buffer.reserve(1024);
         if io.read_buf(buffer).await? == 0 {
-            return Ok(Detected::Eof);
+            // What it sent is passed on, as it is.
+            return Ok(match buffer.is_empty() {
+                true => Detected::Eof,
+                false => Detected::NotHttp,
+            });
         }
     }
 }
@@ -145,6 +150,20 @@ mod tests {
             (b"*1\r\n$4\r\nPING\r\n", Verdict::NotHttp),
         ] {
             assert_eq!(verdict(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_few_bytes_and_the_end_are_bytes_and_not_an_error() {
+        for (sent, detected) in [
+            (&b""[..], Detected::Eof),
+            (b"PING", Detected::NotHttp),
+            (b"PRI * HT", Detected::NotHttp),
+            (b"GET / HTTP/1.1", Detected::Http(Http::Http1)),
+        ] {
+            let (mut io, mut read) = (sent, BytesMut::new());
+            assert_eq!(http(&mut io, &mut read).await.unwrap(), detected);
+            assert_eq!(read, sent, "nothing is lost");
         }
     }
 

@@ -7,7 +7,7 @@ pub(crate) mod annotations;
 mod backends;
 
 use super::{
-    Index, Scope,
+    Index, Scope, WorkloadRef,
     attach::{self, Attachment, Claims, Facts, RouteKind, Target},
     routes,
 };
@@ -377,6 +377,40 @@ impl Index {
                 .filter(|identity| !identity.is_empty())
                 .map(str::to_owned)
                 .collect(),
+        }
+    }
+
+    /// Whether traffic that goes to a workload by its address may leave in plaintext: what any Service that selects it
+    /// wants, else what its namespace does. An identity that one of them expects will do.
+    pub fn workload_outbound_mtls(&self, reference: &WorkloadRef) -> MtlsRequirement {
+        let namespace = reference.namespace();
+        let found = self
+            .scope(namespace)
+            .and_then(|scope| Some((scope, scope.workload(reference)?)));
+        let Some((scope, workload)) = found else {
+            return MtlsRequirement::default();
+        };
+        let labels = &workload.metadata().labels;
+        let selecting = scope.services.values().filter(|service| {
+            let selector = service.selector();
+            selector.is_some_and(|selector| selector.matches(labels))
+        });
+        let mut all: Vec<_> = selecting
+            .map(|service| self.outbound_mtls(namespace, &service.metadata.name))
+            .collect();
+        if all.is_empty() {
+            // No Service has this name, so that its namespace alone counts.
+            all.push(self.outbound_mtls(namespace, ""));
+        }
+        let mut identities: Vec<_> = all
+            .iter()
+            .flat_map(|mtls| mtls.identities.clone())
+            .collect();
+        identities.sort();
+        identities.dedup();
+        MtlsRequirement {
+            is_required: all.iter().filter_map(|mtls| mtls.is_required).max(),
+            identities,
         }
     }
 

@@ -37,6 +37,7 @@ mod outbound_kept;
 mod outbound_limits;
 mod outbound_messages;
 mod outbound_protocols;
+mod outbound_required;
 mod outbound_retries;
 mod outbound_routing;
 mod outbound_telemetry;

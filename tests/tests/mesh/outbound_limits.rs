@@ -7,6 +7,7 @@ use crate::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 
@@ -331,4 +332,35 @@ async fn what_comes_in_is_counted_by_authority_where_operators_want_it() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_connection_for_whose_destination_there_was_no_room_has_one_once_there_is() {
+    let variables = [
+        ("OUTBOUND_MAX_DESTINATIONS", "1"),
+        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "100ms"),
+    ];
+    let client = Client::start("", 1, "", &variables).await;
+    let _app = app(client.at(10), |_| status(200)).await;
+    let _origin = crate::origin::echo(client.mesh.origin()).await;
+    let open = async |port| {
+        let io = TokioIo::new(client.connect(port).await);
+        let (send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        send
+    };
+    let mut first = open(9000).await;
+    assert_eq!(first.send_request(get("/")).await.unwrap().status(), 200);
+    let mut second = open(9001).await;
+    let refused = within("an answer at once", second.send_request(get("/"))).await;
+    assert_eq!(refused.unwrap().status(), 504);
+    let labels = [r#"limit="destinations""#];
+    assert!(client.mesh.metric("outbound_refused_total", &labels).await >= 1.0);
+    drop(first);
+    eventually("room for the second", async || {
+        second.ready().await.unwrap();
+        let response = second.send_request(get("/")).await.unwrap();
+        (response.status() == 200).then_some(())
+    })
+    .await;
 }

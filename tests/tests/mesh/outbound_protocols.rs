@@ -583,3 +583,26 @@ async fn the_conformance_suite_of_http2_passes_on_an_outbound_listener() {
     .await;
     conforms(client.listener(9000)).await;
 }
+
+#[tokio::test]
+async fn a_few_bytes_and_the_end_of_what_is_sent_reach_the_application() {
+    let client = Client::start("", 1, "", &[]).await;
+    let listener = TcpListener::bind(client.at(10)).await.unwrap();
+    let far = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        stream.write_all(b"PONG").await.unwrap();
+        said
+    });
+    // They could have become a method of HTTP.
+    let mut stream = client.connect(9000).await;
+    stream.write_all(b"PING").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    within("an answer", stream.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(answer, b"PONG");
+    assert_eq!(far.await.unwrap(), b"PING");
+}

@@ -156,6 +156,14 @@ mod otlp {
         pub(super) end: u64,
         #[prost(message, repeated, tag = "9")]
         pub(super) attributes: Vec<Attribute>,
+        #[prost(message, optional, tag = "15")]
+        pub(super) status: Option<Status>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Status {
+        #[prost(int32, tag = "3")]
+        pub(super) code: i32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -394,6 +402,62 @@ async fn each_attempt_of_a_retried_request_is_a_span_of_its_own() {
         ("503".into(), "200".into())
     );
     assert_eq!(status(front), "200");
+}
+
+#[tokio::test]
+async fn requests_and_attempts_that_fail_are_in_the_trace_with_their_reason() {
+    let (client, collector) = traced("", 1).await;
+    let listener = tokio::net::TcpListener::bind(client.at(10)).await.unwrap();
+    let breaking = tokio::spawn(async move {
+        loop {
+            // Whoever sends a request is left without an answer.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await;
+        }
+    });
+    let sampled = format!("00-{TRACE}-{PARENT}-01");
+    let response = get_traced(&client, 9000, &sampled).await;
+    assert_eq!(response, 502);
+    let error = |span: &otlp::Span| {
+        let type_ = otlp::attribute(&span.attributes, "error.type");
+        let code = span.status.as_ref().map(|status| status.code);
+        let http = otlp::attribute(&span.attributes, "http.response.status_code");
+        (type_, code, http)
+    };
+    let spans = collector.spans(TRACE, 2).await;
+    let broken = "endpoint breaks off".to_owned();
+    assert_eq!(error(&spans[0]), (broken.clone(), Some(2), "502".into()));
+    assert_eq!(error(&spans[1]), (broken, Some(2), String::new()));
+    assert_eq!(spans[1].parent, spans[0].id);
+    breaking.abort();
+
+    // One that gets no endpoint has no attempt, and is there all the same.
+    const OTHER: &str = "0af7651916cd43dd8448eb211c80319c";
+    let sampled = format!("00-{OTHER}-{PARENT}-01");
+    client.mesh.write("catalog.yaml", &service("catalog", ""));
+    eventually("no endpoints", async || {
+        (client.status(9000).await == 504).then_some(())
+    })
+    .await;
+    assert!(get_traced(&client, 9000, &sampled).await >= 503);
+    let spans = collector.spans(OTHER, 1).await;
+    let (type_, code, _) = error(&spans[0]);
+    assert!(
+        type_.starts_with("no endpoint") || type_ == "no backend available",
+        "{type_}"
+    );
+    assert_eq!(code, Some(2));
+}
+
+async fn get_traced(client: &Client, port: u16, traceparent: &str) -> u16 {
+    let request = Request::get("/buy")
+        .header("host", "web")
+        .header("traceparent", traceparent)
+        .body(Full::default())
+        .unwrap();
+    let response = one_http1(client.connect(port).await, request).await;
+    response.unwrap().status().as_u16()
 }
 
 /// The label keys of each family's series, as they stand on pages.

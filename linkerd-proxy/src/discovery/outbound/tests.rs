@@ -18,6 +18,7 @@ fn state(target: &str, forwards: bool) -> Arc<State> {
         policy: Arc::new(policy("unknown")),
         profile: None,
         mtls: Mtls::default(),
+        workload_mtls: Mtls::default(),
         source: Source::Unknown,
     };
     Arc::new(State {
@@ -37,6 +38,7 @@ fn lookup(state: &Arc<State>) -> Lookup {
         state: state.clone(),
         tasks: Mutex::default(),
         gauge: gauge.get(&Labels::new()),
+        is_watched: true,
     }
 }
 
@@ -199,7 +201,11 @@ fn mutual_tls_is_checked_by_what_is_required_and_who_is_expected() {
         is_required,
         identities: identities.iter().map(|id| (*id).to_owned()).collect(),
     };
-    let refused = |mtls: &Mtls, identity| mtls.check(identity).err().map(|refused| refused.label());
+    let nothing = Mtls::default();
+    let refused = |mtls: &Mtls, identity| {
+        let result = Mtls::check_all([mtls, &nothing, &nothing], &nothing, identity);
+        result.err().map(|refused| refused.label())
+    };
     for (mtls, plaintext, as_a, as_b) in [
         (mtls(None, &[]), None, None, None),
         (mtls(Some(false), &[]), None, None, None),
@@ -223,10 +229,20 @@ fn mutual_tls_is_checked_by_what_is_required_and_who_is_expected() {
     }
     // What a destination says of itself counts before what the proxy is told of all.
     let required = mtls(Some(true), &[]);
-    assert_eq!(
-        mtls(None, &[]).or_default(&required).is_required,
-        Some(true)
-    );
-    let preferred = mtls(Some(false), &[]).or_default(&required);
-    assert_eq!(preferred.is_required, Some(false));
+    let check = |said, default, identity| Mtls::check_all(said, default, identity).is_ok();
+    assert!(!check([&nothing, &nothing, &nothing], &required, None));
+    let preferred = mtls(Some(false), &[]);
+    assert!(check([&preferred, &nothing, &nothing], &required, None));
+    // Whoever is concerned can require it: the destination, the workload that has the address, the backend.
+    let expecting = mtls(None, &["a"]);
+    for at in 0..3 {
+        let mut said = [&preferred; 3];
+        said[at] = &required;
+        assert!(!check(said, &nothing, None), "{at}");
+        assert!(check(said, &nothing, Some("a")), "{at}");
+        said[at] = &expecting;
+        assert!(check(said, &nothing, Some("a")), "{at}");
+        assert!(!check(said, &nothing, Some("b")), "{at}");
+        assert!(!check(said, &nothing, None), "{at}");
+    }
 }

@@ -17,7 +17,10 @@ pub(crate) use self::{
 
 use self::breaker::Report;
 use self::pool::{Member, Pool, lock};
-use crate::{config::Backoff, discovery::endpoints::EndpointWatch};
+use crate::{
+    config::Backoff,
+    discovery::{endpoints::EndpointWatch, outbound::Mtls},
+};
 use arc_swap::{ArcSwap, Guard};
 use linkerd_policy::outbound::{Endpoint, FailureAccrual, Load, Queue};
 use std::{
@@ -176,6 +179,11 @@ impl Balancer {
             shared,
             waiting: AtomicUsize::new(0),
         })
+    }
+
+    /// What the name wants of mutual TLS.
+    pub(crate) fn mtls(&self) -> Guard<Arc<Mtls>> {
+        self.watch.mtls()
     }
 
     /// Whether a request may hope for an endpoint: not in failfast, or one could be tried.
