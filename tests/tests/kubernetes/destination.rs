@@ -125,7 +125,7 @@ async fn get(plane: &ControlPlane, name: &str, token: &str) -> Streaming<Update>
         match client.get(asked(&path, token)).await {
             Ok(stream) => Some(stream.into_inner()),
             Err(status) if status.code() == Code::NotFound => None,
-            Err(status) => panic!("{path}: {status}"),
+            Err(status) => unreachable!("{path}: {status}"),
         }
     })
     .await
@@ -244,6 +244,10 @@ async fn a_deployments_pod_is_an_endpoint_from_its_readiness_to_its_services_end
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table, row by row, of one API server"
+)]
 async fn endpoints_are_chosen_as_the_contract_says() {
     let Some((server, plane)) = cluster().await else {
         return;
@@ -469,6 +473,10 @@ async fn profile(
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table, row by row, of one API server"
+)]
 async fn profiles_are_those_of_who_has_the_name_or_the_address() {
     let Some((server, plane)) = cluster().await else {
         return;

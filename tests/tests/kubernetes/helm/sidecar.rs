@@ -42,6 +42,7 @@ fn rendered(set: &str) -> Vec<Value> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "two renderings side by side")]
 fn sidecars_of_the_control_plane_are_as_the_injector_makes_them() {
     for (set, init) in [
         ("controllerReplicas=1", Some("linkerd-init")),
