@@ -25,7 +25,7 @@ families! {
     ENDPOINT_UPDATES_QUEUE_OVERFLOW = Desc::counter("endpoint_updates_queue_overflow").peer().fixed(&[&["service"]]);
     /// The number of times that a slow client of `GetProfile` was spared older profiles of a Service.
     /// It gets the newest one next.
-    PROFILE_UPDATES_QUEUE_OVERFLOW = Desc::counter("profile_updates_queue_overflow").peer().fixed(&[&["fqn", "port"]]);
+    PROFILE_UPDATES_QUEUE_OVERFLOW = Desc::counter("profile_updates_queue_overflow").peer().labels(&[&["fqn", "port"]]);
     /// The number of times that a slow client of `GetProfile` was spared older profiles of an address or instance.
     ENDPOINT_PROFILE_UPDATES_QUEUE_OVERFLOW = Desc::counter("endpoint_profile_updates_queue_overflow").peer();
     /// The number of times that an answer was made anew for an open stream, because something that it is made of changed.

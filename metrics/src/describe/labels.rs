@@ -216,7 +216,15 @@ pub static LABELS: &[Label] = &[
     fixed("tls_fips", "`true` if the provider runs in FIPS mode"),
     fixed("kind", "kind of resource"),
     mesh("file", "file of the manifest directory"),
-    fixed("service", "gRPC service"),
+    fixed(
+        "service",
+        "gRPC service; in `endpoint_updates_queue_overflow` a Service by its full name",
+    ),
+    mesh(
+        "fqn",
+        "full name of a Service; empty for one that is not known",
+    ),
+    fixed("sent", "`true` or `false`"),
     fixed("method", "gRPC method"),
 ];
 
