@@ -13,7 +13,12 @@ use std::{
 };
 
 /// What the image may be made of: nothing but these.
-const BINARIES: [&str; 3] = ["linkerd-proxy", "linkerd-controller", "linkerd"];
+const BINARIES: [&str; 4] = [
+    "linkerd-proxy",
+    "linkerd-controller",
+    "linkerd",
+    "linkerd2-proxy-init",
+];
 
 /// One instruction, with the words after it.
 #[derive(Debug, PartialEq, Eq)]

@@ -38,6 +38,15 @@ spec:
     )
 }
 
+/// A client for which loopback is outside the cluster: an EgressNetwork that takes in the cluster's networks is none.
+async fn outside(policy: &str) -> Client {
+    Client::start_with("", 0, policy, &[], |config| {
+        let networks = &mut config.cluster.cluster_networks;
+        networks.retain(|network| !network.addr().is_loopback());
+    })
+    .await
+}
+
 async fn ask(client: &Client, host: &str) -> Response<Incoming> {
     let request = Request::get("/").header("host", host);
     let request = request.body(Full::default()).unwrap();
@@ -69,13 +78,7 @@ async fn bytes(client: &Client, port: u16) -> Vec<u8> {
 async fn where_leaving_is_denied_only_what_a_route_names_leaves() {
     let refs = "  hostnames: [allowed.example]
   rules: [{matches: [{path: {value: /}}], backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: outside}]}]";
-    let client = Client::start(
-        "",
-        0,
-        &egress("Deny", &egress_route("HTTPRoute", "v1", refs)),
-        &[],
-    )
-    .await;
+    let client = outside(&egress("Deny", &egress_route("HTTPRoute", "v1", refs))).await;
     let _outside = origin::echo(client.at(OUTSIDE)).await;
     let allowed = ask(&client, "allowed.example").await;
     assert_eq!(allowed.status(), 200, "{}", why(&allowed));
@@ -129,13 +132,7 @@ async fn where_leaving_is_denied_only_what_a_route_names_leaves() {
 async fn calls_that_may_not_leave_are_told_so_in_their_own_terms() {
     let refs = "  hostnames: [allowed.example]
   rules: [{matches: [{method: {service: shop.Catalog}}], backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: outside}]}]";
-    let client = Client::start(
-        "",
-        0,
-        &egress("Deny", &egress_route("GRPCRoute", "v1", refs)),
-        &[],
-    )
-    .await;
+    let client = outside(&egress("Deny", &egress_route("GRPCRoute", "v1", refs))).await;
     let _outside = origin::echo(client.at(OUTSIDE)).await;
     let allowed = one_http2(client.connect(9003).await, call("allowed.example"))
         .await
@@ -154,8 +151,8 @@ async fn calls_that_may_not_leave_are_told_so_in_their_own_terms() {
 
 #[tokio::test]
 async fn where_leaving_is_allowed_everything_leaves_as_it_is() {
-    let client = Client::start("", 0, &egress("Allow", ""), &[]).await;
-    let outside = origin::echo(client.at(OUTSIDE)).await;
+    let client = outside(&egress("Allow", "")).await;
+    let first = origin::echo(client.at(OUTSIDE)).await;
     let response = ask(&client, "any.example").await;
     assert_eq!(response.status(), 200, "{}", why(&response));
     let labels = [
@@ -167,7 +164,7 @@ async fn where_leaving_is_allowed_everything_leaves_as_it_is() {
         .metric("outbound_http_route_request_statuses_total", &labels)
         .await;
     assert!((count - 1.0).abs() < f64::EPSILON, "{count}");
-    outside.stop().await;
+    first.stop().await;
     let _outside = origin::scripted(client.at(OUTSIDE), b"", b"\r\n\r\n", b"heard").await;
     assert_eq!(bytes(&client, 9003).await, b"heard");
     let labels = [
