@@ -31,8 +31,8 @@ pub enum Certificates {
 /// The identity service and what it wants. Field = variable `IDENTITY_<FIELD>` unless stated.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Directory of `key.p8` and `csr.der`.
-    pub dir: PathBuf,
+    /// Directory of `key.p8` and `csr.der`; without one the key is in memory only.
+    pub dir: Option<PathBuf>,
     /// Shown to the identity service; read at every attempt.
     pub token_file: PathBuf,
     /// The identity service. `IDENTITY_SVC_ADDR`, `IDENTITY_SVC_NAME`.
@@ -76,7 +76,7 @@ impl Identity {
                 }),
             });
         }
-        let dir: Option<String> = reader.required("IDENTITY_DIR");
+        let dir: Option<String> = reader.optional("IDENTITY_DIR");
         let token_file = token_file(reader);
         let trust_anchors: Option<String> = match trust_anchors_file {
             Some(_) => Some(reader.value("IDENTITY_TRUST_ANCHORS")),
@@ -93,7 +93,7 @@ impl Identity {
             trust_anchors: trust_anchors?,
             trust_anchors_file: trust_anchors_file.map(PathBuf::from),
             source: Certificates::Service(Box::new(Service {
-                dir: dir?.into(),
+                dir: dir.map(PathBuf::from),
                 token_file: token_file?,
                 addr: addr?,
                 min_refresh,

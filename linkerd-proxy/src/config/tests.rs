@@ -435,6 +435,15 @@ proptest::proptest! {
 }
 
 #[test]
+fn a_key_needs_no_directory() {
+    let config = without("IDENTITY_DIR").unwrap();
+    let Certificates::Service(service) = config.identity.source else {
+        panic!("a service");
+    };
+    assert_eq!(service.dir, None);
+}
+
+#[test]
 fn certificates_may_come_from_spire_which_needs_no_identity_service() {
     let service = [
         "IDENTITY_DIR",

@@ -241,7 +241,7 @@ vars! {
 }
 "Identity" {
     "IDENTITY_DIR", Syntax::Text, None, Injected,
-        "A directory for `key.p8` and `csr.der`; they are created where they are missing. Required, unless certificates come from SPIRE.";
+        "A directory for `key.p8` and `csr.der`; they are created where they are missing. Unset: the key is in memory only, and another with each start.";
     "IDENTITY_TOKEN_FILE", Syntax::Text, None, Injected,
         "A file with the token shown to the identity service; read afresh at every attempt. Required, and must not be empty at start, unless certificates come from SPIRE.";
     "IDENTITY_TRUST_ANCHORS", Syntax::Text, None, Injected,

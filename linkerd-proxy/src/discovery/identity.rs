@@ -50,9 +50,12 @@ pub(crate) fn local(config: &config::Identity) -> Result<Arc<LocalIdentity>, Ide
     let anchors = anchors::first(config)?;
     let (identity, variable) = match &config.source {
         Certificates::Service(service) => {
-            let key = KeyMaterial::load_or_create(&service.dir, name);
+            let key = match &service.dir {
+                Some(dir) => KeyMaterial::load_or_create(dir, name),
+                None => KeyMaterial::create(name),
+            };
             let key = key.map_err(|source| IdentityError::Key {
-                dir: service.dir.clone(),
+                dir: service.dir.clone().unwrap_or_default(),
                 source,
             })?;
             (LocalIdentity::new(id, name, key, anchors), "LOCAL_NAME")

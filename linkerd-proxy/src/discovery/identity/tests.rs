@@ -22,7 +22,7 @@ fn world(answers: &Answers, addr: SocketAddr) -> World {
         trust_anchors: answers.ca.anchors_pem().to_owned(),
         trust_anchors_file: None,
         source: Certificates::Service(Box::new(config::Service {
-            dir: dir.path().to_owned(),
+            dir: Some(dir.path().to_owned()),
             token_file: token_file.clone(),
             addr: ControlAddr {
                 addr: Address::Socket(addr),
@@ -150,6 +150,24 @@ fn a_key_is_made_once_and_kept() {
     let csr = local(&world.config).unwrap().csr().to_vec();
     assert!(world.dir.path().join("key.p8").exists());
     assert_eq!(local(&world.config).unwrap().csr(), csr);
+}
+
+#[test]
+fn without_a_directory_a_key_is_in_memory_only() {
+    let answers = Answers::new();
+    let world = world(&answers, "127.0.0.1:1".parse().unwrap());
+    let mut config = world.config.clone();
+    let Certificates::Service(service) = &mut config.source else {
+        panic!("a service");
+    };
+    service.dir = None;
+    let csr = local(&config).unwrap().csr().to_vec();
+    assert!(!world.dir.path().join("key.p8").exists());
+    assert_ne!(
+        local(&config).unwrap().csr(),
+        csr,
+        "another with each start"
+    );
 }
 
 #[test]
