@@ -132,16 +132,18 @@ impl Firewall {
     /// # Errors
     /// [`Error::Refused`], [`Error::Left`].
     pub fn undo(&mut self) -> Result<bool, Error> {
+        let program = self.restore.display().to_string();
+        let refused = |reason| Error::Refused {
+            program: program.clone(),
+            reason,
+        };
+        // Two programs may be one machine: another may have taken the rules away since.
+        self.look().map_err(refused)?;
         let Some(text) = rules::undo(&self.present) else {
             return Ok(false);
         };
         self.give(&text)?;
-        let program = self.restore.display().to_string();
-        let looked = self.look();
-        looked.map_err(|reason| Error::Refused {
-            program: program.clone(),
-            reason,
-        })?;
+        self.look().map_err(refused)?;
         if rules::is_clean(&self.present) {
             Ok(true)
         } else {

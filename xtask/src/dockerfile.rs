@@ -13,11 +13,13 @@ use std::{
 };
 
 /// What the image may be made of: nothing but these.
-const BINARIES: [&str; 4] = [
+const BINARIES: [&str; 6] = [
     "linkerd-proxy",
     "linkerd-controller",
     "linkerd",
     "linkerd2-proxy-init",
+    "linkerd2-network-validator",
+    "linkerd-await",
 ];
 
 /// One instruction, with the words after it.
