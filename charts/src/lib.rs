@@ -6,7 +6,7 @@
 //! | [`chart`] | the charts' files, in the binary |
 //! | [`values`] | values: defaults, files, `--set` |
 //! | [`schema`] | the schema of values: defaults, and what is wrong with a value |
-//! | [`render`] | templates become manifests |
+//! | [`mod@render`] | templates become manifests |
 //! | `functions` | the functions that templates may use |
 //! | [`docs`] | `values.yaml` and the README, made from the schema |
 

@@ -402,7 +402,9 @@ async fn every_failure_of_the_page_is_what_clients_see_and_metrics_count() {
         .into_iter()
         .map(|(name, row)| (name.to_owned(), row))
         .collect();
-    let wanted = documented();
+    let mut wanted = documented();
+    // It takes a request that stops half-way: `slow` sees it.
+    assert!(wanted.remove("body stands still").is_some());
     for (name, row) in &wanted {
         assert_eq!(seen.get(name), Some(row), "{name}");
     }
