@@ -403,8 +403,10 @@ async fn every_failure_of_the_page_is_what_clients_see_and_metrics_count() {
         .map(|(name, row)| (name.to_owned(), row))
         .collect();
     let mut wanted = documented();
-    // It takes a request that stops half-way: `slow` sees it.
-    assert!(wanted.remove("body stands still").is_some());
+    // These take a request that stops half-way, and an application of HTTP/2: `slow` and `resets` see them.
+    for name in ["body stands still", "origin resets the stream"] {
+        assert!(wanted.remove(name).is_some(), "{name}");
+    }
     for (name, row) in &wanted {
         assert_eq!(seen.get(name), Some(row), "{name}");
     }
