@@ -16,6 +16,8 @@ mod destination;
 mod gateway;
 mod helm;
 mod identity;
+mod injection;
+mod node;
 mod policy;
 mod server;
 mod sidecar;

@@ -14,6 +14,7 @@ use rcgen::{
 use serde_json::{Value, json};
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -114,6 +115,11 @@ impl ApiServer {
     /// The key that tokens of ServiceAccounts are signed with, PEM.
     pub(crate) fn accounts_key(&self) -> String {
         fs::read_to_string(self.folder.path().join("accounts.key")).unwrap()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {

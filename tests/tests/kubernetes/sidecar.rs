@@ -70,7 +70,7 @@ impl Sidecar {
     }
 }
 
-async fn say_yes(listener: TcpListener) {
+pub(crate) async fn say_yes(listener: TcpListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
         tokio::spawn(async move {
             let mut request = [0; 4096];

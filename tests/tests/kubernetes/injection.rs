@@ -1,0 +1,366 @@
+//! An API server asks the injector, and what comes of it runs: Pods with their own rules and sidecars, mutual TLS between
+//! them, and policy that lets one client in and not the other.
+
+use crate::{
+    free_port,
+    node::{self, CONTROL, Network, Running},
+    policy::{account, server},
+    server::ApiServer,
+    sidecar::say_yes,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::Request;
+use linkerd_tests::eventually;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// A control plane with the injector; ends with the test. Its APIs are spoken over mutual TLS.
+struct Plane {
+    process: Child,
+    folder: TempDir,
+    admin: SocketAddr,
+    injector: SocketAddr,
+    /// The certificate of the injector, which signed itself, PEM.
+    certificate: String,
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log"));
+            eprintln!("the control plane:\n{}", log.unwrap_or_default());
+        }
+    }
+}
+
+impl Plane {
+    fn start(server: &ApiServer, network: Option<&Network>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(file("tls.crt"), certified.cert.pem()).unwrap();
+        fs::write(file("tls.key"), certified.signing_key.serialize_pem()).unwrap();
+        fs::write(file("values"), "proxy: {logLevel: 'warn,linkerd=info'}\n").unwrap();
+        let log = fs::File::create(file("log")).unwrap();
+        let local = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let (admin, injector) = (local(), local());
+        let program = linkerd_tests::binary("linkerd-controller");
+        // On loopback the APIs are spoken in plaintext, and nobody asks them there.
+        let (mut command, host) = match network {
+            Some(network) => (network.command(&program), CONTROL),
+            None => (Command::new(program), Ipv4Addr::LOCALHOST),
+        };
+        let api = |known: u16| match network {
+            Some(_) => SocketAddr::from((host, known)),
+            None => local(),
+        };
+        let process = command
+            .args([
+                "--kubernetes",
+                "--roles=policy,destination,identity,injector",
+            ])
+            .arg(format!("--policy-addr={}", api(8090)))
+            .arg(format!("--destination-addr={}", api(8086)))
+            .arg(format!("--identity-addr={}", api(8080)))
+            .arg(format!("--admin-addr={admin}"))
+            .arg(format!("--state-dir={}", file("state")))
+            .arg(format!("--injector-addr={injector}"))
+            .arg(format!("--injector-cert={}", file("tls.crt")))
+            .arg(format!("--injector-key={}", file("tls.key")))
+            .arg(format!("--injector-values={}", file("values")))
+            .arg(format!("--injector-trust-anchors={}", file("state/ca.crt")))
+            .env("KUBECONFIG", server.kubeconfig())
+            .env("HOSTNAME", "test")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self {
+            process,
+            folder,
+            admin,
+            injector,
+            certificate: certified.cert.pem(),
+        }
+    }
+
+    /// What makes an API server ask the injector.
+    fn webhook(&self) -> Value {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "linkerd-proxy-injector-webhook-config"},
+            "webhooks": [{
+                "name": "linkerd-proxy-injector.linkerd.io",
+                "admissionReviewVersions": ["v1", "v1beta1"], "sideEffects": "None", "failurePolicy": "Fail",
+                "clientConfig": {
+                    "url": format!("https://{}/", self.injector),
+                    "caBundle": STANDARD.encode(&self.certificate),
+                },
+                "namespaceSelector": {"matchExpressions": [{
+                    "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"],
+                }]},
+                "rules": [{
+                    "operations": ["CREATE"], "apiVersions": ["v1"], "apiGroups": [""],
+                    "resources": ["pods", "services"], "scope": "Namespaced",
+                }],
+            }],
+        })
+    }
+}
+
+fn deployment(name: &str, rest: &Value) -> Value {
+    let mut spec = json!({
+        "serviceAccountName": name, "nodeName": "node",
+        "containers": [{"name": "app", "image": "app", "ports": [{"containerPort": 8080, "name": "http"}]}],
+    });
+    for (key, value) in rest.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let labels = json!({"app": name});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    })
+}
+
+fn service(name: &str, port: u16, target: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]},
+    })
+}
+
+/// A cluster whose new Pods are asked about; its control plane is in a network of Pods, if there is one.
+async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
+    let api = ApiServer::start().await?;
+    let plane = Plane::start(&api, network);
+    if let Some(network) = network {
+        network.lead_out(api.address(), api.address());
+        network.lead_in(plane.admin).await;
+        network.lead_in(plane.injector).await;
+    }
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "shop", "annotations": {
+            "linkerd.io/inject": "enabled", "config.linkerd.io/proxy-log-format": "plain",
+        }},
+    });
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}});
+    let accounts = ["web", "api", "agent"].map(account);
+    for object in [namespace, node].iter().chain(&accounts) {
+        api.apply(object).await;
+    }
+    let (status, _) = eventually("the control plane", async || {
+        let page = linkerd_tests::page(plane.admin, "/ready").await?;
+        (page.0 == 200).then_some(page)
+    })
+    .await;
+    assert_eq!(status, 200);
+    api.apply(&plane.webhook()).await;
+    // API servers take notice in their own time; nothing is created by asking.
+    eventually("that the injector is asked", async || {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "namespace": "shop"},
+            "spec": {"serviceAccountName": "web", "containers": [{"name": "app", "image": "app"}]},
+        });
+        let request = Request::post("/api/v1/namespaces/shop/pods?dryRun=All");
+        let request = request.header("content-type", "application/json");
+        let request = request.body(pod.to_string().into_bytes()).unwrap();
+        let pod: Value = api.client.request(request).await.ok()?;
+        has_sidecar(&pod).then_some(())
+    })
+    .await;
+    Some((api, plane))
+}
+
+fn has_sidecar(pod: &Value) -> bool {
+    let containers = pod["spec"]["initContainers"].as_array();
+    containers.is_some_and(|all| all.iter().any(|one| one["name"] == "linkerd-proxy"))
+}
+
+/// The Pod that a Deployment's controller made.
+async fn pod_of(api: &ApiServer, name: &str) -> Value {
+    eventually("the Deployment's Pod", async || {
+        let path = format!("/api/v1/namespaces/shop/pods?labelSelector=app%3D{name}");
+        let mut pod = api.get(&path).await?["items"].as_array()?.first()?.clone();
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        Some(pod)
+    })
+    .await
+}
+
+/// The message of an event about a Deployment.
+async fn told(api: &ApiServer, name: &str, reason: &str) -> String {
+    eventually(&format!("the event {reason} of {name}"), async || {
+        let events = api.get("/api/v1/namespaces/shop/events").await?;
+        let mut all = events["items"].as_array()?.iter();
+        let event = all.find(|event| {
+            let about = &event["involvedObject"];
+            about["kind"] == "Deployment" && about["name"] == name && event["reason"] == reason
+        });
+        Some(event?["message"].as_str()?.to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn pods_of_deployments_get_a_sidecar_or_their_owner_is_told_why_not() {
+    let Some((api, plane)) = cluster(None).await else {
+        return;
+    };
+    api.apply(&deployment("web", &json!({}))).await;
+    api.apply(&deployment("agent", &json!({"hostNetwork": true})))
+        .await;
+    let pod = pod_of(&api, "web").await;
+    assert!(has_sidecar(&pod), "{pod}");
+    let metadata = &pod["metadata"];
+    assert_eq!(metadata["labels"]["linkerd.io/proxy-deployment"], "web");
+    assert_eq!(metadata["labels"]["linkerd.io/workload-ns"], "shop");
+    assert_eq!(metadata["annotations"]["linkerd.io/inject"], "enabled");
+    assert_eq!(
+        metadata["annotations"]["config.linkerd.io/proxy-log-format"],
+        "plain"
+    );
+    assert!(!has_sidecar(&pod_of(&api, "agent").await));
+    assert_eq!(told(&api, "web", "Injected").await, "The sidecar was added");
+    let why = told(&api, "agent", "InjectionSkipped").await;
+    assert!(why.contains("hostNetwork"), "{why}");
+    let made = api.apply(&service("db", 3306, 3306)).await;
+    assert_eq!(
+        made["metadata"]["annotations"]["config.linkerd.io/opaque-ports"],
+        "3306"
+    );
+    let made = api.apply(&service("web", 80, 8080)).await;
+    assert!(made["metadata"]["annotations"].is_null(), "{made}");
+    let (_, metrics) = linkerd_tests::page(plane.admin, "/metrics").await.unwrap();
+    let answered = metrics
+        .lines()
+        .filter(|line| line.starts_with("proxy_inject_admission_responses_total{"));
+    for wanted in [
+        [
+            r#"owner_kind="deployment""#,
+            r#"annotation_at="namespace""#,
+            r#"skip="false""#,
+            r#"skip_reason="""#,
+        ],
+        [
+            r#"owner_kind="deployment""#,
+            r#"namespace="shop""#,
+            r#"skip="true""#,
+            r#"skip_reason="host_network_enabled""#,
+        ],
+    ] {
+        let has = |line: &str| wanted.iter().all(|part| line.contains(part));
+        assert!(answered.clone().any(has), "{wanted:?}\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_change_are_in_the_next_pods_and_bad_ones_in_none() {
+    let Some((api, plane)) = cluster(None).await else {
+        return;
+    };
+    let values = plane.folder.path().join("values");
+    fs::write(
+        &values,
+        "proxy: {image: {name: mirror/proxy, version: v2}}\n",
+    )
+    .unwrap();
+    api.apply(&deployment("web", &json!({}))).await;
+    let image = |pod: &Value| pod["spec"]["initContainers"][1]["image"].clone();
+    assert_eq!(image(&pod_of(&api, "web").await), "mirror/proxy:v2");
+    fs::write(&values, "proxy: {image: 7, uid: nobody}\n").unwrap();
+    api.apply(&deployment("api", &json!({}))).await;
+    assert_eq!(image(&pod_of(&api, "api").await), "mirror/proxy:v2");
+    let log = fs::read_to_string(plane.folder.path().join("log")).unwrap();
+    assert!(log.contains("the value `proxy.image`"), "{log}");
+}
+
+#[tokio::test]
+async fn injected_pods_run_with_their_own_rules_and_policy_lets_in_whom_it_names() {
+    let Some(mut network) = Network::make() else {
+        return;
+    };
+    let Some((api, _plane)) = cluster(Some(&network)).await else {
+        return;
+    };
+    for name in ["web", "api"] {
+        api.apply(&deployment(name, &json!({}))).await;
+    }
+    let service = api.apply(&service("web", 80, 8080)).await;
+    let ip: IpAddr = service["spec"]["clusterIP"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let service = SocketAddr::new(ip, 80);
+
+    let web = run(&api, &mut network, "web").await;
+    let own = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
+    let application = node::listen(&network.namespace(web.number), own);
+    tokio::spawn(say_yes(application));
+    let client = run(&api, &mut network, "api").await;
+    let pod = SocketAddr::new(IpAddr::V4(web.ip), 8080);
+    let is = async |from: u8, to: SocketAddr, wanted: u16| {
+        eventually(&format!("{wanted} of {to} for {from}"), async || {
+            (network.get(from, to).await? == wanted).then_some(())
+        })
+        .await;
+    };
+    is(client.number, service, 200).await;
+    is(0, pod, 200).await;
+    let (_, metrics) = web.admin(&network, "/metrics").await.unwrap();
+    let is_mutual = |line: &str| {
+        line.starts_with("request_total{")
+            && line.contains(r#"direction="inbound""#)
+            && line
+                .contains(r#"client_id="api.shop.serviceaccount.identity.linkerd.cluster.local""#)
+    };
+    assert!(metrics.lines().any(is_mutual), "{metrics}");
+
+    api.apply(&server("web", &json!({}))).await;
+    let mut allowed = json!({
+        "apiVersion": "policy.linkerd.io/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "web-clients", "namespace": "shop"},
+        "spec": {
+            "targetRef": {"group": "policy.linkerd.io", "kind": "Server", "name": "web"},
+            "requiredAuthenticationRefs": [{"kind": "ServiceAccount", "name": "api"}],
+        },
+    });
+    api.apply(&allowed).await;
+    is(0, pod, 403).await;
+    is(client.number, service, 200).await;
+    allowed["spec"]["requiredAuthenticationRefs"][0]["name"] = "agent".into();
+    api.apply(&allowed).await;
+    is(client.number, service, 403).await;
+}
+
+/// Runs the Pod of a Deployment, and tells the API server what a kubelet would.
+async fn run(api: &ApiServer, network: &mut Network, name: &str) -> Running {
+    let pod = pod_of(api, name).await;
+    let token = api.token("shop", name, "identity.l5d.io").await;
+    let running = Running::start(network, pod.clone(), &token).await;
+    let ip = running.ip.to_string();
+    api.set_status(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod["metadata"]["name"], "namespace": "shop"},
+        "status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }))
+    .await;
+    running
+}
