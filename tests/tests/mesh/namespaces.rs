@@ -20,13 +20,14 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 const POD: [&str; 2] = ["10.77.0.2", "fd00:77::2"];
 const CLIENT: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
 
-/// The kernel's rules for what comes to a pod: as the mesh's init container writes them.
-pub(crate) const INBOUND: [&str; 4] = [
-    "-N PROXY_INIT_REDIRECT",
-    "-A PROXY_INIT_REDIRECT -p tcp --match multiport --dports 4190,4191 -j RETURN",
-    "-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-port 4143",
-    "-A PREROUTING -j PROXY_INIT_REDIRECT",
-];
+/// Has the kernel redirect a pod's traffic, of both families, as its init container does.
+pub(crate) fn redirect(pod: &str) -> Result<(), String> {
+    let program = linkerd_tests::binary("linkerd2-proxy-init");
+    let program = program.display();
+    run(&format!(
+        "ip netns exec {pod} {program} --inbound-ports-to-ignore 4190,4191 -w"
+    ))
+}
 
 /// Two hosts joined by a cable: a pod whose inbound traffic the kernel redirects, and a client.
 struct Hosts {
@@ -65,12 +66,7 @@ impl Hosts {
             run(&format!("ip -n {name} address add {v6}/64 dev eth0 nodad"))?;
             run(&format!("ip -n {name} link set eth0 up"))?;
         }
-        for tables in ["iptables", "ip6tables"] {
-            for rule in INBOUND {
-                run(&format!("ip netns exec {pod} {tables} -w -t nat {rule}"))?;
-            }
-        }
-        Ok(())
+        redirect(pod)
     }
 
     /// Runs a future on a thread inside a namespace.

@@ -4,7 +4,7 @@
 use crate::{
     harness::{Mesh, Sidecar, eventually, get, identity, one_http1, within},
     interop,
-    namespaces::{INBOUND, inside, run, until_dropped},
+    namespaces::{inside, redirect, run, until_dropped},
     origin,
     outbound::App,
 };
@@ -25,15 +25,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-
-/// The kernel's rules for what a pod's application sends: as the mesh's init container writes them.
-const OUTBOUND: [&str; 5] = [
-    "-N PROXY_INIT_OUTPUT",
-    "-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN",
-    "-A PROXY_INIT_OUTPUT -o lo -j RETURN",
-    "-A PROXY_INIT_OUTPUT -p tcp -j REDIRECT --to-port 4140",
-    "-A OUTPUT -j PROXY_INIT_OUTPUT",
-];
 
 const fn v4(net: u8, host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 77, net, host))
@@ -105,11 +96,7 @@ impl Names {
                     "ip {family} -n {name} route add default via {via}"
                 ))?;
             }
-            for tables in ["iptables", "ip6tables"] {
-                for rule in INBOUND.iter().chain(&OUTBOUND) {
-                    run(&format!("ip netns exec {name} {tables} -w -t nat {rule}"))?;
-                }
-            }
+            redirect(name)?;
         }
         for key in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
             run(&format!("ip netns exec {network} sysctl -q -w net.{key}=1"))?;
