@@ -1,5 +1,7 @@
 //! What end-to-end and conformance tests share; the tests are in `tests/tests`.
 
+pub mod namespaces;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};

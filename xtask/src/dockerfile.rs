@@ -53,7 +53,7 @@ pub(crate) fn check(words: &[String]) -> Result<(), String> {
         let _ = fs::remove_file(made.join(binary));
     }
     let workdir = run(build, &folder, &target, profile)?;
-    finish(last, &workdir, &target, profile)?;
+    finish(last, &workdir, &made)?;
     fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
@@ -136,8 +136,7 @@ fn run(stage: &[Step], folder: &Path, target: &Path, profile: &str) -> Result<St
 }
 
 /// What the final stage may do: copy binaries that the build made, and name who runs which.
-fn finish(stage: &[Step], workdir: &str, target: &Path, profile: &str) -> Result<(), String> {
-    let made = target.join(if profile == "dev" { "debug" } else { profile });
+fn finish(stage: &[Step], workdir: &str, made: &Path) -> Result<(), String> {
     let mut copied = Vec::new();
     let mut user = None;
     let mut entry = None;
@@ -146,7 +145,7 @@ fn finish(stage: &[Step], workdir: &str, target: &Path, profile: &str) -> Result
             "FROM" | "ENV" => {}
             "USER" => user = Some(step.rest.as_str()),
             "ENTRYPOINT" => entry = Some(step.rest.trim_matches(['[', ']', '"'])),
-            "COPY" => copied.extend(copies(&step.rest, workdir, &made)?),
+            "COPY" => copied.extend(copies(&step.rest, workdir, made)?),
             other => {
                 return Err(format!(
                     "the final stage has {other} {}: it only copies",
@@ -224,7 +223,7 @@ mod tests {
     fn an_image_with_more_than_the_binaries_or_a_root_user_is_refused() {
         let last = |text: &str| {
             let stages = stages(text);
-            finish(stages.last().unwrap(), "/src", Path::new("/nowhere"), "dev").unwrap_err()
+            finish(stages.last().unwrap(), "/src", Path::new("/nowhere")).unwrap_err()
         };
         assert!(
             last("FROM x\nCOPY --from=build /src/Cargo.toml /x/")

@@ -282,7 +282,7 @@ impl Exchange<'_> {
         let authority = backend.backend.authority.as_deref();
         let deadline = balancer.deadline();
         loop {
-            let picked = balancer.pick(avoid, Some(deadline)).await;
+            let picked = balancer.pick(avoid, deadline).await;
             let picked = picked.map_err(Failure::Unready)?;
             let (version, kind) = self.carried(version, &picked.endpoint, worker);
             let remote = match worker.remote(&picked.endpoint, authority, kind) {

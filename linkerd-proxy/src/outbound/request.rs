@@ -102,7 +102,6 @@ pub(super) async fn answer(
     let is_connect = request.method() == Method::CONNECT;
     let form = form(&request);
     let outbound = &connection.worker.outbound;
-    let form_is_grpc = form.grpc;
     let asked = Asked::new(&form, wire, &outbound.settings);
     let mut span = None;
     let mut response = match self::request(&connection, request, form, arrived, &mut span).await {
@@ -114,11 +113,7 @@ pub(super) async fn answer(
         }
         Err(Failed { failure, place }) => {
             let row = failure.row();
-            let status = if form_is_grpc {
-                StatusCode::OK
-            } else {
-                row.http
-            };
+            let status = if asked.grpc { StatusCode::OK } else { row.http };
             OpenSpan::failed(span, row.name, Some(status));
             if let Some(error) = row.error {
                 outbound.metrics.request_failed(error);

@@ -125,7 +125,7 @@ async fn reach(
     let deadline = balancer.deadline();
     let mut avoid = None;
     loop {
-        let picked = balancer.pick(avoid, Some(deadline)).await;
+        let picked = balancer.pick(avoid, deadline).await;
         let mut picked = picked.map_err(Failure::Unready)?;
         let remote = match worker.remote(&picked.endpoint, authority, Carried::Opaque) {
             Ok(remote) => remote,

@@ -1,15 +1,17 @@
 //! A node: Pods of an API server, run as a kubelet runs them. Each has a network namespace with its address, its init
 //! containers are run there in order, with the arguments and the environment that they were given, its sidecar goes on.
 
-use linkerd_tests::eventually;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use linkerd_tests::{
+    eventually,
+    namespaces::{inside, run},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs::{self, File, Permissions},
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -24,32 +26,6 @@ const NAMES: [&str; 3] = [
     "linkerd-policy",
     "linkerd-identity-headless",
 ];
-
-fn run(line: &str) -> Result<(), String> {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .map_err(|error| format!("{line}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
-}
-
-/// Runs something on a thread inside a namespace.
-fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let path = format!("/var/run/netns/{namespace}");
-    let thread = thread::spawn(move || {
-        let namespace = File::open(path).unwrap();
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    });
-    thread.join().unwrap()
-}
 
 /// The network between Pods, and to the control plane.
 pub(crate) struct Network {
@@ -75,9 +51,7 @@ impl Network {
             pods: 0,
         };
         if let Err(why) = network.set_up() {
-            let is_required = std::env::vars().any(|(name, _)| name == "REQUIRE_TOOLS");
-            assert!(!is_required, "{why}");
-            eprintln!("SKIPPED: network namespaces: {why}");
+            linkerd_tests::skipped(&format!("network namespaces: {why}"));
             return None;
         }
         Some(network)
@@ -151,7 +125,11 @@ impl Network {
             while let Ok((from, _)) = listener.accept().await {
                 let namespace = namespace.clone();
                 tokio::spawn(async move {
-                    let connect = move || inside(&namespace, move || TcpStream::connect(at));
+                    let connect = move || {
+                        inside(&namespace, move || TcpStream::connect(at))
+                            .join()
+                            .unwrap()
+                    };
                     if let Ok(Ok(to)) = tokio::task::spawn_blocking(connect).await {
                         to.set_nonblocking(true).unwrap();
                         relay(from, tokio::net::TcpStream::from_std(to).unwrap()).await;
@@ -191,6 +169,8 @@ impl Network {
                 let status = answer.get(9..12)?.parse().ok()?;
                 Some((status, answer))
             })
+            .join()
+            .unwrap()
         });
         asked.await.unwrap()
     }
@@ -202,7 +182,9 @@ async fn relay(mut one: tokio::net::TcpStream, mut other: tokio::net::TcpStream)
 
 /// A listener in a namespace.
 pub(crate) fn listen(namespace: &str, address: SocketAddr) -> tokio::net::TcpListener {
-    let listener = inside(namespace, move || TcpListener::bind(address).unwrap());
+    let listener = inside(namespace, move || TcpListener::bind(address).unwrap())
+        .join()
+        .unwrap();
     listener.set_nonblocking(true).unwrap();
     tokio::net::TcpListener::from_std(listener).unwrap()
 }

@@ -252,7 +252,8 @@ fn contract() -> Vec<(String, String, String, bool)> {
     all
 }
 
-fn kind(desc: &Desc) -> String {
+/// The type of a family, and its buckets.
+pub(crate) fn kind(desc: &Desc) -> String {
     let mut text = desc.kind.as_str().to_owned();
     if let Kind::Histogram { buckets, .. } = desc.kind {
         for bound in buckets {

@@ -3,12 +3,13 @@
 
 use crate::{
     authorization::server,
+    contract::kind,
     harness::{Mesh, get, one_http2},
     origin,
 };
 use http::Request;
 use http_body_util::Full;
-use linkerd_metrics::describe::{self, Desc, Kind, Origin, Style};
+use linkerd_metrics::describe::{self, Origin, Style};
 
 const TGT: &str = "target_addr target_ip target_port";
 const SRV: &str = "srv_group srv_kind srv_name srv_port";
@@ -193,16 +194,6 @@ fn long(labels: &str) -> String {
         word => word,
     });
     words.collect::<Vec<_>>().join(" ")
-}
-
-fn kind(desc: &Desc) -> String {
-    let mut text = desc.kind.as_str().to_owned();
-    if let Kind::Histogram { buckets, .. } = desc.kind {
-        for bound in buckets {
-            text.push_str(&format!(" {bound}"));
-        }
-    }
-    text
 }
 
 #[test]

@@ -6,12 +6,9 @@ use crate::{
     origin,
 };
 use http_body_util::BodyExt as _;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use linkerd_tests::namespaces::{inside, run};
 use std::{
-    fs::File,
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
-    process::Command,
     sync::mpsc,
     thread,
 };
@@ -85,49 +82,12 @@ impl Hosts {
     }
 }
 
-/// Runs something on a thread inside a namespace.
-pub(crate) fn inside<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> thread::JoinHandle<T> {
-    let path = format!("/var/run/netns/{name}");
-    thread::spawn(move || {
-        let namespace = File::open(path).unwrap();
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    })
-}
-
 impl Drop for Hosts {
     fn drop(&mut self) {
         for name in [&self.pod, &self.client] {
             let _ = run(&format!("ip netns delete {name}"));
         }
     }
-}
-
-/// Runs a command line as root.
-pub(crate) fn run(line: &str) -> Result<(), String> {
-    let mut words = line.split(' ');
-    let path = format!(
-        "{}:/usr/sbin:/sbin",
-        std::env::vars()
-            .find(|(name, _)| name == "PATH")
-            .unwrap_or_default()
-            .1
-    );
-    let output = Command::new(words.next().unwrap_or_default())
-        .args(words)
-        .env("PATH", path)
-        .output()
-        .map_err(|error| format!("{line}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
 }
 
 /// Waits in a namespace until a channel's other end is dropped.

@@ -4,11 +4,12 @@
 use crate::{
     harness::{Mesh, Sidecar, eventually, get, identity, one_http1, within},
     interop,
-    namespaces::{inside, redirect, run, until_dropped},
+    namespaces::{redirect, until_dropped},
     origin,
     outbound::App,
 };
 use http_body_util::BodyExt as _;
+use linkerd_tests::namespaces::{inside, run};
 use std::{
     io::{self, ErrorKind, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

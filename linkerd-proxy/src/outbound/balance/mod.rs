@@ -27,7 +27,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -191,17 +191,11 @@ impl Balancer {
         !self.shared.is_shut.load(Ordering::Relaxed) || self.pool(now).has_ready(now)
     }
 
-    /// How long there may be no endpoint.
-    pub(crate) fn failfast_timeout(&self) -> Duration {
-        self.settings.queue.failfast_timeout
-    }
-
-    /// An endpoint, at once if one is ready, else after a bounded wait: until `deadline`, or for as long as there may be
-    /// none. `avoid`: another one, if there is.
+    /// An endpoint, at once if one is ready, else after a wait until `deadline`. `avoid`: another one, if there is.
     pub(crate) async fn pick(
         self: &Arc<Self>,
         avoid: Option<SocketAddr>,
-        deadline: Option<Instant>,
+        deadline: Instant,
     ) -> Result<Picked, Unready> {
         let started = now();
         if let Some(picked) = self.choose(started, avoid) {
@@ -217,7 +211,6 @@ impl Balancer {
             return Err(Unready::Shed(self.counted(why)));
         };
         self.metrics.queue_requests.inc();
-        let deadline = deadline.unwrap_or_else(|| started + self.failfast_timeout());
         let mut changed = self.watch.changed();
         loop {
             let notified = self.shared.ready.notified();
@@ -251,7 +244,7 @@ impl Balancer {
 
     /// When to give up on a request that comes now.
     pub(crate) fn deadline(&self) -> Instant {
-        now() + self.failfast_timeout()
+        now() + self.settings.queue.failfast_timeout
     }
 
     /// Takes note of what the endpoints are, where nothing is sent that would.
@@ -290,10 +283,7 @@ impl Balancer {
         if pool.version == set.version && pool.is_built {
             return pool;
         }
-        let _one_at_a_time = self
-            .rebuilding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.rebuilding);
         let before = self.pool.load();
         if before.version != set.version || !before.is_built {
             let next = Pool::build(&before, &set, &self.settings, &self.shared, now);

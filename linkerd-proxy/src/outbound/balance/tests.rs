@@ -191,33 +191,37 @@ async fn another_endpoint_is_taken_if_there_is_one() {
     let (balancer, watch) = balancer(vec![endpoint(1, 1, ""), endpoint(2, 10_000, "")], None);
     let avoid = Some(SocketAddr::from(([10, 0, 0, 2], 80)));
     for _ in 0..50 {
-        let picked = balancer.pick(avoid, None).await.unwrap();
+        let picked = balancer.pick(avoid, balancer.deadline()).await.unwrap();
         assert_eq!(host(&picked), 1);
     }
     watch.set(vec![endpoint(2, 10_000, "")]);
-    assert_eq!(host(&balancer.pick(avoid, None).await.unwrap()), 2);
+    assert_eq!(
+        host(&balancer.pick(avoid, balancer.deadline()).await.unwrap()),
+        2
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_endpoints_the_wait_is_bounded_in_time_and_number_and_ends_with_the_first_endpoint()
 {
     let (balancer, watch) = balancer(Vec::new(), None);
-    let wait =
-        |balancer: Arc<Balancer>| tokio::spawn(async move { balancer.pick(None, None).await });
+    let wait = |balancer: Arc<Balancer>| {
+        tokio::spawn(async move { balancer.pick(None, balancer.deadline()).await })
+    };
     let (first, second) = (wait(balancer.clone()), wait(balancer.clone()));
     tokio::task::yield_now().await;
-    let third = balancer.pick(None, None).await.unwrap_err();
+    let third = balancer.pick(None, balancer.deadline()).await.unwrap_err();
     assert_eq!(third, Unready::Shed(Why::QueueFull(2)));
     let first = first.await.unwrap().unwrap_err();
     assert_eq!(first, Unready::FailFast(Why::NoEndpoints));
     assert!(matches!(second.await.unwrap(), Err(Unready::FailFast(_))));
     assert!(!balancer.is_available(now()));
-    let shed = balancer.pick(None, None).await.unwrap_err();
+    let shed = balancer.pick(None, balancer.deadline()).await.unwrap_err();
     assert_eq!(shed, Unready::Shed(Why::NoEndpoints));
 
     watch.set(vec![endpoint(1, 10_000, "")]);
     assert!(balancer.is_available(now()));
-    let mut picked = balancer.pick(None, None).await.unwrap();
+    let mut picked = balancer.pick(None, balancer.deadline()).await.unwrap();
     picked.first_data(now());
     picked.ended(Class::Success, now());
     assert!(balancer.metrics.gate_open.get() == 1);
@@ -235,27 +239,27 @@ async fn an_endpoint_that_cannot_be_connected_to_is_left_alone_for_a_while() {
     let (balancer, _) = balancer(vec![endpoint(1, 10_000, "")], None);
     let started = now();
     balancer
-        .pick(None, None)
+        .pick(None, balancer.deadline())
         .await
         .unwrap()
         .connect_failed("refused");
-    let again = balancer.pick(None, None).await.unwrap();
+    let again = balancer.pick(None, balancer.deadline()).await.unwrap();
     assert_eq!(now() - started, Duration::from_millis(100));
     again.connect_failed("refused");
     balancer
-        .pick(None, None)
+        .pick(None, balancer.deadline())
         .await
         .unwrap()
         .connect_failed("refused");
     assert_eq!(now() - started, Duration::from_millis(300));
     for _ in 0..3 {
         balancer
-            .pick(None, None)
+            .pick(None, balancer.deadline())
             .await
             .unwrap()
             .connect_failed("refused");
     }
-    let unready = balancer.pick(None, None).await.unwrap_err();
+    let unready = balancer.pick(None, balancer.deadline()).await.unwrap_err();
     assert_eq!(unready, Unready::FailFast(Why::Connect("refused".into())));
 }
 
@@ -279,7 +283,7 @@ fn accrual(min_ready: u32) -> FailureAccrual {
 
 async fn fail(balancer: &Arc<Balancer>, times: usize) {
     for _ in 0..times {
-        let picked = balancer.pick(None, None).await.unwrap();
+        let picked = balancer.pick(None, balancer.deadline()).await.unwrap();
         picked.ended(Class::Failure, now());
     }
 }
@@ -290,7 +294,7 @@ async fn a_tripped_endpoint_is_probed_by_one_request_and_comes_back() {
     fail(&balancer, 2).await;
     assert_eq!(balancer.why(), Why::Ejected(1, Some(Tripped::Consecutive)));
     let started = now();
-    let probe = balancer.pick(None, None).await.unwrap();
+    let probe = balancer.pick(None, balancer.deadline()).await.unwrap();
     assert_eq!(now() - started, Duration::from_secs(1));
     assert!(probe.is_probe);
     assert!(
@@ -299,10 +303,16 @@ async fn a_tripped_endpoint_is_probed_by_one_request_and_comes_back() {
     );
     // The application goes away: the next request is the probe.
     drop(probe);
-    let probe = balancer.pick(None, None).await.unwrap();
+    let probe = balancer.pick(None, balancer.deadline()).await.unwrap();
     assert!(probe.is_probe);
     probe.ended(Class::Success, now());
-    assert!(!balancer.pick(None, None).await.unwrap().is_probe);
+    assert!(
+        !balancer
+            .pick(None, balancer.deadline())
+            .await
+            .unwrap()
+            .is_probe
+    );
     assert!(balancer.metrics.ejected.get() == 0.0);
 }
 
@@ -320,7 +330,7 @@ async fn what_does_not_change_keeps_its_state_and_what_goes_drains() {
     let (balancer, watch) = balancer(vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")], None);
     let mut held: Vec<Picked> = Vec::new();
     for _ in 0..8 {
-        held.push(balancer.pick(None, None).await.unwrap());
+        held.push(balancer.pick(None, balancer.deadline()).await.unwrap());
     }
     watch.set(vec![endpoint(2, 10_000, ""), endpoint(3, 10_000, "")]);
     let state = balancer.state();
@@ -389,15 +399,15 @@ async fn a_name_that_is_forgotten_and_used_again_is_counted_once() {
 #[tokio::test(start_paused = true)]
 async fn what_is_told_late_of_an_endpoint_that_is_gone_changes_nothing() {
     let (balancer, watch) = balancer(vec![endpoint(1, 1, "")], Some(accrual(0)));
-    let stale = balancer.pick(None, None).await.unwrap();
-    let refused = balancer.pick(None, None).await.unwrap();
+    let stale = balancer.pick(None, balancer.deadline()).await.unwrap();
+    let refused = balancer.pick(None, balancer.deadline()).await.unwrap();
     let late = [(); 5].map(|()| balancer.choose(now(), None).unwrap());
     fail(&balancer, 3).await;
-    let probe = balancer.pick(None, None).await.unwrap();
+    let probe = balancer.pick(None, balancer.deadline()).await.unwrap();
     assert!(probe.is_probe);
 
     watch.set(vec![endpoint(2, 1, "")]);
-    drop(balancer.pick(None, None).await.unwrap());
+    drop(balancer.pick(None, balancer.deadline()).await.unwrap());
     let expected = [1.0, 1.0, 0.0, 0.0];
     assert_eq!(counted(&balancer.metrics), expected);
 
