@@ -40,6 +40,8 @@ use tonic::transport::{Server, server::Router};
 const MAX_MESSAGE: usize = 256 * 1024;
 /// Between looks of the linter at an API server's objects.
 const LINT_PAUSE: Duration = Duration::from_secs(10);
+/// Longest time for letting go of the Lease when the process is to end: far within the grace that Pods get.
+const LET_GO: Duration = Duration::from_secs(3);
 
 /// Why the control plane cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -253,21 +255,24 @@ pub async fn run_on(
         }
         services(&config, &shared, signing.as_ref(), client, apis)?.await
     });
-    tokio::select! {
-        result = serve => result?,
-        result = review => result.map_err(Error::Admission)?,
-        result = inject => result.map_err(Error::Injector)?,
-        () = admin::serve(admin, state) => {}
-        result = keep => result?,
-        () = statuses => {}
+    let statuses = tokio::spawn(statuses);
+    let result = tokio::select! {
+        result = serve => result,
+        result = review => result.map_err(Error::Admission),
+        result = inject => result.map_err(Error::Injector),
+        () = admin::serve(admin, state) => Ok(()),
+        result = keep => result.map_err(|error: io::Error| error.into()),
         () = async {
             shutdown.await;
             let _ = end.send(true);
             // Streams end at once; calls in flight get a moment.
             tokio::time::sleep(Duration::from_millis(200)).await;
-        } => {}
-    }
-    Ok(())
+        } => Ok(()),
+    };
+    // However it ends: another replica need not wait until the Lease runs out.
+    let _ = end.send(true);
+    let _ = tokio::time::timeout(LET_GO, statuses).await;
+    result
 }
 
 /// The authority, where something needs one: the identity API, or mutual TLS of our own.
@@ -298,7 +303,7 @@ fn speaks_tls(config: &Config) -> bool {
         || speaks(Role::Destination, config.destination_addr)
 }
 
-/// Writes statuses, with the role policy on an API server; never ends.
+/// Writes statuses, with the role policy on an API server, until the process is to end.
 fn statuses(
     config: &Config,
     client: Option<Client>,
@@ -322,8 +327,6 @@ fn statuses(
         if let Some(write) = write {
             write.await;
         }
-        // The process ends with its services.
-        std::future::pending().await
     }
 }
 

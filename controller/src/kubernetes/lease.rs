@@ -50,8 +50,10 @@ pub(crate) async fn hold(
         failure: String::new(),
     };
     loop {
+        // A try is not given up half way: what it wrote is to be known when it comes to letting go.
+        let rest = candidate.once(&tell).await;
         tokio::select! {
-            () = candidate.once(&tell) => {}
+            () = sleep(rest) => {}
             () = async { drop(ending.wait_for(|ending| *ending).await) } => {
                 if tell.send_replace(None).is_some() {
                     candidate.release().await;
@@ -82,8 +84,8 @@ enum Tried {
 }
 
 impl Candidate {
-    /// One try, and the wait for the next.
-    async fn once(&mut self, tell: &watch::Sender<Held>) {
+    /// One try; the time until the next.
+    async fn once(&mut self, tell: &watch::Sender<Held>) -> Duration {
         let (duration, began) = (self.settings.duration, Instant::now());
         let pause = duration / 3;
         let tried = timeout(pause, self.try_for()).await;
@@ -114,7 +116,7 @@ impl Candidate {
             // What was held runs out by itself.
             Err(error) => self.failed(error),
         }
-        sleep(pause.saturating_sub(began.elapsed())).await;
+        pause.saturating_sub(began.elapsed())
     }
 
     fn failed(&mut self, failure: String) {
