@@ -161,7 +161,11 @@ fn measure(arguments: &Arguments, mode: Mode, folder: &Path) -> Result<(), Failu
     if let Some(file) = &arguments.json {
         fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
-    Ok(())
+    // Figures with holes are no result to a script.
+    match report.failures.len() {
+        0 => Ok(()),
+        failed => Err(format!("{failed} measurements failed").into()),
+    }
 }
 
 fn process_row(

@@ -70,6 +70,12 @@ impl Failure {
         self
     }
 
+    /// Said of what is at `place`.
+    pub(crate) fn within(mut self, place: &str) -> Self {
+        self.what = format!("{place}.{}", self.what);
+        self
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

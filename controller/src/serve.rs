@@ -25,8 +25,8 @@ use linkerd2_proxy_api::{
     outbound::outbound_policies_server::OutboundPoliciesServer,
 };
 use std::{
-    future::Future, io, io::IsTerminal as _, net::SocketAddr, process::ExitCode, sync::Arc,
-    time::Duration,
+    future::Future, io, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    sync::Arc, time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -59,6 +59,14 @@ pub enum Error {
     /// No CA or token key.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Nothing to read manifests from.
+    #[error("--manifests {}: {source}: name a directory that is there and can be read", directory.display())]
+    Manifests {
+        /// What was named.
+        directory: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
     /// No API server to speak to.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
@@ -209,6 +217,11 @@ pub async fn run_on(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    if config.kubernetes.is_none() {
+        // Later, what is in force stays when the directory goes; to begin with nothing would be to deny or allow all.
+        let directory = config.manifests.clone();
+        std::fs::read_dir(&directory).map_err(|source| Error::Manifests { directory, source })?;
+    }
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));

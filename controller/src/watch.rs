@@ -41,14 +41,19 @@ impl Watch {
             }
         });
         let mut watcher = watcher.map_err(io::Error::other)?;
-        for directory in &self.directories {
-            if let Err(error) = watcher.watch(directory, notify::RecursiveMode::Recursive) {
-                tracing::warn!(directory = %directory.display(), %error, "Not watched; read every {:?} instead", self.rescan);
-            }
-        }
+        let mut unwatched = self.directories.clone();
+        let mut is_said = false;
         let mut stamp = None;
         let mut pauses = 0_u32;
         loop {
+            unwatched.retain(|directory| {
+                let watched = watcher.watch(directory, notify::RecursiveMode::Recursive);
+                if let (Err(error), false) = (&watched, is_said) {
+                    tracing::warn!(directory = %directory.display(), %error, "Not watched; read every {:?} instead, until it can be", self.rescan);
+                }
+                watched.is_err()
+            });
+            is_said = true;
             let is_told = tokio::time::timeout(self.rescan, touched.notified())
                 .await
                 .is_ok();

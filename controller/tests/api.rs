@@ -64,6 +64,26 @@ async fn a_flag_of_a_role_that_is_not_there_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_not_there_is_refused_and_not_taken_for_an_empty_one() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let words = "linkerd-controller --manifests /no/such/directory";
+    let flags: Flags = clap::Parser::parse_from(words.split_whitespace());
+    let config = Config {
+        identity_addr: free,
+        policy_addr: free,
+        destination_addr: free,
+        admin_addr: free,
+        ..flags.into()
+    };
+    let error = linkerd_controller::run(config, std::future::pending()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.starts_with("--manifests /no/such/directory: No such file"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_stream_follows_the_files_and_outlives_a_broken_one() {
     let plane = Plane::start().await;
     let mut stream = plane.watch().await;

@@ -6,7 +6,7 @@
 use crate::{
     compile::authorizations::AuthorizationTable,
     decide::{Authorized, DenyReason, Matched, Peer, PeerTls, Policy, RequestView, Verdict},
-    server::{Authentication, Authorization, Meta},
+    server::{Authentication, Authorization, Meta, Protocol},
 };
 use serde::Serialize;
 use std::fmt;
@@ -116,18 +116,27 @@ impl Policy {
         explanation
     }
 
-    /// Explains what becomes of a request: [`Policy::route`] and [`Policy::authorize`].
+    /// Explains what becomes of a request: [`Policy::route`] and [`Policy::authorize`]. Where requests are not looked at,
+    /// that is what becomes of its connection.
     pub fn explain_request(&self, peer: &Peer<'_>, req: &RequestView<'_>) -> Explanation {
-        let mut explanation = self.explanation(peer, Decision::NoRoute);
         let query = req
             .query
             .map_or_else(String::new, |query| format!("?{query}"));
-        explanation.request = Some(shown(&format!(
+        let request = shown(&format!(
             "{} {}{}{query}",
             req.method,
             req.authority.unwrap_or_default(),
             req.path
-        )));
+        ));
+        if let Protocol::Opaque | Protocol::Tls = self.server().protocol {
+            let mut explanation = self.explain_connection(peer);
+            let protocol = explanation.protocol;
+            explanation.request =
+                Some(format!("{request} (not looked at: the port is {protocol})"));
+            return explanation;
+        }
+        let mut explanation = self.explanation(peer, Decision::NoRoute);
+        explanation.request = Some(request);
         let Some(matched) = self.route(req) else {
             return explanation;
         };

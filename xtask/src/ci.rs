@@ -62,6 +62,30 @@ pub(crate) fn ci(_: &[String]) -> Result<(), String> {
     check(&[])
 }
 
+/// Measures: the words are those of `bench`.
+pub(crate) fn bench(words: &[String]) -> Result<(), String> {
+    tools::run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--workspace",
+        "--bins",
+    ]))?;
+    let run = [
+        "run",
+        "--locked",
+        "--release",
+        "-p",
+        "linkerd-benches",
+        "--bin",
+        "bench",
+        "--",
+    ];
+    let usual = ["inbound".to_owned()];
+    let words = if words.is_empty() { &usual } else { words };
+    tools::run(cargo(&run).args(words))
+}
+
 /// Writes generated pages anew: their tests do it when they are asked to.
 pub(crate) fn docs(_: &[String]) -> Result<(), String> {
     tools::run(cargo(&["test", "--locked", "--workspace", "docs_"]).env("UPDATE_DOCS", "1"))

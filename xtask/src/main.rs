@@ -11,7 +11,7 @@ use std::process::ExitCode;
 type Task = fn(&[String]) -> Result<(), String>;
 
 /// What can be asked for: the name, what it does, and the code.
-const TASKS: [(&str, &str, Task); 7] = [
+const TASKS: [(&str, &str, Task); 8] = [
     (
         "test",
         "installs what tests need where it can, and runs every test",
@@ -26,6 +26,11 @@ const TASKS: [(&str, &str, Task); 7] = [
         "check",
         "formatting, lints, docs and structure, without the tests",
         ci::check,
+    ),
+    (
+        "bench",
+        "builds for release and measures: `bench inbound`, or what the words say (benches/README.md)",
+        ci::bench,
     ),
     ("docs", "writes the generated pages of docs/ anew", ci::docs),
     (

@@ -62,6 +62,8 @@ pub(crate) struct Flags {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
+    /// When the process began, in clock ticks since the host did: numbers of processes are used again.
+    pub(crate) since: u64,
     pub(crate) step: usize,
     pub(crate) controller: SocketAddr,
     pub(crate) sidecars: Vec<(String, SocketAddr)>,
@@ -144,6 +146,7 @@ impl Run {
         let step = mesh.step(flags.step)?;
         let directories = mesh.directories(&flags.directory, Some(step))?;
         let members = mesh.members(&mesh::index(&directories))?;
+        traffic::check(&mesh, &members)?;
         let state = flags
             .state_dir
             .clone()
@@ -361,8 +364,10 @@ impl Run {
     }
 
     fn write_running(&self, controller: Controller) -> Result<(), Failure> {
+        let pid = std::process::id();
         let running = Running {
-            pid: std::process::id(),
+            pid,
+            since: began(pid).unwrap_or_default(),
             step: self.step,
             controller: controller.admin,
             sidecars: self
@@ -496,9 +501,14 @@ fn tables(rows: &[Row], sidecars: &[observe::Sidecar]) -> String {
 pub(crate) fn running(state: &Path) -> Option<Running> {
     let text = fs::read_to_string(state.join("run.json")).ok()?;
     let running: Running = serde_json::from_str(&text).ok()?;
-    // Left behind by a run that was killed.
-    Path::new("/proc")
-        .join(running.pid.to_string())
-        .exists()
-        .then_some(running)
+    // One that was killed leaves its file behind.
+    (began(running.pid)? == running.since).then_some(running)
+}
+
+/// When a process began, if there is one of this number. Source: proc_pid_stat(5), `starttime`.
+fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may have anything in it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
 }

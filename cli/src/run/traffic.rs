@@ -58,6 +58,18 @@ impl Row {
     }
 }
 
+/// Whether every row is between parts of the mesh: what can be known before anything is started.
+///
+/// # Errors
+/// The first row that is not.
+pub(super) fn check(mesh: &Mesh, members: &[Member]) -> Result<(), Failure> {
+    for (i, traffic) in mesh.traffic.iter().enumerate() {
+        arguments(mesh, members, traffic)
+            .map_err(|failure| failure.within(&format!("traffic[{i}]")))?;
+    }
+    Ok(())
+}
+
 /// Makes one row's calls.
 pub(super) async fn send(
     program: &Path,
@@ -89,7 +101,7 @@ fn arguments(mesh: &Mesh, members: &[Member], traffic: &Traffic) -> Result<Vec<S
             Some(caller) => (caller.way_to(to), None),
             None => {
                 return Err(Failure::new(format!(
-                    "traffic: {name} is neither a workload nor an address"
+                    "from: {name} is neither a workload nor an address"
                 )));
             }
         },
@@ -98,8 +110,8 @@ fn arguments(mesh: &Mesh, members: &[Member], traffic: &Traffic) -> Result<Vec<S
             Some(address),
         ),
     };
-    let to_address =
-        to_address.ok_or_else(|| Failure::new(format!("traffic: {to} is no workload's")))?;
+    let to_address = to_address
+        .ok_or_else(|| Failure::new(format!("to: {to} is no port of a workload's Service")))?;
     let host = format!(
         "{}.{}.svc.cluster.local:{}",
         to.name, mesh.metadata.namespace, to.port

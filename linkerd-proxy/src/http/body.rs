@@ -155,6 +155,13 @@ impl Stall {
     }
 }
 
+/// No body.
+impl Default for RequestBody {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl RequestBody {
     pub(crate) fn new(body: Incoming, frames: Option<Handle<Histogram>>, ended: Ended) -> Self {
         Self::of(Source::Client(body), frames, ended)

@@ -27,7 +27,7 @@ use linkerd_policy::outbound::Http2Params;
 use linkerd_tls::{Credentials, Id, LocalIdentity};
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -121,16 +121,26 @@ pub(crate) enum Ready {
 #[derive(Debug)]
 pub(crate) struct NoAnswer {
     pub(crate) error: ClientError,
-    /// The request, if nothing of it was sent.
-    pub(crate) request: Option<Box<Request<RequestBody>>>,
+    /// Nothing of the request was sent: it is where it was taken from.
+    pub(crate) is_unsent: bool,
     /// The connection was used before, so that it may have been gone already.
     pub(crate) was_reused: bool,
 }
 
 impl NoAnswer {
-    fn from_hyper(mut broken: TrySendError<Request<RequestBody>>, was_reused: bool) -> Self {
+    /// What hyper hands back goes to `request`.
+    fn from_hyper(
+        mut broken: TrySendError<Request<RequestBody>>,
+        request: &mut Request<RequestBody>,
+        was_reused: bool,
+    ) -> Self {
+        let unsent = broken.take_message();
+        let is_unsent = unsent.is_some();
+        if let Some(unsent) = unsent {
+            *request = unsent;
+        }
         Self {
-            request: broken.take_message().map(Box::new),
+            is_unsent,
             error: ClientError::Broken(broken.into_error()),
             was_reused,
         }
@@ -315,10 +325,11 @@ impl Client {
         Ok(io)
     }
 
-    /// Sends a request in its own version and returns when the head of the response is there.
+    /// Sends a request in its own version and returns when the head of the response is there. It is taken from where it
+    /// is when it is sent: a future that owned it would hold room for it in each of its layers.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
     ) -> Result<Answer, ClientError> {
         let version = request.version();
         let ready = self.ready(version).await?;
@@ -329,20 +340,20 @@ impl Client {
     /// that accepts connections of HTTP/2 and takes no request on them is told of, not connected to again and again.
     pub(crate) async fn deliver(
         self: &Arc<Self>,
-        ready: Ready,
-        request: Request<RequestBody>,
+        mut ready: Ready,
+        request: &mut Request<RequestBody>,
     ) -> Result<Answer, ClientError> {
         let version = request.version();
-        let (mut ready, mut request, mut is_second) = (ready, request, false);
+        let mut is_second = false;
         loop {
             match self.send_on(ready, request).await {
                 Ok(answer) => return Ok(answer),
                 // There are only so many idle connections of HTTP/1.
                 Err(NoAnswer {
-                    request: Some(unsent),
+                    is_unsent: true,
                     was_reused: true,
                     ..
-                }) if version < Version::HTTP_2 || !is_second => request = *unsent,
+                }) if version < Version::HTTP_2 || !is_second => {}
                 Err(NoAnswer { error, .. }) => return Err(error),
             }
             is_second = true;
@@ -370,25 +381,25 @@ impl Client {
     pub(crate) async fn send_on(
         self: &Arc<Self>,
         ready: Ready,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
     ) -> Result<Answer, NoAnswer> {
         let (mut connection, was_reused) = match ready {
             Ready::Http2(mut sender) => {
-                return match sender.try_send_request(request).await {
+                return match sender.try_send_request(mem::take(request)).await {
                     Ok(response) => Ok(Answer::Response(response.map(Body::http2))),
-                    Err(broken) => Err(NoAnswer::from_hyper(broken, true)),
+                    Err(broken) => Err(NoAnswer::from_hyper(broken, request, true)),
                 };
             }
             Ready::Http1(connection, was_reused) => (connection, was_reused),
         };
         let is_connect = request.method() == http::Method::CONNECT;
-        let is_asked = super::request::upgrades(&request);
+        let is_asked = super::request::upgrades(request);
         match connection.exchange(request).await {
             Ok(response) if switches(is_connect, response.status()) => {
                 if !is_asked {
                     return Err(NoAnswer {
                         error: ClientError::Unasked,
-                        request: None,
+                        is_unsent: false,
                         was_reused,
                     });
                 }
@@ -397,10 +408,10 @@ impl Client {
             Ok(response) => Ok(self.answer(response, connection).await),
             Err(Broken::Silent) => Err(NoAnswer {
                 error: ClientError::Closed,
-                request: None,
+                is_unsent: false,
                 was_reused,
             }),
-            Err(Broken::Hyper(broken)) => Err(NoAnswer::from_hyper(*broken, was_reused)),
+            Err(Broken::Hyper(broken)) => Err(NoAnswer::from_hyper(*broken, request, was_reused)),
         }
     }
 
@@ -611,7 +622,7 @@ impl Connection {
     /// Sends a request and drives the connection until the response's head is there.
     async fn exchange(
         &mut self,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
     ) -> Result<Response<Incoming>, Broken> {
         let Self {
             send,
@@ -619,7 +630,7 @@ impl Connection {
             ended,
             ..
         } = self;
-        let mut response = pin!(send.try_send_request(request));
+        let mut response = pin!(send.try_send_request(mem::take(request)));
         poll_fn(|cx| {
             if let Poll::Ready(result) = response.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(Broken::from));

@@ -1,6 +1,6 @@
 //! One HTTP connection, and one request's life in it.
 //!
-//! [`request`] is that life. It is a sequence like the connection's, since most of it transforms or decides and any
+//! [`answer`] is that life. It is a sequence like the connection's, since most of it transforms or decides and any
 //! step may end it with a [`Failure`]; what wraps a response (its record) is in the body.
 //!
 //! | step | takes -> gives | may end the request with |
@@ -30,6 +30,7 @@ use crate::{
         request::{self as shape, Form},
         serve::{Limits, drive},
     },
+    limit::Place,
     telemetry::trace::{Described, OpenSpan, Traced},
     transport::{Io, detect, interim::Interim},
 };
@@ -132,7 +133,17 @@ pub(super) async fn answer(
         arrived,
         waited: Duration::ZERO,
     };
-    let result = self::request(&connection, &view, request, form, &mut timing).await;
+    let mut spans = None;
+    let result = match permit(&connection, &view, request, form, &mut spans) {
+        Ok((permitted, _place)) => {
+            let traced = spans.as_deref().map(|spans| &spans.traced);
+            forward(&connection, permitted, traced, &mut timing).await
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Some(spans) = spans {
+        spans.end(&result, asked.grpc);
+    }
     let mut response = match result {
         Ok(response) => response,
         Err(failure) => {
@@ -166,42 +177,59 @@ struct Timing {
     waited: Duration,
 }
 
-/// A request's life.
-async fn request(
+/// A traced request's spans.
+struct Spans {
+    server: Option<OpenSpan>,
+    traced: Traced,
+}
+
+impl Spans {
+    fn end(self: Box<Self>, result: &Result<Response<Body>, Failure>, is_grpc: bool) {
+        match result {
+            Ok(response) => {
+                if let Some(span) = self.server {
+                    span.end(response.status());
+                }
+            }
+            Err(failure) => {
+                let row = failure.row();
+                let status = if is_grpc { StatusCode::OK } else { row.http };
+                OpenSpan::failed(self.server, row.name, Some(status));
+            }
+        }
+    }
+}
+
+/// A request's life until it is known whether it may go to the origin; with its place among those in flight. Nothing of
+/// that is waited for, so that what waits need not hold what was given to this.
+fn permit(
     connection: &Arc<Connection>,
     view: &Arc<View>,
     mut request: Request<Incoming>,
     form: Form,
-    timing: &mut Timing,
-) -> Result<Response<Body>, Failure> {
-    let _waiting = connection.worker.inbound.requests.enter().ok_or_else(|| {
-        connection
-            .worker
-            .inbound
-            .metrics
-            .request_refused("in_flight");
+    spans: &mut Option<Box<Spans>>,
+) -> Result<(Permitted<Incoming>, Place), Failure> {
+    let inbound = &connection.worker.inbound;
+    let place = inbound.requests.enter().ok_or_else(|| {
+        inbound.metrics.request_refused("in_flight");
         Failure::Overloaded
     })?;
     shape::protect(request.headers_mut(), view.identity());
     let authority = shape::name(&mut request)?;
-    let tracer = connection.worker.inbound.tracer.as_ref();
+    let tracer = inbound.tracer.as_ref();
     let traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
-    let span = traced.zip(tracer).map(|(mut traced, tracer)| {
+    *spans = traced.zip(tracer).map(|(mut traced, tracer)| {
         let described = described(&request, authority.as_ref());
-        let server = Some(connection.destination.original);
-        (tracer.server(&mut traced, &described, server), traced)
+        let original = Some(connection.destination.original);
+        let server = tracer.server(&mut traced, &described, original);
+        Box::new(Spans { server, traced })
     });
     let mut permitted = connection.authorize(view, request, form, authority)?;
     if permitted.filter()? {
         shape::identify(permitted.headers_mut(), view.identity());
     }
     permitted.limit()?;
-    let (span, traced) = span.unzip();
-    let response = forward(connection, permitted, traced, timing).await?;
-    if let Some(span) = span.flatten() {
-        span.end(response.status());
-    }
-    Ok(response)
+    Ok((permitted, place))
 }
 
 /// What spans say of a request.
@@ -235,7 +263,7 @@ fn watched(
 async fn forward(
     connection: &Arc<Connection>,
     permitted: Permitted<Incoming>,
-    traced: Option<Traced>,
+    traced: Option<&Traced>,
     timing: &mut Timing,
 ) -> Result<Response<Body>, Failure> {
     let arrived = timing.arrived;
@@ -251,7 +279,7 @@ async fn forward(
             ..described(&request, authority.as_ref())
         };
         let server = Some(connection.destination.origin);
-        let span = tracer.client(&traced, &mut headers, &described, server);
+        let span = tracer.client(traced, &mut headers, &described, server);
         *request.headers_mut() = headers;
         span
     });
@@ -269,7 +297,7 @@ async fn forward(
     let interim = pass_interim(connection, &mut request);
 
     let sent = Instant::now();
-    let answer = origin.send(request).await;
+    let answer = origin.send(&mut request).await;
     let answered = Instant::now();
     let waited = answered.saturating_duration_since(sent);
     timing.waited = waited;

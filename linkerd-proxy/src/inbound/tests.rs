@@ -34,5 +34,5 @@ fn futures_are_no_larger_than_is_known() {
         http <= 4 * 1024,
         "a connection that serves HTTP: {http} bytes"
     );
-    assert!(request <= 7 * 1024, "a request: {request} bytes");
+    assert!(request <= 4 * 1024, "a request: {request} bytes");
 }

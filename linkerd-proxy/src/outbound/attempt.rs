@@ -397,7 +397,7 @@ impl Exchange<'_> {
         &self,
         reached: Reached,
         backend: &Arc<RouteBackend>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         ended: Ended,
         is_retry: bool,
     ) -> Result<Attempted, Failed> {
@@ -424,7 +424,7 @@ impl Exchange<'_> {
             endpoint: Some(address),
             is_unprocessed,
         };
-        let delivery = pin!(remote.client.deliver(ready, request));
+        let delivery = pin!(remote.client.deliver(ready, &mut request));
         let answered = self.limits.race(&ended, delivery).await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,

@@ -79,7 +79,7 @@ fn a_family_with_labels_that_clients_choose_evicts_idle_series() {
 }
 
 #[test]
-fn the_reference_is_in_step_with_the_table() {
+fn docs_metrics_md_is_what_the_table_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let expected = markdown();
     if env::var_os("UPDATE_DOCS").is_some() {

@@ -170,3 +170,31 @@ fn long_lists_are_cut_and_counted() {
     let failed = explanation.candidates[0].failed.as_deref().unwrap();
     assert!(failed.ends_with("10.3.0.0/16 and 46 more]"), "{failed}");
 }
+
+#[test]
+fn where_requests_are_not_looked_at_one_is_explained_by_its_connection() {
+    let mut server = policy().server().clone();
+    server.protocol = Protocol::Opaque;
+    let policy = Policy::compile(server).unwrap();
+    let explain = |addr: &str| {
+        let peer = Peer {
+            addr: addr.parse().unwrap(),
+            tls: PeerTls::None,
+        };
+        let request = RequestView {
+            method: &Method::GET,
+            authority: None,
+            path: "/refunds",
+            query: None,
+            headers: &HeaderMap::new(),
+        };
+        let explanation = policy.explain_request(&peer, &request);
+        assert_eq!(
+            explanation.request.as_deref(),
+            Some("GET /refunds (not looked at: the port is opaque)")
+        );
+        (explanation.decision, explanation.reason)
+    };
+    assert_eq!(explain("10.1.2.3"), (Decision::Allow, None));
+    assert_eq!(explain("10.9.2.3"), (Decision::Deny, Some("network")));
+}
