@@ -123,11 +123,17 @@ fn read(page: &str, routes: &mut BTreeMap<(String, String), Route>) {
     }
 }
 
-/// `Service.shop.web:80`, `default.http`.
+/// `Service.shop.web:80`, `default.http`; `other` where the sidecar had no room for the name.
 fn named(get: &impl Fn(&str) -> String, prefix: &str) -> String {
     let part = |name: &str| get(&format!("{prefix}_{name}"));
     let (kind, namespace, name, port) =
         (part("kind"), part("namespace"), part("name"), part("port"));
+    if [&kind, &namespace, &name]
+        .iter()
+        .all(|part| *part == "other")
+    {
+        return "other".to_owned();
+    }
     let port = if port.is_empty() {
         port
     } else {

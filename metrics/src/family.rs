@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::describe::labels::{has_client_value, source};
 use crate::describe::{Desc, Idle, Source};
 use crate::labels::Labels;
-use crate::recorder::{Recorder, Value};
+use crate::recorder::{Counter, Recorder, Value};
 
 /// The series of one metric family. A clone is the same family.
 pub struct Family<M: Recorder>(Arc<Series<M>>);
@@ -49,6 +49,23 @@ impl<M: Recorder> Family<M> {
 
     pub(crate) fn erase(&self) -> Arc<dyn AnyFamily> {
         Arc::clone(&self.0) as Arc<dyn AnyFamily>
+    }
+}
+
+impl Family<Counter> {
+    /// Shows each series and its count, in the order of labels: for pages. Takes a lock, though not while `show` runs.
+    pub fn each(&self, mut show: impl FnMut(&Labels, u64)) {
+        self.0.visit(&mut |labels, _, value| {
+            if let Value::Count(count) = value {
+                show(labels, count);
+            }
+        });
+    }
+
+    /// How many series were evicted since the start, and their counts with them.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.0.counts().evicted
     }
 }
 

@@ -225,8 +225,9 @@ pub(super) fn retries(outbound: &Outbound, is_json: bool) -> Answer {
     if is_json {
         return json(StatusCode::OK, &routes);
     }
+    let mut page = String::new();
     if routes.is_empty() {
-        return text(StatusCode::OK, "no route is in use\n");
+        page.push_str("no route is in use\n");
     }
     let mut rows: Vec<_> = routes.iter().map(row).collect();
     if routes.len() > 1 {
@@ -244,7 +245,22 @@ pub(super) fn retries(outbound: &Outbound, is_json: bool) -> Answer {
         "BUDGET",
         "WHY",
     ];
-    text(StatusCode::OK, table(&head, &rows))
+    if !rows.is_empty() {
+        page.push_str(&table(&head, &rows));
+    }
+    match outbound.retries.forgotten() {
+        0 => {}
+        1 => {
+            page.push_str("\n1 route that was idle for METRICS_RETAIN_IDLE is no longer counted\n")
+        }
+        many => {
+            let _ = writeln!(
+                page,
+                "\n{many} routes that were idle for METRICS_RETAIN_IDLE are no longer counted"
+            );
+        }
+    }
+    text(StatusCode::OK, page)
 }
 
 fn row(route: &RouteNumbers) -> Vec<String> {

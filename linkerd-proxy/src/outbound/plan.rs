@@ -354,8 +354,7 @@ impl Build<'_> {
 
     fn retries(&self, is_grpc: bool, route: &Ref) -> RouteRetries {
         let labels = self.labels(route);
-        let names = (&self.parent, route);
-        RouteRetries::resolve(&self.outbound.retries, is_grpc, names, labels)
+        RouteRetries::resolve(&self.outbound.retries, is_grpc, labels)
     }
 
     /// What requests of a route are counted in by the name that they ask for, where operators want that.

@@ -5,8 +5,13 @@ use crate::{
     harness::{Mesh, eventually, get, one_http1},
     origin,
 };
-use std::process::Stdio;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, process::Command};
+use http_body_util::BodyExt as _;
+use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, time::Duration};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    process::{Child, Command},
+};
 
 /// How many requests are sent.
 const SENT: u32 = 25;
@@ -17,7 +22,7 @@ async fn used() -> (Mesh, origin::Origin) {
     for _ in 0..SENT {
         let response = mesh.send_plain(5, get("/")).await;
         assert_eq!(response.status(), 200);
-        drop(http_body_util::BodyExt::collect(response.into_body()).await);
+        drop(response.into_body().collect().await);
     }
     (mesh, origin)
 }
@@ -86,48 +91,87 @@ async fn promtool_can_read_the_metrics() {
     }
 }
 
+/// A Prometheus that scrapes one sidecar. Ends with the test.
+pub(crate) struct Prometheus {
+    address: SocketAddr,
+    _process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// `None` where there is no such program.
+    pub(crate) fn start(mesh: &Mesh, every: Duration) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let every = every.as_millis();
+        let config = format!(
+            "global: {{scrape_interval: {every}ms, scrape_timeout: {every}ms}}
+scrape_configs: [{{job_name: sidecar, static_configs: [{{targets: ['{}']}}]}}]
+",
+            mesh.admin()
+        );
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, config).unwrap();
+        let address = SocketAddr::new(mesh.ip(9), 9090);
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let spawned = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn();
+        match spawned {
+            Ok(process) => Some(Self {
+                address,
+                _process: process,
+                _folder: folder,
+            }),
+            Err(error) => {
+                skip("prometheus", &error);
+                None
+            }
+        }
+    }
+
+    /// What it answers to a query: labels and values, or why it refuses. `None` while nobody listens.
+    pub(crate) async fn query(&self, promql: &str) -> Option<Result<Vec<Sample>, String>> {
+        let encoded: String = promql.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let stream = TcpStream::connect(self.address).await.ok()?;
+        let request = get(&format!("/api/v1/query?query={encoded}"));
+        let response = one_http1(stream, request).await.ok()?;
+        let body = response.into_body().collect().await.ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&body.to_bytes()).ok()?;
+        if json.get("status")? != "success" {
+            return Some(Err(json.to_string()));
+        }
+        let result = json.pointer("/data/result")?.as_array()?;
+        Some(Ok(result.iter().filter_map(sample).collect()))
+    }
+}
+
+/// The labels of a result, and its value.
+pub(crate) type Sample = (BTreeMap<String, String>, f64);
+
+fn sample(json: &serde_json::Value) -> Option<Sample> {
+    let labels = serde_json::from_value(json.get("metric")?.clone()).ok()?;
+    Some((labels, json.pointer("/value/1")?.as_str()?.parse().ok()?))
+}
+
 #[tokio::test]
 async fn prometheus_scrapes_the_sidecar_and_counts_the_requests_that_were_sent() {
     let (mesh, _origin) = used().await;
-    let folder = tempfile::tempdir().unwrap();
-    let config = format!(
-        "global: {{scrape_interval: 500ms, scrape_timeout: 400ms}}
-scrape_configs: [{{job_name: sidecar, static_configs: [{{targets: ['{}']}}]}}]
-",
-        mesh.admin()
-    );
-    let file = folder.path().join("prometheus.yml");
-    std::fs::write(&file, config).unwrap();
-    let address = std::net::SocketAddr::new(mesh.ip(9), 9090);
-    let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let spawned = Command::new("prometheus")
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            folder.path().join("data").display()
-        ))
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn();
-    let mut prometheus = match spawned {
-        Ok(child) => child,
-        Err(error) => return skip("prometheus", &error),
+    let Some(prometheus) = Prometheus::start(&mesh, Duration::from_millis(500)) else {
+        return;
     };
-    // sum(request_total{direction="inbound"})
-    let query = "/api/v1/query?query=sum(request_total%7Bdirection%3D%22inbound%22%2Csrv_name%3D%22web-http%22%7D)";
+    let query = r#"sum(request_total{direction="inbound",srv_name="web-http"})"#;
     let value = eventually("an answer of Prometheus", async || {
-        let stream = TcpStream::connect(address).await.ok()?;
-        let response = one_http1(stream, get(query)).await.ok()?;
-        let body = http_body_util::BodyExt::collect(response.into_body())
-            .await
-            .ok()?;
-        let json: serde_json::Value = serde_json::from_slice(&body.to_bytes()).ok()?;
-        let value = json.pointer("/data/result/0/value/1")?.as_str()?.to_owned();
-        Some(value)
+        let answer = prometheus.query(query).await?.unwrap();
+        Some(answer.first()?.1)
     })
     .await;
-    prometheus.kill().await.unwrap();
-    assert_eq!(value, SENT.to_string());
+    assert!((value - f64::from(SENT)).abs() < f64::EPSILON, "{value}");
 }

@@ -436,6 +436,10 @@ impl Picked {
             return;
         }
         self.settle();
+        if self.member.is_gone() {
+            // It has proven itself, and is no endpoint any more.
+            return;
+        }
         self.member.connected(&self.shared);
         if self.shared.is_shut.swap(false, Ordering::Relaxed) {
             let metrics = &self.shared.metrics;

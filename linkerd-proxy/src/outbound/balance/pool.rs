@@ -93,6 +93,11 @@ impl Member {
         self.generation.load(Ordering::Relaxed)
     }
 
+    /// It is no endpoint any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.circuit.load(Ordering::Relaxed) == GONE
+    }
+
     fn after(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(since).unwrap_or(u64::MAX)

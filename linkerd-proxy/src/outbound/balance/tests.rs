@@ -422,3 +422,15 @@ async fn what_is_told_late_of_an_endpoint_that_is_gone_changes_nothing() {
     assert_eq!(counted(&balancer.metrics), expected);
     assert_eq!(balancer.shared.ejected.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_an_endpoint_that_is_gone_does_not_end_failfast() {
+    let (balancer, watch) = balancer(vec![endpoint(1, 1, "")], None);
+    let mut last = balancer.pick(None, balancer.deadline()).await.unwrap();
+    watch.set(Vec::new());
+    let waited = balancer.pick(None, balancer.deadline()).await.unwrap_err();
+    assert_eq!(waited, Unready::FailFast(Why::NoEndpoints));
+    last.first_data(now());
+    assert!(!balancer.is_available(now()), "nobody is there");
+    last.ended(Class::Success, now());
+}

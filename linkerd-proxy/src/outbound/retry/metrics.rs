@@ -5,8 +5,7 @@ use super::{Budget, End, Reason, Suppressed};
 use linkerd_metrics::{
     Collect, Counter, Family, Handle, Histogram, Labels, Registry, Samples, describe,
 };
-use linkerd_policy::outbound::{Ref, profile};
-use serde::Serialize;
+use linkerd_policy::outbound::profile;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -18,19 +17,15 @@ use std::{
 pub(crate) struct RetryFamilies {
     http: PeerFamilies,
     grpc: PeerFamilies,
-    fates: Family<Counter>,
+    pub(super) fates: Family<Counter>,
     attempts: Family<Histogram>,
-    retried: Family<Counter>,
-    retries: Family<Counter>,
-    suppressed: Family<Counter>,
+    pub(super) retried: Family<Counter>,
+    pub(super) retries: Family<Counter>,
+    pub(super) suppressed: Family<Counter>,
     latency: Family<Histogram>,
     budgets: Budgets,
     budget: profile::Budget,
-    routes: Routes,
 }
-
-/// Routes in use, for the page of retries.
-type Routes = Arc<Mutex<Vec<(String, String, Labels, Weak<Series>)>>>;
 
 #[derive(Clone, Debug)]
 struct PeerFamilies {
@@ -93,12 +88,26 @@ impl RetryFamilies {
             latency: registry.histograms(&describe::OUTBOUND_ROUTE_RETRY_LATENCY_SECONDS),
             budgets,
             budget,
-            routes: Routes::default(),
         }
     }
 
     fn peer(&self, is_grpc: bool) -> &PeerFamilies {
         if is_grpc { &self.grpc } else { &self.http }
+    }
+
+    /// The retries that each budget in use has left.
+    pub(super) fn budgets_left(&self) -> Vec<(Labels, u64)> {
+        let budgets = self
+            .budgets
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let left = budgets.iter().filter_map(|(labels, budget)| {
+            let budget = budget.upgrade()?;
+            Some((labels.clone(), budget.remaining(now)))
+        });
+        left.collect()
     }
 
     /// The budget of a route, as configured or as its service profile says.
@@ -118,110 +127,13 @@ impl RetryFamilies {
     }
 }
 
-/// What became of the requests of one route, for people.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct RouteNumbers {
-    pub(crate) parent: String,
-    pub(crate) route: String,
-    /// Requests of applications.
-    pub(crate) requests: u64,
-    /// Attempts after the first.
-    pub(crate) retries: u64,
-    /// Requests that a retry helped.
-    pub(crate) recovered: u64,
-    /// Requests that no retry helped.
-    pub(crate) gave_up: u64,
-    /// Retries that the budget has left.
-    pub(crate) budget: Option<u64>,
-    pub(crate) reasons: Vec<(&'static str, u64)>,
-    pub(crate) suppressed: Vec<(&'static str, u64)>,
-    pub(crate) fates: Vec<(&'static str, u64)>,
-}
-
-impl RouteNumbers {
-    /// What became of the requests of the whole proxy. Budgets belong to routes, and are not added up.
-    pub(crate) fn sum(routes: &[Self]) -> Self {
-        let total = |number: fn(&Self) -> u64| routes.iter().map(number).sum();
-        let counts = |list: fn(&Self) -> &[(&'static str, u64)]| {
-            let mut sums = BTreeMap::new();
-            for (name, count) in routes.iter().flat_map(list) {
-                *sums.entry(*name).or_insert(0) += count;
-            }
-            sums.into_iter().collect()
-        };
-        Self {
-            parent: "all".to_owned(),
-            route: String::new(),
-            requests: total(|route| route.requests),
-            retries: total(|route| route.retries),
-            recovered: total(|route| route.recovered),
-            gave_up: total(|route| route.gave_up),
-            budget: None,
-            reasons: counts(|route| &route.reasons),
-            suppressed: counts(|route| &route.suppressed),
-            fates: counts(|route| &route.fates),
-        }
-    }
-
-    /// Retries among all attempts.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    pub(crate) fn share(&self) -> f64 {
-        match self.requests + self.retries {
-            0 => 0.0,
-            all => self.retries as f64 / all as f64,
-        }
-    }
-}
-
-impl RetryFamilies {
-    /// What became of the requests of every route in use.
-    pub(crate) fn numbers(&self) -> Vec<RouteNumbers> {
-        let budgets = self
-            .budgets
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_name: BTreeMap<(String, String), RouteNumbers> = BTreeMap::new();
-        for (parent, route, labels, series) in routes.iter() {
-            let Some(series) = series.upgrade() else {
-                continue;
-            };
-            let counts = |names: &[&'static str], counts: &[Handle<Counter>]| {
-                names
-                    .iter()
-                    .copied()
-                    .zip(counts.iter().map(|count| count.get()))
-                    .collect()
-            };
-            let fates: Vec<(&'static str, u64)> = counts(&FATES, &series.fates);
-            let budget = budgets.get(labels).and_then(Weak::upgrade);
-            let numbers = RouteNumbers {
-                parent: parent.clone(),
-                route: route.clone(),
-                requests: fates.iter().map(|(_, count)| count).sum(),
-                retries: series.retries.iter().map(|count| count.get()).sum(),
-                recovered: series.recovered.get(),
-                gave_up: series.gave_up.get(),
-                budget: budget.map(|budget| budget.remaining(Instant::now())),
-                reasons: counts(&Reason::LABELS, &series.retries),
-                suppressed: counts(&Suppressed::LABELS, &series.suppressed),
-                fates,
-            };
-            // The rules of a route share its series.
-            by_name.insert((parent.clone(), route.clone()), numbers);
-        }
-        by_name.into_values().collect()
-    }
-}
-
 /// Now and then, so that what comes and goes does not pile up, and what only comes is not searched each time.
 const fn is_time_to_sweep(len: usize) -> bool {
     len >= 64 && len.is_power_of_two()
 }
 
 /// What became of a request of an application: a closed set.
-const FATES: [&str; 10] = [
+pub(super) const FATES: [&str; 10] = [
     "success",
     "recovered",
     "failed",
@@ -255,16 +167,11 @@ struct Series {
 
 impl RouteRetries {
     /// `route`: the labels of parent and route.
-    pub(crate) fn resolve(
-        families: &RetryFamilies,
-        is_grpc: bool,
-        (parent, name): (&Ref, &Ref),
-        route: Labels,
-    ) -> Self {
+    pub(crate) fn resolve(families: &RetryFamilies, is_grpc: bool, route: Labels) -> Self {
         let peer = families.peer(is_grpc);
         let named = route.clone().with("hostname", "");
         let with = |key: &str, value: &str| route.clone().with(key, value);
-        let series = Arc::new(Series {
+        Self(Arc::new(Series {
             requests: peer.requests.get(&named),
             successes: peer.successes.get(&named),
             limit_exceeded: peer.limit_exceeded.get(&named),
@@ -277,18 +184,7 @@ impl RouteRetries {
             retries: Reason::LABELS.map(|reason| families.retries.get(&with("reason", reason))),
             suppressed: Suppressed::LABELS
                 .map(|reason| families.suppressed.get(&with("reason", reason))),
-        });
-        let mut routes = families
-            .routes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if is_time_to_sweep(routes.len()) {
-            routes.retain(|(.., series)| series.strong_count() > 0);
-        }
-        let (parent, name) = (parent.to_string(), name.to_string());
-        routes.push((parent, name, route, Arc::downgrade(&series)));
-        drop(routes);
-        Self(series)
+        }))
     }
 
     /// The same route for one name that clients ask for: the peer's families tell it apart, ours do not.
@@ -428,8 +324,7 @@ mod tests {
     fn every_request_has_one_fate_and_series_are_there_before_the_first() {
         let registry = Registry::new(Options::default());
         let families = RetryFamilies::register(&registry, profile::Budget::default());
-        let name = Ref::default_named("http");
-        let route = RouteRetries::resolve(&families, false, (&name, &name), Labels::new());
+        let route = RouteRetries::resolve(&families, false, Labels::new());
         let page = || String::from_utf8(registry.encode(Format::Text)).unwrap();
         for fate in FATES {
             let line = format!("outbound_route_request_fates_total{{fate=\"{fate}\"}} 0");

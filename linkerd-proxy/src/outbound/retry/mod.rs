@@ -6,11 +6,13 @@
 mod budget;
 pub(crate) mod headers;
 mod metrics;
+mod numbers;
 pub(crate) mod replay;
 
 pub(crate) use self::{
     budget::Budget,
-    metrics::{Journal, RetryFamilies, RouteNumbers, RouteRetries},
+    metrics::{Journal, RetryFamilies, RouteRetries},
+    numbers::RouteNumbers,
 };
 
 use http::StatusCode;
