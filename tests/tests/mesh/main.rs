@@ -38,6 +38,7 @@ mod outbound_injection;
 mod outbound_kept;
 mod outbound_limits;
 mod outbound_messages;
+mod outbound_policy;
 mod outbound_protocols;
 mod outbound_required;
 mod outbound_retries;

@@ -3,7 +3,7 @@
 
 use crate::{
     harness::{eventually, get, one_http1, one_http2, within},
-    outbound::{Client, app, route, status, why},
+    outbound::{App, Client, app, route, status, why},
     outbound_bodies::app as slow_app,
 };
 use http::{Request, Response, StatusCode};
@@ -195,13 +195,11 @@ async fn when_all_are_shut_out_a_request_is_told_so_in_bounded_time() {
     }
 }
 
-#[tokio::test]
-async fn calls_count_by_their_codes() {
-    let policy = route("GRPCRoute", "  rules: [{}]");
-    let client = Client::start(&three_in_a_row(), 1, &policy, &[]).await;
+/// Answers each call with the code that was said last.
+async fn coded(client: &Client) -> (App, Arc<AtomicU16>) {
     let code = Arc::new(AtomicU16::new(0));
     let says = code.clone();
-    let _app = app(client.at(10), move |_| {
+    let app = app(client.at(10), move |_| {
         let mut response = Response::new(Full::default());
         let headers = response.headers_mut();
         headers.insert("content-type", "application/grpc".parse().unwrap());
@@ -209,35 +207,122 @@ async fn calls_count_by_their_codes() {
         response
     })
     .await;
-    let call = async |number: u16| {
-        code.store(number, Ordering::Relaxed);
-        let request = Request::post("http://catalog.shop/shop.Catalog/List")
-            .header("content-type", "application/grpc")
-            .body(Full::default())
-            .unwrap();
-        let response = one_http2(client.connect(9000).await, request)
-            .await
-            .unwrap();
-        assert_eq!(
-            response.headers()["grpc-status"],
-            number.to_string().as_str()
-        );
-    };
-    // The application's own answers, however often: not found, exhausted, and the like.
-    for number in [1, 3, 5, 6, 8, 9, 10, 11, 12, 16] {
-        for _ in 0..3 {
-            call(number).await;
+    (app, code)
+}
+
+/// A call that is answered with this code.
+async fn call(client: &Client, code: &AtomicU16, number: u16) {
+    code.store(number, Ordering::Relaxed);
+    let request = Request::post("http://catalog.shop/shop.Catalog/List")
+        .header("content-type", "application/grpc")
+        .body(Full::default())
+        .unwrap();
+    let response = one_http2(client.connect(9000).await, request)
+        .await
+        .unwrap();
+    assert_eq!(
+        response.headers()["grpc-status"],
+        number.to_string().as_str()
+    );
+}
+
+#[tokio::test]
+async fn calls_count_by_their_codes_and_by_those_that_operators_choose() {
+    const OWN: [u16; 11] = [1, 3, 5, 6, 7, 8, 9, 10, 11, 12, 16];
+    const FAILURES: [u16; 5] = [2, 4, 13, 14, 15];
+    let chosen = [("OUTBOUND_FAILURE_GRPC_CODES", "2,4,7,13,14,15")];
+    for (variables, failures, own) in [
+        (&[][..], &FAILURES[..], &OWN[..]),
+        // As the peer has it: a call that is denied counts as well.
+        (&chosen[..], &[7, 14][..], &[5][..]),
+    ] {
+        let policy = route("GRPCRoute", "  rules: [{}]");
+        let client = Client::start(&three_in_a_row(), 1, &policy, variables).await;
+        let (_app, code) = coded(&client).await;
+        // The application's own answers, however often: not found, exhausted, and the like.
+        for number in own {
+            for _ in 0..3 {
+                call(&client, &code, *number).await;
+            }
+            assert_metric(&client, OUT, &[], 0.0).await;
         }
-        assert_metric(&client, OUT, &[], 0.0).await;
+        // Failures of the endpoint.
+        for number in failures {
+            for _ in 0..3 {
+                call(&client, &code, *number).await;
+            }
+            assert_metric(&client, OUT, &[], 1.0).await;
+            // A probe that goes well.
+            call(&client, &code, 0).await;
+            assert_metric(&client, OUT, &[], 0.0).await;
+        }
+        // The same in the older series.
+        let failed = [r#"direction="outbound""#, r#"classification="failure""#];
+        let counted = 3 * u32::try_from(failures.len()).unwrap();
+        eventually("as many failures", async || {
+            let found = client.mesh.metric("response_total", &failed).await;
+            ((found - f64::from(counted)).abs() < f64::EPSILON).then_some(())
+        })
+        .await;
     }
-    // Failures of the endpoint.
-    for number in [2, 4, 13, 14, 15] {
-        for _ in 0..3 {
-            call(number).await;
-        }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_avoided_for_a_while_where_failures_are_penalised() {
+    let annotations = "balancer.alpha.linkerd.io/penalize-failures: 'true', balancer.alpha.linkerd.io/load-biaser-penalty: 100s";
+    let client = Client::start(annotations, 2, "", &[]).await;
+    let failed = Arc::new(AtomicUsize::new(0));
+    let counted = failed.clone();
+    // Faster than the other by far, and no breaker leaves it out.
+    let _bad = app(client.at(10), move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        status(503)
+    })
+    .await;
+    let _good = app(client.at(11), |_| status(200)).await;
+    let mut answers = 0;
+    eventually("a failure", async || {
+        answers += u32::from(client.status(9000).await == 503);
+        (answers > 0).then_some(())
+    })
+    .await;
+    for _ in 0..100 {
+        assert_eq!(client.status(9000).await, 200);
+    }
+    assert_eq!(failed.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_for_how_long_is_left_out_for_as_long() {
+    let more = [
+        ("max-failures", "1"),
+        ("min-penalty", "1m"),
+        ("max-penalty", "10m"),
+        ("jitter-ratio", "0"),
+        ("alpha-honor-retry-after", "true"),
+        ("alpha-success-rate-threshold", "0"),
+    ];
+    for (hint, wanted) in [(Some("400"), 400.0), (None, 60.0)] {
+        let variables = [
+            ("OUTBOUND_POLICY_LIMITS", "false"),
+            ("OUTBOUND_HTTP_FAILFAST_TIMEOUT", "200ms"),
+        ];
+        let client = Client::start(&breaker("unified", &more), 1, "", &variables).await;
+        let _app = app(client.at(10), move |_| {
+            let mut response = status(503);
+            if let Some(seconds) = hint {
+                let seconds = seconds.parse().unwrap();
+                response.headers_mut().insert("retry-after", seconds);
+            }
+            response
+        })
+        .await;
+        assert_eq!(client.status(9000).await, 503);
         assert_metric(&client, OUT, &[], 1.0).await;
-        // A probe that goes well.
-        call(0).await;
-        assert_metric(&client, OUT, &[], 0.0).await;
+        let said = client.mesh.said();
+        let line = said.lines().find(|line| line.contains("Endpoint left out"));
+        let pause = line.unwrap().split("pause=").nth(1).unwrap();
+        let seconds: f64 = pause.split('s').next().unwrap().parse().unwrap();
+        assert!((seconds - wanted).abs() < 1.0, "{wanted}: {pause}");
     }
 }

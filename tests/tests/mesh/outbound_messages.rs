@@ -17,7 +17,7 @@ use linkerd_policy::{
 };
 use linkerd2_proxy_api::{
     destination::{
-        DestinationProfile, GetDestination, Update, WeightedAddr, WeightedAddrSet,
+        DestinationProfile, GetDestination, NoEndpoints, Update, WeightedAddr, WeightedAddrSet,
         destination_server::{Destination, DestinationServer},
         update,
     },
@@ -68,6 +68,7 @@ fn stream<M: Clone + Send + Sync + 'static>(says: &watch::Receiver<Says<M>>) -> 
 struct Broken {
     policies: watch::Receiver<Says<api::OutboundPolicy>>,
     endpoints: watch::Receiver<Says<Update>>,
+    profiles: watch::Receiver<Says<DestinationProfile>>,
 }
 
 #[tonic::async_trait]
@@ -88,7 +89,16 @@ impl Destination for Broken {
     type GetStream = Streamed<Update>;
     type GetProfileStream = Streamed<DestinationProfile>;
 
-    async fn get(&self, _: Request<GetDestination>) -> Result<Response<Self::GetStream>, Status> {
+    async fn get(
+        &self,
+        request: Request<GetDestination>,
+    ) -> Result<Response<Self::GetStream>, Status> {
+        if request.get_ref().path == NOWHERE {
+            let none = update::Update::NoEndpoints(NoEndpoints { exists: true });
+            let none = Update { update: Some(none) };
+            let said = tokio_stream::once(Ok(none)).chain(tokio_stream::pending());
+            return Ok(Response::new(Box::pin(said)));
+        }
         Ok(Response::new(stream(&self.endpoints)))
     }
 
@@ -96,7 +106,7 @@ impl Destination for Broken {
         &self,
         _: Request<GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
-        Err(Status::not_found("no profile"))
+        Ok(Response::new(stream(&self.profiles)))
     }
 }
 
@@ -104,6 +114,7 @@ impl Destination for Broken {
 pub(crate) struct Sides {
     pub(crate) client: Client,
     pub(crate) policies: watch::Sender<Says<api::OutboundPolicy>>,
+    pub(crate) profiles: watch::Sender<Says<DestinationProfile>>,
     endpoints: watch::Sender<Says<Update>>,
     control: JoinHandle<Result<(), tonic::transport::Error>>,
     _app: App,
@@ -115,10 +126,18 @@ impl Drop for Sides {
     }
 }
 
+/// A name of which the control plane says that it has no endpoints.
+pub(crate) const NOWHERE: &str = "nowhere.shop.svc.cluster.local:80";
+
 /// To the endpoints of `catalog`.
 pub(crate) fn to_catalog(meta: &Ref) -> RouteBackend {
+    to(meta, "catalog.shop.svc.cluster.local:80")
+}
+
+/// To the endpoints of a name.
+pub(crate) fn to(meta: &Ref, path: &str) -> RouteBackend {
     let load = Load::default();
-    let path = "catalog.shop.svc.cluster.local:80".to_owned();
+    let path = path.to_owned();
     RouteBackend {
         backend: Backend {
             meta: meta.clone(),
@@ -177,15 +196,22 @@ pub(crate) fn message<M>(message: M) -> Says<M> {
 
 impl Sides {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more variables for the sidecar.
+    pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
         let mut mesh = Mesh::without_proxy("");
         let address = SocketAddr::new(mesh.ip(1), 9000);
         let one = SocketAddr::new(mesh.ip(10), 8080);
         let app = app(one, |_| status(200)).await;
         let (policies, said) = watch::channel(message(policy("first")));
         let (endpoints, updates) = watch::channel(message(add(&[one])));
+        let (profiles, profile) = watch::channel(Says::Error(Code::NotFound));
         let broken = Broken {
             policies: said,
             endpoints: updates,
+            profiles: profile,
         };
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let control = tonic::transport::Server::builder()
@@ -196,16 +222,18 @@ impl Sides {
         mesh.start_controller();
         let address = address.to_string();
         let listeners = format!("{}:9000=catalog.shop.svc.cluster.local:80", mesh.ip(2));
-        mesh.spawn_proxy(&[
+        let own = [
             ("POLICY_SVC_ADDR", &*address),
             ("DESTINATION_SVC_ADDR", &*address),
             ("POLICY_WAIT_TIMEOUT", "10ms"),
             ("OUTBOUND_LISTENERS", &*listeners),
-        ]);
+        ];
+        mesh.spawn_proxy(&[&own, variables].concat());
         mesh.ready().await;
         Self {
             client: Client { mesh },
             policies,
+            profiles,
             endpoints,
             control,
             _app: app,
@@ -284,7 +312,13 @@ fn useless_policies() -> Vec<(&'static str, api::OutboundPolicy)> {
     let mut no_backend = policy("useless");
     let mut no_name = policy("useless");
     let mut no_rule = policy("useless");
-    for (policy, spoil) in [(&mut no_backend, 0), (&mut no_name, 1), (&mut no_rule, 2)] {
+    let mut no_port = policy("useless");
+    for (policy, spoil) in [
+        (&mut no_backend, 0),
+        (&mut no_name, 1),
+        (&mut no_rule, 2),
+        (&mut no_port, 3),
+    ] {
         let kind = policy.protocol.as_mut().unwrap().kind.as_mut();
         let Some(Kind::Http1(http)) = kind else {
             unreachable!()
@@ -292,7 +326,17 @@ fn useless_policies() -> Vec<(&'static str, api::OutboundPolicy)> {
         let route = http.routes.first_mut().unwrap();
         let rule = route.rules.first_mut().unwrap();
         match spoil {
-            0 => spoil_backend(rule),
+            0 => of_first(rule).metadata = None,
+            3 => {
+                use api::backend::{EndpointDiscovery, Kind, endpoint_discovery};
+                let Some(Kind::Balancer(balancer)) = of_first(rule).kind.as_mut() else {
+                    unreachable!()
+                };
+                let path = "catalog.shop.svc.cluster.local".to_owned();
+                let get = endpoint_discovery::DestinationGet { path };
+                let kind = Some(endpoint_discovery::Kind::Dst(get));
+                balancer.discovery = Some(EndpointDiscovery { kind });
+            }
             1 => route.metadata = None,
             _ => rule.backends = None,
         }
@@ -304,17 +348,19 @@ fn useless_policies() -> Vec<(&'static str, api::OutboundPolicy)> {
         ("a backend without a name", no_backend),
         ("a route without a name", no_name),
         ("a rule without backends", no_rule),
+        ("a name without a port", no_port),
     ]
 }
 
-fn spoil_backend(rule: &mut api::http_route::Rule) {
+/// The first backend of a rule.
+fn of_first(rule: &mut api::http_route::Rule) -> &mut api::Backend {
     use api::http_route::distribution::Kind;
     let distribution = rule.backends.as_mut().unwrap();
     let Some(Kind::FirstAvailable(first)) = distribution.kind.as_mut() else {
         unreachable!()
     };
     let backend = first.backends.first_mut().unwrap();
-    backend.backend.as_mut().unwrap().metadata = None;
+    backend.backend.as_mut().unwrap()
 }
 
 #[tokio::test]

@@ -119,6 +119,73 @@ async fn each_limit_ends_what_takes_longer_at_the_head_and_in_the_body_and_is_to
     }
 }
 
+#[tokio::test]
+async fn a_timeout_is_called_one_in_the_older_series_too() {
+    let client = Client::start("timeout.linkerd.io/request: 250ms", 1, "", &[]).await;
+    let _app = stalling(client.at(10)).await;
+    let told = outcome(&client, "/nothing", false).await.unwrap();
+    assert!(told.starts_with("504 "), "{told}");
+    assert_eq!(outcome(&client, "/first", false).await, Err(200));
+    for (name, labels) in [
+        (
+            "response_total",
+            [r#"error="timeout""#, r#"direction="outbound""#],
+        ),
+        // At the head: what passed already is nothing that this can be said of.
+        (
+            "outbound_http_errors_total",
+            [r#"error="response timeout""#, ""],
+        ),
+    ] {
+        let wanted = if name == "response_total" { 2.0 } else { 1.0 };
+        eventually(name, async || {
+            let found = client.mesh.metric(name, &labels).await;
+            ((found - wanted).abs() < f64::EPSILON).then_some(())
+        })
+        .await;
+        let all = client.mesh.metric(name, &[labels[1]]).await;
+        assert!((all - wanted).abs() < f64::EPSILON, "{name}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn a_profile_limits_all_attempts_until_the_head_of_an_answer() {
+    let profile = "apiVersion: linkerd.io/v1alpha2
+kind: ServiceProfile
+metadata: {name: catalog.shop.svc.cluster.local, namespace: shop}
+spec:
+  routes:
+  - {name: nothing, condition: {pathRegex: /nothing}, timeout: 250ms, isRetryable: true}
+  - {name: steps, condition: {pathRegex: /steps}, timeout: 250ms}
+---
+";
+    let client = Client::start("", 1, profile, &[]).await;
+    let _app = stalling(client.at(10)).await;
+    for is_http2 in [false, true] {
+        let told = outcome(&client, "/nothing", is_http2).await.unwrap();
+        assert!(told.starts_with("504 "), "{told}");
+        assert!(
+            told.ends_with("HTTP response timeout after 250ms"),
+            "{told}"
+        );
+        // The body may take its time.
+        let steps = outcome(&client, "/steps", is_http2).await;
+        assert_eq!(steps, Ok("25 bytes".to_owned()));
+    }
+    let errors = "outbound_http_errors_total";
+    let counted = client
+        .mesh
+        .metric(errors, &[r#"error="response timeout""#])
+        .await;
+    assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");
+    let nothing = [r#"rt_route="nothing""#];
+    let requests = client.mesh.metric("route_request_total", &nothing).await;
+    assert!((requests - 2.0).abs() < f64::EPSILON, "{requests}");
+    let failed = [nothing[0], r#"classification="failure""#];
+    let responses = client.mesh.metric("route_response_total", &failed).await;
+    assert!((responses - 2.0).abs() < f64::EPSILON, "{responses}");
+}
+
 /// An application that switches protocols and then sends back what it reads, until the client's end.
 async fn switching(address: SocketAddr) -> App {
     let listener = TcpListener::bind(address).await.unwrap();

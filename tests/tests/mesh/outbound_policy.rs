@@ -1,0 +1,279 @@
+//! Policies that no manifest makes, and other control planes may send: each means something, and none breaks the sidecar.
+
+use crate::{
+    harness::{eventually, get, one_http1, one_http2, within},
+    outbound::why,
+    outbound_messages::{NOWHERE, Says, Sides, message, to, to_catalog},
+};
+use http::Request;
+use http_body_util::Full;
+use linkerd_policy::{
+    outbound::{
+        Action, Distribution, GrpcPolicy, GrpcRoute, GrpcRule, HttpPolicy, HttpRoute, HttpRule,
+        OutboundPolicy, Protocol, Queue, Ref, RouteBackend, StreamRoute,
+    },
+    proto,
+};
+use linkerd2_proxy_api::destination::DestinationProfile;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn http_policy(backends: Distribution) -> HttpPolicy {
+    let action = Action {
+        backends,
+        ..Action::default()
+    };
+    let rule = HttpRule {
+        matches: Vec::new(),
+        action,
+    };
+    HttpPolicy {
+        routes: vec![HttpRoute {
+            meta: Ref::default_named("route"),
+            hosts: Vec::new(),
+            rules: vec![rule],
+        }],
+        failure_accrual: None,
+    }
+}
+
+impl Sides {
+    /// The control plane says another policy; the sidecar has it.
+    async fn says(&self, parent: &str, protocol: Protocol) {
+        let name = parent.to_owned();
+        let parent = Ref::default_named(parent);
+        let policy = proto::outbound_to_api(&OutboundPolicy { parent, protocol });
+        self.policies.send_replace(message(policy));
+        eventually("the policy", async || {
+            // Destinations in use are shown.
+            let _used = self.client.connect(9000).await;
+            let (_, page) = self.client.mesh.get_admin("/outbound").await?;
+            page.contains(&format!("is default.{name} (")).then_some(())
+        })
+        .await;
+    }
+}
+
+fn of_name(name: &str, path: &str, queue: Queue) -> RouteBackend {
+    let mut backend = to(&Ref::default_named(name), path);
+    backend.backend.queue = queue;
+    backend
+}
+
+#[tokio::test]
+async fn backends_without_any_weight_get_nothing_and_requests_are_told_so_in_every_protocol() {
+    let sides = Sides::start().await;
+    let client = &sides.client;
+    let none = || {
+        let backend = to_catalog(&Ref::default_named("catalog"));
+        Distribution::RandomAvailable(vec![(backend.clone(), 0), (backend, 0)])
+    };
+    for (name, backends) in [("weightless", none()), ("empty", Distribution::Empty)] {
+        sides
+            .says(name, Protocol::Http1(http_policy(backends)))
+            .await;
+        let response = client.get(9000, "/").await;
+        assert_eq!(response.status(), 503, "{name}");
+        let text = "service unavailable: the route has no backend that takes requests";
+        assert!(why(&response).ends_with(text), "{name}: {}", why(&response));
+    }
+    let grpc = GrpcPolicy {
+        routes: vec![GrpcRoute {
+            meta: Ref::default_named("route"),
+            hosts: Vec::new(),
+            rules: vec![GrpcRule {
+                matches: Vec::new(),
+                action: Action {
+                    backends: none(),
+                    ..Action::default()
+                },
+            }],
+        }],
+        failure_accrual: None,
+    };
+    sides.says("calls", Protocol::Grpc(grpc)).await;
+    let call = Request::post("http://catalog.shop/shop.Catalog/List")
+        .header("content-type", "application/grpc")
+        .body(Full::default())
+        .unwrap();
+    let response = one_http2(client.connect(9000).await, call).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], "14");
+    let stream = StreamRoute {
+        meta: Ref::default_named("route"),
+        snis: Vec::new(),
+        backends: none(),
+        refusal: None,
+    };
+    sides.says("bytes", Protocol::Opaque(vec![stream])).await;
+    let mut stream = client.connect(9000).await;
+    let _ = stream.write_all(b"hello").await;
+    let mut answer = Vec::new();
+    let _ = within("the end", stream.read_to_end(&mut answer)).await;
+    assert_eq!(answer, b"");
+    // The sidecar lives, and does as it is told.
+    let one = Distribution::FirstAvailable(vec![to_catalog(&Ref::default_named("catalog"))]);
+    sides.says("good", Protocol::Http1(http_policy(one))).await;
+    assert_eq!(client.status(9000).await, 200);
+}
+
+#[tokio::test]
+async fn the_first_backend_is_taken_while_it_may_have_endpoints_and_then_the_next() {
+    let sides = Sides::start().await;
+    let client = &sides.client;
+    let queue = Queue {
+        capacity: 10,
+        failfast_timeout: Duration::from_millis(300),
+    };
+    let backends = Distribution::FirstAvailable(vec![
+        of_name("nowhere", NOWHERE, queue),
+        of_name("catalog", "catalog.shop.svc.cluster.local:80", queue),
+    ]);
+    sides
+        .says("two", Protocol::Http1(http_policy(backends)))
+        .await;
+    // One request finds out, in the time that policy allows. It is not sent elsewhere, since nothing retries it.
+    let first = client.get(9000, "/").await;
+    assert_eq!(first.status(), 504, "{}", why(&first));
+    for _ in 0..20 {
+        let response = client.get(9000, "/").await;
+        assert_eq!(response.status(), 200, "{}", why(&response));
+    }
+    let requests = "outbound_http_route_backend_requests_total";
+    let second = client
+        .mesh
+        .metric(requests, &[r#"backend_name="catalog""#])
+        .await;
+    assert!((second - 20.0).abs() < f64::EPSILON, "{second}");
+}
+
+#[tokio::test]
+async fn what_policy_says_of_waiting_counts_unless_operators_say_otherwise() {
+    let environment = [
+        ("OUTBOUND_POLICY_LIMITS", "false"),
+        ("OUTBOUND_HTTP_QUEUE_CAPACITY", "3"),
+        ("OUTBOUND_HTTP_FAILFAST_TIMEOUT", "1s"),
+        ("OUTBOUND_DETECT_TIMEOUT", "900ms"),
+    ];
+    for (variables, limit, capacity) in [(&environment[1..], 2.0, 1), (&environment, 1.0, 3)] {
+        let sides = Sides::start_with(variables).await;
+        let client = &sides.client;
+        let queue = Queue {
+            capacity: 1,
+            failfast_timeout: Duration::from_secs(2),
+        };
+        let backends = Distribution::FirstAvailable(vec![of_name("nowhere", NOWHERE, queue)]);
+        sides
+            .says("waiting", Protocol::Http1(http_policy(backends)))
+            .await;
+        let stream = client.connect(9000).await;
+        let first = tokio::spawn(one_http1(stream, get("/")));
+        let length = "outbound_http_balancer_queue_length";
+        eventually("one that waits", async || {
+            (client.mesh.metric(length, &[]).await > 0.5).then_some(())
+        })
+        .await;
+        let timeout = "outbound_http_balancer_queue_gate_timeout_seconds";
+        let found = client
+            .mesh
+            .metric(timeout, &[r#"backend_name="nowhere""#])
+            .await;
+        assert!((found - limit).abs() < f64::EPSILON, "{found}");
+        // As many as may wait do; the next is told.
+        let mut others = Vec::new();
+        for _ in 1..capacity {
+            let stream = client.connect(9000).await;
+            others.push(tokio::spawn(one_http1(stream, get("/"))));
+        }
+        eventually("all that may wait", async || {
+            let length = client.mesh.metric(length, &[]).await;
+            (length > f64::from(capacity) - 0.5).then_some(())
+        })
+        .await;
+        let next = client.get(9000, "/").await;
+        assert_eq!(next.status(), 503);
+        let text = format!("{capacity} requests wait already");
+        assert!(why(&next).ends_with(&text), "{}", why(&next));
+        for waited in others.into_iter().chain([first]) {
+            let waited = within("an answer", waited).await.unwrap().unwrap();
+            assert_eq!(waited.status(), 504);
+        }
+    }
+}
+
+/// A policy that detects the protocol, and passes on what is not HTTP.
+fn detecting(timeout: Duration) -> Protocol {
+    let one = || Distribution::FirstAvailable(vec![to_catalog(&Ref::default_named("catalog"))]);
+    Protocol::Detect {
+        timeout,
+        http1: http_policy(one()),
+        http2: http_policy(one()),
+        opaque: vec![StreamRoute {
+            meta: Ref::default_named("bytes"),
+            snis: Vec::new(),
+            backends: one(),
+            refusal: None,
+        }],
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_after_the_time_that_policy_allows_for_detection() {
+    // An hour by the environment, which does not count.
+    let sides = Sides::start_with(&[("OUTBOUND_DETECT_TIMEOUT", "1h")]).await;
+    let client = &sides.client;
+    sides
+        .says("detected", detecting(Duration::from_millis(100)))
+        .await;
+    let connection = client.connect(9000).await;
+    let timeouts = "outbound_tcp_detect_http_results_total";
+    eventually("the end of detection", async || {
+        let label = [r#"result="read_timeout""#, r#"parent_name="detected""#];
+        (client.mesh.metric(timeouts, &label).await > 0.5).then_some(())
+    })
+    .await;
+    drop(connection);
+}
+
+#[tokio::test]
+async fn an_opaque_profile_means_bytes_whatever_policy_says() {
+    let sides = Sides::start().await;
+    let client = &sides.client;
+    assert_eq!(client.status(9000).await, 200);
+    sides.profiles.send_replace(message(DestinationProfile {
+        fully_qualified_name: "catalog.shop.svc.cluster.local".to_owned(),
+        opaque_protocol: true,
+        ..DestinationProfile::default()
+    }));
+    let opened = "outbound_tcp_route_open_total";
+    eventually("a connection that is passed on as bytes", async || {
+        // The application answers it as it is: bytes of HTTP are bytes.
+        let response = one_http1(client.connect(9000).await, get("/"))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200);
+        (client.mesh.metric(opened, &[]).await > 0.5).then_some(())
+    })
+    .await;
+    let requests = "outbound_http_route_request_duration_seconds_count";
+    let before = client.mesh.metric(requests, &[]).await;
+    let response = one_http1(client.connect(9000).await, get("/"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let after = client.mesh.metric(requests, &[]).await;
+    assert!(
+        (after - before).abs() < f64::EPSILON,
+        "not a request any more"
+    );
+    // And back.
+    let plain = DestinationProfile {
+        fully_qualified_name: "catalog.shop.svc.cluster.local".to_owned(),
+        ..DestinationProfile::default()
+    };
+    sides.profiles.send_replace(Says::Message(Box::new(plain)));
+    eventually("a request again", async || {
+        assert_eq!(client.status(9000).await, 200);
+        (client.mesh.metric(requests, &[]).await > after + 0.5).then_some(())
+    })
+    .await;
+}
