@@ -103,12 +103,20 @@ async fn a_stream_follows_the_files_and_outlives_a_broken_one() {
 
     // Broken, and then with another protocol: the broken version is never seen.
     plane.write("server.yaml", &SERVER.replace("HTTP/1", "HTTP/7"));
+    let broken = |page: &str| {
+        let mut errors = page
+            .lines()
+            .filter(|line| line.starts_with("controller_manifest_errors{"));
+        errors.any(|line| line.ends_with("server.yaml\"} 1"))
+    };
+    plane.metrics(|page| broken(page)).await;
     plane.write("server.yaml", &SERVER.replace("HTTP/1", "HTTP/2"));
     let server = next(&mut stream).await;
     assert!(matches!(
         server.protocol.unwrap().kind,
         Some(Kind::Http2(_))
     ));
+    plane.metrics(|page| !broken(page)).await;
 
     fs::remove_file(plane.folder.path().join("manifests/server.yaml")).unwrap();
     assert_eq!(name(&next(&mut stream).await), "all-unauthenticated");

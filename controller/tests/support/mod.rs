@@ -158,6 +158,20 @@ impl Plane {
         panic!("never as wanted: {last:#}");
     }
 
+    /// Waits for the metrics to be as wanted.
+    pub async fn metrics(&self, wanted: impl Fn(&str) -> bool) {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        let mut last = String::new();
+        for _ in 0..1000 {
+            last = self.page("/metrics").await;
+            if wanted(&last) {
+                return;
+            }
+            every.tick().await;
+        }
+        panic!("never as wanted: {last}");
+    }
+
     /// A page of the admin server.
     pub async fn page(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.config.admin_addr).await.unwrap();

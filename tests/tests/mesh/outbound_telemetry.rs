@@ -450,6 +450,42 @@ async fn requests_and_attempts_that_fail_are_in_the_trace_with_their_reason() {
     assert_eq!(code, Some(2));
 }
 
+const CLOSED: &str = "apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: web-http, namespace: shop}
+spec: {externalWorkloadSelector: {matchLabels: {app: web}}, port: 8080, proxyProtocol: HTTP/1}
+";
+
+#[tokio::test]
+async fn a_denial_is_in_the_trace_of_the_sidecar_that_denied() {
+    let (client, collector) = traced("", 1).await;
+    let mesh = &client.mesh;
+    // A Server without an authorization lets nobody in.
+    mesh.write("web-http.yaml", CLOSED);
+    let request = |parent: &str| {
+        let parent = format!("00-{TRACE}-{parent}-01");
+        let request = Request::get("/buy").header("host", "web");
+        let request = request.header("traceparent", parent);
+        request.body(Full::default()).unwrap()
+    };
+    eventually("the policy", async || {
+        let answer = mesh.send_plain(9, get("/buy")).await;
+        (answer.status() == 403).then_some(())
+    })
+    .await;
+    let stream = mesh.connect_from(9, mesh.web()).await;
+    let denied = one_http1(stream, request(PARENT)).await.unwrap();
+    assert_eq!(denied.status(), 403);
+    let spans = collector.spans(TRACE, 1).await;
+    let [span] = &spans[..] else {
+        panic!("{spans:?}");
+    };
+    assert_eq!(hex(&span.parent), PARENT);
+    let attribute = |name| otlp::attribute(&span.attributes, name);
+    assert_eq!(attribute("error.type"), "denied");
+    assert_eq!(attribute("http.response.status_code"), "403");
+}
+
 async fn get_traced(client: &Client, port: u16, traceparent: &str) -> u16 {
     let request = Request::get("/buy")
         .header("host", "web")
