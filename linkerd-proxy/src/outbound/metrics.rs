@@ -156,11 +156,11 @@ impl OutboundMetrics {
         self.families.tcp_errors.get(&labels).inc();
     }
 
-    /// Counts a connection by the protocol that its policy names.
-    pub(super) fn connection(&self, protocol: &'static str, parent: &Ref) {
+    /// Connections of applications by the protocol that their policy names.
+    pub(super) fn connections(&self, protocol: &'static str, parent: &Ref) -> Handle<Counter> {
         let labels = Labels::new().with("protocol", protocol);
         let labels = labels.extend(&labels::parent(parent));
-        self.families.protocols.get(&labels).inc();
+        self.families.protocols.get(&labels)
     }
 
     /// Counts a handshake with an endpoint that failed.
@@ -239,13 +239,16 @@ impl OutboundMetrics {
 }
 
 /// What is counted in `stack_create_total` and `stack_drop_total`, there from the start.
-const STACKS: [(&str, &str); 7] = [
+/// The ways of TLS are those of bytes: they count there.
+const STACKS: [(&str, &str); 9] = [
     ("http", "forward"),
     ("http", "endpoint"),
     ("http", "balance"),
     ("opaq", "forward"),
     ("opaq", "endpoint"),
     ("opaq", "balance"),
+    ("tls", "forward"),
+    ("tls", "endpoint"),
     ("tls", "balance"),
 ];
 

@@ -441,9 +441,7 @@ impl Worker {
         let _open = source.open();
         let connection = Connection::new(self.clone(), lookup);
         let plan = connection.plan();
-        self.outbound
-            .metrics
-            .connection(plan.how.label(), &plan.parent);
+        plan.connections.inc();
         let (version, streams) = match &plan.how {
             _ if settings.ingress_mode => {
                 let version = connection

@@ -18,7 +18,7 @@ use crate::{
     hosts::Hosts,
     limit::{Limit, Place},
 };
-use linkerd_metrics::Labels;
+use linkerd_metrics::{Counter, Handle, Labels};
 use linkerd_policy::{
     RequestView,
     decide::Matched,
@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub(super) parent: Ref,
     pub(super) how: How,
     pub(super) detection: Detection,
+    /// Of applications, to be counted.
+    pub(super) connections: Handle<Counter>,
     /// Requests that wait for an answer, over all versions of the destination.
     in_flight: Limit,
 }
@@ -186,6 +188,7 @@ impl Plan {
         });
         Self {
             detection: outbound.metrics.detection(&parent),
+            connections: outbound.metrics.connections(how.label(), &parent),
             parent,
             how,
             lookup,

@@ -289,3 +289,52 @@ fn every_outbound_family_of_the_contract_has_its_name_type_labels_and_buckets() 
         "called the peer's, and not of the contract"
     );
 }
+
+/// What the contract has, and pages have not.
+fn absent() -> Vec<(&'static str, Vec<String>)> {
+    let mut all = Vec::new();
+    for client in [
+        "control_destination",
+        "control_policy",
+        "control_identity",
+        "opentelemetry",
+    ] {
+        let of_client = |(name, ..): &Family| format!("{client}_balancer_{name}");
+        let families = BALANCERS.iter().map(of_client).collect();
+        all.push((client, families));
+    }
+    for name in ["stack_poll_total", "stack_poll_total_ms"] {
+        all.push((name, vec![name.to_owned()]));
+    }
+    all
+}
+
+#[test]
+fn what_the_contract_has_and_pages_have_not_is_said_on_the_page_of_compatibility() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for (group, families) in absent() {
+        let said = match families.len() {
+            1 => format!("`{group}`"),
+            _ => format!("`{group}_balancer_*`"),
+        };
+        assert!(page.contains(&said), "{said} is not on the page");
+        for family in families {
+            let built = describe::all().find(|desc| desc.name == family);
+            assert!(built.is_none(), "{family} is not absent any more");
+        }
+    }
+    // What the page says is absent is in the list above.
+    let rows = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| Families | Why |"));
+    let rows: Vec<&str> = rows
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    let cells = rows.iter().filter_map(|row| row.split('|').nth(1));
+    let named: BTreeSet<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    assert_eq!(named.len(), absent().len(), "{named:?}");
+}

@@ -470,9 +470,8 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
 
     /// Tells the sidecar to end.
     pub(crate) fn terminate(&self) {
-        let pid = self.proxy.as_ref().unwrap().id();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let proxy = self.proxy.as_ref().unwrap();
+        signal(proxy, rustix::process::Signal::TERM);
     }
 
     /// Waits for the sidecar's end.
@@ -505,6 +504,12 @@ impl Drop for Mesh {
 pub(crate) struct Sidecar(Child);
 
 impl Sidecar {
+    /// Tells it to end, and waits until it has.
+    pub(crate) async fn end(mut self) {
+        signal(&self.0, rustix::process::Signal::TERM);
+        eventually("the sidecar's end", async || self.0.try_wait().unwrap()).await;
+    }
+
     /// What it has in memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         memory(&self.0)
@@ -516,6 +521,13 @@ impl Drop for Sidecar {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Sends a signal to a process of this test.
+pub(crate) fn signal(process: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(process.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 fn memory(process: &Child) -> u64 {

@@ -94,9 +94,7 @@ impl Destination for Broken {
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetStream>, Status> {
         if request.get_ref().path == NOWHERE {
-            let none = update::Update::NoEndpoints(NoEndpoints { exists: true });
-            let none = Update { update: Some(none) };
-            let said = tokio_stream::once(Ok(none)).chain(tokio_stream::pending());
+            let said = tokio_stream::once(Ok(no_endpoints())).chain(tokio_stream::pending());
             return Ok(Response::new(Box::pin(said)));
         }
         Ok(Response::new(stream(&self.endpoints)))
@@ -115,7 +113,7 @@ pub(crate) struct Sides {
     pub(crate) client: Client,
     pub(crate) policies: watch::Sender<Says<api::OutboundPolicy>>,
     pub(crate) profiles: watch::Sender<Says<DestinationProfile>>,
-    endpoints: watch::Sender<Says<Update>>,
+    pub(crate) endpoints: watch::Sender<Says<Update>>,
     control: JoinHandle<Result<(), tonic::transport::Error>>,
     _app: App,
 }
@@ -176,7 +174,7 @@ fn policy(parent: &str) -> api::OutboundPolicy {
     })
 }
 
-fn add(addresses: &[SocketAddr]) -> Update {
+pub(crate) fn add(addresses: &[SocketAddr]) -> Update {
     let addrs = addresses.iter().map(|address| WeightedAddr {
         addr: Some(proto::tcp_address(*address)),
         weight: 10_000,
@@ -188,6 +186,12 @@ fn add(addresses: &[SocketAddr]) -> Update {
             ..WeightedAddrSet::default()
         })),
     }
+}
+
+/// The name is known, and has no endpoints.
+pub(crate) fn no_endpoints() -> Update {
+    let none = update::Update::NoEndpoints(NoEndpoints { exists: true });
+    Update { update: Some(none) }
 }
 
 pub(crate) fn message<M>(message: M) -> Says<M> {
@@ -252,14 +256,14 @@ impl Sides {
 }
 
 /// Requests, one after the other on each connection, until they are told to stop. Each is answered 200.
-struct Traffic {
+pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Traffic {
-    fn start(address: SocketAddr) -> Self {
+    pub(crate) fn start(address: SocketAddr) -> Self {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let task = |_| {
             let (stop, done) = (stop.clone(), done.clone());
@@ -282,7 +286,7 @@ impl Traffic {
     }
 
     /// Waits for as many more answers, so that whatever has just happened had its time to hurt.
-    async fn more(&self, count: usize) {
+    pub(crate) async fn more(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
         eventually("more answers", async || {
             assert!(self.tasks.iter().all(|task| !task.is_finished()));
@@ -291,7 +295,7 @@ impl Traffic {
         .await;
     }
 
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             within("the load's end", task).await.unwrap();

@@ -35,6 +35,9 @@ impl std::fmt::Display for Tripped {
 }
 
 impl Tripped {
+    /// The values of `reason`.
+    pub(super) const LABELS: [&str; 3] = ["consecutive_failures", "success_rate", "failed_probe"];
+
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Consecutive => "consecutive_failures",

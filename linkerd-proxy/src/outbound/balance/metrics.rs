@@ -1,5 +1,6 @@
 //! What is counted of balancers.
 
+use super::{Tripped, Why};
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
 
 /// The families of balancers, by protocol.
@@ -113,9 +114,10 @@ pub(crate) struct BalancerMetrics {
     pub(super) ejected: Handle<Gauge>,
     /// By zone: local, remote, unknown.
     pub(super) picks: [Handle<Counter>; 3],
-    ejections: Family<Counter>,
-    unready: Family<Counter>,
-    labels: Labels,
+    /// By what they were left out for, in the order of [`Tripped::LABELS`].
+    ejections: [Handle<Counter>; Tripped::LABELS.len()],
+    /// By why there was none, in the order of [`Why::LABELS`].
+    unready: [Handle<Counter>; Why::LABELS.len()],
 }
 
 impl BalancerMetrics {
@@ -129,7 +131,9 @@ impl BalancerMetrics {
         let first = |key: &str, value: &str| Labels::new().with(key, value).extend(&labels);
         let state = |state| families.endpoints.get(&first("endpoint_state", state));
         let update = |op| families.updates.get(&first("op", op));
-        let metrics = Self {
+        let reasons = |family: &Family<Counter>, why| family.get(&first("reason", why));
+        // There from the start and for as long as the balancer, so that a rate of nothing is 0 and not absent.
+        Self {
             ready: state("ready"),
             pending: state("pending"),
             size: families.size.get(&labels),
@@ -147,27 +151,24 @@ impl BalancerMetrics {
             ejected: families.ejected.get(&labels),
             picks: ["local", "remote", "unknown"]
                 .map(|zone| families.picks.get(&first("zone_locality", zone))),
-            ejections: families.ejections.clone(),
-            unready: families.unready.clone(),
-            labels: labels.clone(),
-        };
-        // There from the start, so that a rate of nothing is 0 and not absent.
-        for why in super::Why::LABELS {
-            metrics.unready_for(why);
+            ejections: Tripped::LABELS.map(|why| reasons(&families.ejections, why)),
+            unready: Why::LABELS.map(|why| reasons(&families.unready, why)),
         }
-        for tripped in ["consecutive_failures", "success_rate", "failed_probe"] {
-            metrics.ejected_for(tripped);
-        }
-        metrics
     }
 
-    pub(super) fn unready_for(&self, why: &str) -> Handle<Counter> {
-        let labels = Labels::new().with("reason", why).extend(&self.labels);
-        self.unready.get(&labels)
+    pub(super) fn unready_for(&self, why: &Why) {
+        count(&Why::LABELS, &self.unready, why.label());
     }
 
-    pub(super) fn ejected_for(&self, why: &str) -> Handle<Counter> {
-        let labels = Labels::new().with("reason", why).extend(&self.labels);
-        self.ejections.get(&labels)
+    pub(super) fn ejected_for(&self, why: Tripped) {
+        count(&Tripped::LABELS, &self.ejections, why.label());
+    }
+}
+
+/// Counts in the series of one of a closed set of values.
+fn count(values: &[&str], series: &[Handle<Counter>], value: &str) {
+    let at = values.iter().position(|known| *known == value);
+    if let Some(series) = at.and_then(|at| series.get(at)) {
+        series.inc();
     }
 }

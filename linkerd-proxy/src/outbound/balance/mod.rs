@@ -313,7 +313,7 @@ impl Balancer {
     }
 
     fn counted(&self, why: Why) -> Why {
-        self.metrics.unready_for(why.label()).inc();
+        self.metrics.unready_for(&why);
         why
     }
 

@@ -239,7 +239,7 @@ impl Member {
                 let until = self.after(now).saturating_add(nanos(pause));
                 self.shut_until.store(until, Ordering::Relaxed);
                 let before = self.circuit.swap(SHUT, Ordering::Relaxed);
-                shared.metrics.ejected_for(why.label()).inc();
+                shared.metrics.ejected_for(why);
                 *lock(&shared.last_trip) = Some(why);
                 if before == PASSING {
                     shared.ejected.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,166 @@
+//! The labels of the contract's older families, and of the control plane's clients, as a sidecar's page has them.
+
+use crate::{
+    harness::eventually,
+    outbound::{Client, app, status, text},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// The labels of each family of a page in their order, and those that one line has together.
+fn keys(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((series, _)) = line.rsplit_once(' ') else {
+            continue;
+        };
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let is_part = ["_bucket", "_sum"].iter().any(|end| name.ends_with(end));
+        if is_part {
+            continue;
+        }
+        let name = name.strip_suffix("_count").unwrap_or(name);
+        let names = labels
+            .split("=\"")
+            .map(|part| part.rsplit(['"', ',']).next().unwrap_or(part));
+        let mut names: Vec<&str> = names.collect();
+        names.pop();
+        keys.entry(name.to_owned())
+            .or_default()
+            .insert(names.join(" "));
+    }
+    keys
+}
+
+const PROFILE: &str = "apiVersion: linkerd.io/v1alpha2
+kind: ServiceProfile
+metadata: {name: catalog.shop.svc.cluster.local, namespace: shop}
+spec:
+  routes: [{name: flaky, condition: {pathRegex: /.*}, isRetryable: true}]
+  retryBudget: {retryRatio: 0.0, minRetriesPerSecond: 1, ttl: 1s}
+---
+";
+
+const CLIENT: &str = "addr tls no_tls_reason";
+const RESPONSE: &str = "status_code classification grpc_status error";
+
+#[tokio::test]
+async fn older_families_and_those_of_the_control_planes_clients_have_the_labels_of_the_contract() {
+    let collector = [("TRACE_COLLECTOR_SVC_ADDR", "127.0.0.1:1")];
+    let mut client = Client::start("", 1, PROFILE, &collector).await;
+    let calls = AtomicUsize::new(0);
+    let _app = app(client.at(10), move |_| {
+        status(if calls.fetch_add(1, Ordering::Relaxed) < 50 {
+            500
+        } else {
+            200
+        })
+    })
+    .await;
+    eventually("retries that the budget does not allow", async || {
+        text(client.get(9000, "/").await).await;
+        let skipped = [r#"skipped="no_budget""#];
+        (client.mesh.metric("route_retryable_total", &skipped).await > 0.5).then_some(())
+    })
+    .await;
+    // Streams are counted at their ends.
+    client.mesh.stop_controller();
+    eventually("the streams' ends", async || {
+        (client.mesh.metric("control_response_total", &[]).await > 0.5).then_some(())
+    })
+    .await;
+    let (_, page) = client.mesh.get_admin("/metrics").await.unwrap();
+    let keys = keys(&page);
+    let route = "direction dst rt_route";
+    for (family, wanted) in [
+        ("control_request_total", vec![CLIENT.to_owned()]),
+        (
+            "control_response_total",
+            vec![
+                format!("{CLIENT} {RESPONSE}"),
+                // Without an answer there is no status.
+                format!("{CLIENT} classification grpc_status error"),
+            ],
+        ),
+        (
+            "control_response_latency_ms",
+            vec![format!("{CLIENT} status_code")],
+        ),
+        (
+            "stack_create_total",
+            vec!["direction protocol name".to_owned()],
+        ),
+        (
+            "stack_drop_total",
+            vec!["direction protocol name".to_owned()],
+        ),
+        ("route_request_total", vec![route.to_owned()]),
+        ("route_response_total", vec![format!("{route} {RESPONSE}")]),
+        (
+            "route_response_latency_ms",
+            vec![format!("{route} status_code")],
+        ),
+        ("route_actual_request_total", vec![route.to_owned()]),
+        (
+            "route_actual_response_total",
+            vec![format!("{route} {RESPONSE}")],
+        ),
+        (
+            "route_retryable_total",
+            vec![route.to_owned(), format!("{route} skipped")],
+        ),
+        ("opentelemetry_span_export_streams", vec![String::new()]),
+        ("opentelemetry_span_export_requests", vec![String::new()]),
+        ("opentelemetry_span_exports", vec![String::new()]),
+    ] {
+        let found = keys
+            .get(family)
+            .unwrap_or_else(|| panic!("{family} is missing"));
+        let wanted: BTreeSet<String> = wanted.into_iter().collect();
+        // Requests that no route of a profile takes are counted without one.
+        let without = wanted.iter().map(|keys| keys.replace(" rt_route", ""));
+        let known: BTreeSet<String> = without.chain(wanted.clone()).collect();
+        assert!(found.is_subset(&known), "{family}: {found:?}");
+        let full = wanted.iter().max_by_key(|keys| keys.len()).unwrap();
+        assert!(found.contains(full), "{family}: {found:?}");
+    }
+    // All of them, from the start.
+    let stacks = page
+        .lines()
+        .filter(|line| line.starts_with("stack_create_total{"));
+    let stacks = stacks.filter(|line| line.contains(r#"direction="outbound""#));
+    assert_eq!(
+        stacks.count(),
+        9,
+        "http, opaq and tls by forward, endpoint and balance"
+    );
+}
+
+#[tokio::test]
+async fn names_of_the_control_plane_that_are_looked_up_are_counted() {
+    let nowhere = [
+        ("DESTINATION_SVC_ADDR", "nobody.invalid:8086"),
+        (
+            "DESTINATION_SVC_NAME",
+            "destination.linkerd.serviceaccount.identity.linkerd.cluster.local",
+        ),
+        ("OUTBOUND_DISCOVERY_TIMEOUT", "100ms"),
+    ];
+    let client = Client::start("", 1, "", &nowhere).await;
+    let page = eventually("a look-up", async || {
+        client.get(9000, "/").await;
+        let (_, page) = client.mesh.get_admin("/metrics").await?;
+        page.contains("control_dns_resolutions_total{")
+            .then_some(page)
+    })
+    .await;
+    let found = &keys(&page)["control_dns_resolutions_total"];
+    assert_eq!(
+        *found,
+        BTreeSet::from(["client record_type result".to_owned()])
+    );
+    let label = r#"{client="destination",record_type="A/AAAA",result="not_found"}"#;
+    assert!(page.contains(label), "{page}");
+}
