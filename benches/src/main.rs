@@ -12,6 +12,7 @@ mod mesh;
 mod origin;
 mod pair;
 mod peers;
+mod plane;
 mod process;
 mod report;
 mod scenario;
@@ -39,6 +40,8 @@ enum Command {
     Pair(pair::Arguments),
     /// Measures the policy decision alone, at 1, 100 and 10,000 authorizations.
     Decide(decide::Arguments),
+    /// Measures the control plane on a real API server: from apply to decision, memory and CPU time by Pods and proxies.
+    Plane(plane::Arguments),
     /// Sends load to one address and prints what came of it as JSON.
     Load(load::Arguments),
     /// Serves `/N` with N bytes, HTTP/1 and HTTP/2.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Inbound(arguments) => inbound::run(&arguments),
         Command::Pair(arguments) => pair::run(&arguments),
         Command::Decide(arguments) => decide::run(&arguments),
+        Command::Plane(arguments) => on_one_thread(plane::run(arguments)),
         Command::Load(arguments) => on_one_thread(load::run(arguments)),
         Command::Origin(arguments) => on_one_thread(origin::run(arguments)),
         Command::Control(arguments) => on_one_thread(control::run(arguments)),

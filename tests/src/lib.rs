@@ -1,5 +1,6 @@
 //! What end-to-end and conformance tests share; the tests are in `tests/tests`.
 
+pub mod api_server;
 pub mod namespaces;
 
 use bytes::Bytes;
@@ -61,6 +62,19 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
         }
     })
     .await
+}
+
+/// A port that nobody listens on.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0));
+    #[expect(clippy::expect_used, reason = "a test fails")]
+    let address = listener
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port");
+    address.port()
 }
 
 /// A program of the workspace, beside the test's own.

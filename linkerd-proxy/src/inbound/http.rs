@@ -184,7 +184,7 @@ struct Spans {
 }
 
 impl Spans {
-    fn end(self: Box<Self>, result: &Result<Response<Body>, Failure>, is_grpc: bool) {
+    fn end(self, result: &Result<Response<Body>, Failure>, is_grpc: bool) {
         match result {
             Ok(response) => {
                 if let Some(span) = self.server {

@@ -19,14 +19,7 @@ mod identity;
 mod injection;
 mod node;
 mod policy;
-mod server;
 mod sidecar;
 mod statuses;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    listener.local_addr().unwrap().port()
-}
+pub(crate) use linkerd_tests::{api_server as server, free_port};

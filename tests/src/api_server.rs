@@ -1,13 +1,20 @@
-//! A real API server for one test: etcd, kube-apiserver and kube-controller-manager on loopback, with a CA of their own
+//! A real API server for one test or measurement: etcd, kube-apiserver and kube-controller-manager on loopback, with a CA of their own
 //! and nothing kept afterwards. There is no kubelet; tests say what a Pod's status is.
 
-use crate::free_port;
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    missing_debug_implementations,
+    reason = "what uses it ends where it cannot go on"
+)]
+
+use crate::{eventually, free_port};
 use http::Request;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use linkerd_tests::eventually;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
@@ -42,11 +49,11 @@ impl Drop for Process {
 }
 
 /// The API server and what it needs.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     folder: TempDir,
     port: u16,
     etcd_port: u16,
-    pub(crate) client: Client,
+    pub client: Client,
     server: Option<Process>,
     _manager: Option<Process>,
     etcd: Option<Process>,
@@ -54,7 +61,7 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// Starts one that knows the mesh's kinds; `None`, said loudly, where its programs are not there.
-    pub(crate) async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let server = Self::bare().await?;
         for definition in linkerd_policy::crd::definitions() {
             server.apply(&definition).await;
@@ -64,12 +71,12 @@ impl ApiServer {
     }
 
     /// Starts one that knows nothing of the mesh.
-    pub(crate) async fn bare() -> Option<Self> {
+    pub async fn bare() -> Option<Self> {
         for program in PROGRAMS {
             if find(program).is_none() {
                 let what =
                     format!("a real API server: {program} is missing: run cargo xtask tools");
-                linkerd_tests::skipped(&what);
+                crate::skipped(&what);
                 return None;
             }
         }
@@ -113,16 +120,16 @@ impl ApiServer {
     }
 
     /// The key that tokens of ServiceAccounts are signed with, PEM.
-    pub(crate) fn accounts_key(&self) -> String {
+    pub fn accounts_key(&self) -> String {
         fs::read_to_string(self.folder.path().join("accounts.key")).unwrap()
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
@@ -131,7 +138,7 @@ impl ApiServer {
     }
 
     /// Starts the API server, or starts it again after [`ApiServer::kill`]: what it knew is in etcd.
-    pub(crate) async fn start_server(&mut self) {
+    pub async fn start_server(&mut self) {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         let words = [
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
@@ -165,13 +172,13 @@ impl ApiServer {
     }
 
     /// Ends etcd without a goodbye and starts it again with what it had.
-    pub(crate) fn restart_etcd(&mut self) {
+    pub fn restart_etcd(&mut self) {
         self.etcd = None;
         self.etcd = Some(start_etcd(self.folder.path(), self.etcd_port));
     }
 
     /// Ends the API server without a goodbye.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.server = None;
     }
 
@@ -198,7 +205,7 @@ impl ApiServer {
     }
 
     /// Waits until the mesh's kinds are served.
-    pub(crate) async fn defined(&self) {
+    pub async fn defined(&self) {
         for definition in linkerd_policy::crd::definitions() {
             let spec = &definition["spec"];
             let version = spec["versions"].as_array().unwrap().last().unwrap();
@@ -213,7 +220,7 @@ impl ApiServer {
     }
 
     /// What the API server warns of when an object is applied.
-    pub(crate) async fn warnings(&self, object: &Value) -> Vec<String> {
+    pub async fn warnings(&self, object: &Value) -> Vec<String> {
         let request = apply_request(&path(object), object);
         let request = request.map(kube::client::Body::from);
         let response = self.client.send(request).await.unwrap();
@@ -223,40 +230,40 @@ impl ApiServer {
         warnings.collect()
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
+    pub async fn get(&self, path: &str) -> Option<Value> {
         let request = Request::get(path).body(Vec::new()).unwrap();
         self.client.request(request).await.ok()
     }
 
     /// Applies an object as `kubectl apply --server-side` does.
-    pub(crate) async fn apply(&self, object: &Value) -> Value {
+    pub async fn apply(&self, object: &Value) -> Value {
         self.try_apply(object).await.unwrap()
     }
 
-    pub(crate) async fn try_apply(&self, object: &Value) -> Result<Value, kube::Error> {
+    pub async fn try_apply(&self, object: &Value) -> Result<Value, kube::Error> {
         self.patch(&path(object), object).await
     }
 
     /// Changes fields of an object; `null` takes one away.
-    pub(crate) async fn merge(&self, path: &str, change: &Value) {
+    pub async fn merge(&self, path: &str, change: &Value) {
         let request = Request::patch(path).header("content-type", "application/merge-patch+json");
         let request = request.body(change.to_string().into_bytes()).unwrap();
         self.client.request::<Value>(request).await.unwrap();
     }
 
     /// Says what a Pod's status is, as its kubelet would.
-    pub(crate) async fn set_status(&self, object: &Value) {
+    pub async fn set_status(&self, object: &Value) {
         let path = format!("{}/status", path(object));
         self.patch(&path, object).await.unwrap();
     }
 
     /// Replaces an object that has not changed since it was read.
-    pub(crate) async fn replace(&self, object: &Value) {
+    pub async fn replace(&self, object: &Value) {
         self.put(&path(object), object).await;
     }
 
     /// Replaces the status of an object, as a controller would.
-    pub(crate) async fn replace_status(&self, object: &Value) {
+    pub async fn replace_status(&self, object: &Value) {
         self.put(&format!("{}/status", path(object)), object).await;
     }
 
@@ -271,14 +278,14 @@ impl ApiServer {
     }
 
     /// Deletes an object at once.
-    pub(crate) async fn delete(&self, object: &Value) {
+    pub async fn delete(&self, object: &Value) {
         let request = Request::delete(format!("{}?gracePeriodSeconds=0", path(object)));
         let request = request.body(Vec::new()).unwrap();
         self.client.request_text(request).await.unwrap();
     }
 
     /// A token of a ServiceAccount, for an audience.
-    pub(crate) async fn token(&self, namespace: &str, account: &str, audience: &str) -> String {
+    pub async fn token(&self, namespace: &str, account: &str, audience: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
@@ -303,7 +310,7 @@ fn apply_request(path: &str, object: &Value) -> Request<Vec<u8>> {
 }
 
 /// Where an object is.
-pub(crate) fn path(object: &Value) -> String {
+pub fn path(object: &Value) -> String {
     let version = text(&object["apiVersion"]);
     let base = if version.contains('/') { "apis" } else { "api" };
     let kind = text(&object["kind"]).to_lowercase();
@@ -318,7 +325,7 @@ pub(crate) fn path(object: &Value) -> String {
     }
 }
 
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let cache = std::env::home_dir().map(|home| home.join(".cache/linkerd-workspace/bin"));
     let mut all = std::env::split_paths(&paths).chain(cache);
