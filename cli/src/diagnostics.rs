@@ -1,6 +1,8 @@
-//! `linkerd diagnostics`: what a sidecar holds, and whether it is what the manifests say.
+//! `linkerd diagnostics`: what a sidecar holds, and whether it is what the manifests say; what a cluster's control plane
+//! says is in `cluster::diagnostics`.
 
 use crate::{
+    cluster::{diagnostics as of_cluster, metrics},
     fetch, mesh,
     outcome::{Failure, Outcome, Output, json, plain, show, table},
 };
@@ -11,8 +13,17 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 pub(crate) enum Command {
     /// What a sidecar knows of destinations: versions, ages, routes, endpoints and how they do.
     Outbound(OutboundFlags),
-    /// Compares the endpoints that a sidecar holds with those that manifests name.
+    /// The endpoints that the cluster's control plane names for an authority, as a sidecar is told. With --admin: compares
+    /// those that a sidecar holds with those that manifests name.
     Endpoints(EndpointFlags),
+    /// The policy of a port, as the control plane tells it to sidecars.
+    Policy(of_cluster::PolicyFlags),
+    /// The profile of an authority, as the control plane tells it to sidecars.
+    Profile(of_cluster::ProfileFlags),
+    /// Metrics of a workload's sidecars.
+    ProxyMetrics(metrics::ProxyMetricsFlags),
+    /// Metrics of the control plane.
+    ControllerMetrics(metrics::ControllerMetricsFlags),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -26,12 +37,14 @@ pub(crate) struct OutboundFlags {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct EndpointFlags {
-    /// Directories of manifests.
-    #[arg(required = true)]
-    directories: Vec<PathBuf>,
-    /// The sidecar's admin server, for example 127.0.0.1:4191.
+    /// NAME.NAMESPACE.svc.DOMAIN:PORT; with --admin, directories of manifests.
+    #[arg(required = true, value_name = "AUTHORITY|DIRECTORY")]
+    what: Vec<String>,
+    /// A sidecar's admin server, for example 127.0.0.1:4191, whose endpoints are compared with manifests.
     #[arg(long)]
-    admin: SocketAddr,
+    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    ask: of_cluster::Ask,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -80,7 +93,24 @@ pub(crate) async fn run(command: Command) -> Result<Outcome, Failure> {
             show(&page)?;
             Ok(Outcome::Good)
         }
-        Command::Endpoints(flags) => endpoints(&flags).await,
+        Command::Endpoints(flags) => match flags.admin {
+            Some(admin) => endpoints(&flags, admin).await,
+            None => {
+                if let Some(wrong) = flags
+                    .what
+                    .iter()
+                    .find(|what| !of_cluster::is_authority(what))
+                {
+                    return Err(Failure::usage(format!("{wrong:?} is no authority: it has no port"))
+                        .hint("web.shop.svc.cluster.local:8080; or --admin ADDRESS, to compare a sidecar with a directory"));
+                }
+                of_cluster::endpoints(&flags.what, &flags.ask, flags.output).await
+            }
+        },
+        Command::Policy(flags) => of_cluster::policy(flags).await,
+        Command::Profile(flags) => of_cluster::profile(flags).await,
+        Command::ProxyMetrics(flags) => metrics::proxy_metrics(flags).await,
+        Command::ControllerMetrics(flags) => metrics::controller_metrics(flags).await,
     }
 }
 
@@ -94,18 +124,19 @@ async fn page(admin: SocketAddr, accept: &str) -> Result<String, Failure> {
     Ok(page.body)
 }
 
-async fn endpoints(flags: &EndpointFlags) -> Result<Outcome, Failure> {
+async fn endpoints(flags: &EndpointFlags, admin: SocketAddr) -> Result<Outcome, Failure> {
+    let directories: Vec<PathBuf> = flags.what.iter().map(PathBuf::from).collect();
     // Against nothing everything would be stale.
-    if let Some(missing) = flags.directories.iter().find(|path| !path.exists()) {
+    if let Some(missing) = directories.iter().find(|path| !path.exists()) {
         return Err(Failure::usage(format!(
             "{}: there is no such directory",
             missing.display()
         )));
     }
-    let index = mesh::index(&flags.directories);
-    let page = page(flags.admin, "application/json").await?;
+    let index = mesh::index(&directories);
+    let page = page(admin, "application/json").await?;
     let page: Page = serde_json::from_str(&page)
-        .map_err(|error| Failure::new(format!("http://{}/outbound: {error}", flags.admin)))?;
+        .map_err(|error| Failure::new(format!("http://{admin}/outbound: {error}")))?;
     let compared: Vec<Compared> = page
         .endpoints
         .into_iter()

@@ -21,6 +21,15 @@ use x509_parser::{
     prelude::FromDer as _,
 };
 
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) pods: crate::cluster::identity::PodFlags,
+}
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Sign a token that a workload shows to get its certificate.
@@ -147,7 +156,7 @@ pub(crate) fn write_token(
 
 /// A certificate in plain words.
 #[derive(Debug, Serialize)]
-struct Certificate {
+pub(crate) struct Certificate {
     identities: Vec<String>,
     subject: String,
     issuer: String,
@@ -156,7 +165,7 @@ struct Certificate {
     not_before: String,
     not_after: String,
     /// What is wrong with it as a workload's certificate, or as a CA's.
-    problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
 fn inspect(flags: &Inspect, now: SystemTime) -> Result<Outcome, Failure> {
@@ -206,7 +215,7 @@ fn read(bytes: &[u8], now: SystemTime) -> Result<Vec<Certificate>, String> {
     Ok(found)
 }
 
-fn one(der: &[u8], now: SystemTime) -> Result<Certificate, String> {
+pub(crate) fn one(der: &[u8], now: SystemTime) -> Result<Certificate, String> {
     let (_, certificate) = X509Certificate::from_der(der)
         .map_err(|_| "holds no certificate: it is neither PEM nor DER of one".to_owned())?;
     let mut identities = Vec::new();
@@ -278,7 +287,7 @@ fn problems(
 }
 
 impl Certificate {
-    fn describe(&self, number: usize, of: usize, now: SystemTime) -> String {
+    pub(crate) fn describe(&self, number: usize, of: usize, now: SystemTime) -> String {
         let kind = if self.is_ca { "CA" } else { "workload" };
         let mut text = if of > 1 {
             format!("certificate {number} of {of} ({kind})\n")

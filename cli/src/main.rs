@@ -7,13 +7,13 @@
 //! | `policy` | `linkerd policy explain`, `linkerd policy lint` |
 //! | `inject` | `linkerd inject`, `linkerd uninject` |
 //! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
-//! | `check` | `linkerd check` |
+//! | `cluster` | what asks a Kubernetes cluster: `linkerd check`, `authz`, `identity` of Pods, the cluster's `diagnostics` |
 //! | `install` | `linkerd install`, `upgrade`, `uninstall` |
 //! | `workload` | the small programs that examples consist of |
 //! | `fetch` | GET from admin servers |
 //! | `outcome` | failures as a person would want them, tables, JSON |
 
-mod check;
+mod cluster;
 mod diagnostics;
 mod fetch;
 mod identity;
@@ -49,17 +49,18 @@ enum Command {
     /// Explain and check policy.
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Issue and inspect what proves who a workload is.
-    #[command(subcommand)]
-    Identity(identity::Command),
-    /// Check a running mesh: manifests, controller, certificates, sidecars.
-    Check(check::Flags),
+    /// Show the certificates of Pods' sidecars; issue and inspect what proves who a workload is.
+    Identity(Box<identity::Flags>),
+    /// Check a mesh: of the cluster, or the one that `linkerd run DIRECTORY` runs. Exit code 1 for errors.
+    Check(Box<cluster::check::Flags>),
+    /// Say which authorizations open the ports and routes of a workload.
+    Authz(Box<cluster::authz::Flags>),
     /// Numbers of running sidecars.
     #[command(subcommand)]
     Stat(stat::Command),
-    /// What running sidecars hold, and whether it is right.
+    /// What running sidecars and the control plane hold, and whether it is right.
     #[command(subcommand)]
-    Diagnostics(diagnostics::Command),
+    Diagnostics(Box<diagnostics::Command>),
     /// Print the manifests of the control plane: linkerd install | kubectl apply -f -
     Install(Box<install::Install>),
     /// Print the manifests of a control plane that is installed, as they should be now.
@@ -100,12 +101,16 @@ fn main() -> ExitCode {
             return linkerd_controller::main(linkerd_controller::Config::from(*flags));
         }
         Command::Run(flags) => block_on(run::run(flags)),
-        Command::Policy(policy::Command::Explain(flags)) => block_on(policy::explain(flags)),
+        Command::Policy(policy::Command::Explain(flags)) => block_on(policy::explain(*flags)),
         Command::Policy(policy::Command::Lint(flags)) => policy::lint(&flags),
-        Command::Identity(command) => identity::run(command),
-        Command::Check(flags) => block_on(check::run(flags)),
+        Command::Identity(flags) => match flags.command {
+            Some(command) => identity::run(command),
+            None => block_on(cluster::identity::run(flags.pods)),
+        },
+        Command::Check(flags) => block_on(cluster::check::run(*flags)),
+        Command::Authz(flags) => block_on(cluster::authz::run(*flags)),
         Command::Stat(command) => block_on(stat::run(command)),
-        Command::Diagnostics(command) => block_on(diagnostics::run(command)),
+        Command::Diagnostics(command) => block_on(diagnostics::run(*command)),
         Command::Install(flags) => block_on(install::install(*flags)),
         Command::Upgrade(flags) => block_on(install::upgrade(*flags)),
         Command::Uninstall(flags) => block_on(install::uninstall::run(flags)),

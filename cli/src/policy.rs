@@ -1,6 +1,10 @@
 //! `linkerd policy explain` and `linkerd policy lint`: the same code that decides in sidecars, asked by a person.
 
 use crate::{
+    cluster::{
+        Cluster, Which,
+        workload::{Target, add, text},
+    },
     fetch, mesh,
     outcome::{Failure, Outcome, Output, json, plain, show},
 };
@@ -20,7 +24,7 @@ use std::{
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Say what would become of a connection or request, and why. Exit code 1 if it would be refused.
-    Explain(Explain),
+    Explain(Box<Explain>),
     /// Say what is wrong with manifests, and what is valid and cannot be meant. Exit code 1 for errors.
     #[command(after_long_help = checks())]
     Lint(Lint),
@@ -28,23 +32,33 @@ pub(crate) enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Explain {
-    /// Directory of manifests, or one with a mesh.yaml.
-    #[arg(required_unless_present = "admin", conflicts_with = "admin")]
-    directory: Option<PathBuf>,
+    /// A workload of the cluster, as KIND/NAME; or, with --workload, a directory of manifests, or one with a mesh.yaml.
+    #[arg(
+        required_unless_present = "admin",
+        conflicts_with = "admin",
+        value_name = "KIND/NAME|DIRECTORY"
+    )]
+    what: Option<String>,
     /// The step of a mesh.yaml; the last if absent.
-    #[arg(long, conflicts_with = "admin")]
+    #[arg(long, conflicts_with = "admin", requires = "workload")]
     step: Option<usize>,
     /// Ask the running sidecar or controller with this admin address instead. A controller needs --workload.
     #[arg(long)]
     admin: Option<SocketAddr>,
-    /// The workload: namespace/name of an ExternalWorkload or pod.
-    #[arg(long, required_unless_present = "admin")]
+    /// The workload of a directory or controller: namespace/name of an ExternalWorkload or pod.
+    #[arg(long)]
     workload: Option<String>,
-    /// The port of the workload.
-    #[arg(long)]
-    port: u16,
-    /// The client's identity; absent: a client outside the mesh.
-    #[arg(long)]
+    /// Namespace of the workload of the cluster; absent: that of the kubeconfig's context.
+    #[arg(long, short, conflicts_with_all = ["workload", "admin"])]
+    namespace: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// The port of the workload. It may be left out for a workload of the cluster that has one port only.
+    #[arg(long, required_unless_present = "what")]
+    port: Option<u16>,
+    /// The client: its identity, or sa/NAME, sa/NAMESPACE/NAME for that of a ServiceAccount; absent: a client outside
+    /// the mesh.
+    #[arg(long, visible_alias = "from")]
     client: Option<String>,
     /// The client's address.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))]
@@ -89,16 +103,102 @@ pub(crate) async fn explain(flags: Explain) -> Result<Outcome, Failure> {
     if let Some(admin) = flags.admin {
         return explain_live(admin, &flags).await;
     }
-    let directory = flags.directory.clone().unwrap_or_default();
-    let index = mesh::index(&mesh::manifests(&directory, flags.step)?);
-    let name = flags.workload.as_deref().unwrap_or_default();
+    let what = flags.what.as_deref().unwrap_or_default();
+    let Some(name) = &flags.workload else {
+        return explain_of_cluster(what, &flags).await;
+    };
+    let index = mesh::index(&mesh::manifests(std::path::Path::new(what), flags.step)?);
     let workload = workload(&index, name)?;
+    let port = flags
+        .port
+        .ok_or_else(|| Failure::usage("--port is needed"))?;
+    decide(&index, &workload, port, &flags)
+}
+
+/// The same of a cluster's objects.
+async fn explain_of_cluster(what: &str, flags: &Explain) -> Result<Outcome, Failure> {
+    let target: Target = what.parse().map_err(|error| {
+        let failure = Failure::usage(format!("{what:?}: {error}"));
+        match std::path::Path::new(what).is_dir() {
+            true => failure.hint("--workload NAMESPACE/NAME, to ask about a directory"),
+            false => failure,
+        }
+    })?;
+    let cluster = Cluster::connect(&flags.which).await?;
+    let namespace = flags.namespace.as_deref();
+    let namespace = namespace.unwrap_or(&cluster.default_namespace);
+    let found = target.pods(&cluster, namespace).await?;
+    let Some(pod) = found.pods.into_iter().next() else {
+        return Err(Failure::new(format!(
+            "{what} has no Pods in the namespace {namespace}"
+        )));
+    };
+    if found.is_template {
+        eprintln!("{what} has no Pods: this is of its template");
+    } else if target.plural != "pods" {
+        eprintln!(
+            "of {what} this is the Pod {}",
+            plain(text(&pod, "/metadata/name"))
+        );
+    }
+    let mut index = cluster.policy().await?;
+    let workload = add(&mut index, pod)?;
+    let port = flags
+        .port
+        .map_or_else(|| only_port(&index, &workload), Ok)?;
+    decide(&index, &workload, port, flags)
+}
+
+/// The one port that a workload declares, but for the sidecar's own.
+fn only_port(index: &Index, workload: &WorkloadRef) -> Result<u16, Failure> {
+    let ports: std::collections::BTreeSet<u16> = index
+        .authorized(workload)
+        .into_iter()
+        .map(|row| row.port)
+        .collect();
+    match ports.first() {
+        Some(port) if ports.len() == 1 => Ok(*port),
+        _ => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            Err(
+                Failure::usage("--port is needed").hint(match ports.join(", ") {
+                    none if none.is_empty() => "--port 8080: the workload declares none".to_owned(),
+                    ports => format!("one of {ports}"),
+                }),
+            )
+        }
+    }
+}
+
+/// An identity, from what a person writes for a client of a workload.
+fn identity(text: &str, workload: &WorkloadRef, index: &Index) -> String {
+    let account = text
+        .strip_prefix("sa/")
+        .or_else(|| text.strip_prefix("serviceaccount/"));
+    let Some(account) = account else {
+        return text.to_owned();
+    };
+    let (namespace, name) = account
+        .split_once('/')
+        .unwrap_or_else(|| (workload.namespace(), account));
+    index.cluster().service_account_identity(namespace, name)
+}
+
+fn decide(
+    index: &Index,
+    workload: &WorkloadRef,
+    port: u16,
+    flags: &Explain,
+) -> Result<Outcome, Failure> {
+    let name = format!("{}/{}", workload.namespace(), workload.name());
     let server = index
-        .inbound(&workload, flags.port)
+        .inbound(workload, port)
         .ok_or_else(|| Failure::new(format!("{name} is not a workload")))?;
     let policy = Policy::compile(server.with_localhost())
-        .map_err(|error| Failure::new(format!("port {} of {name}: {error}", flags.port)))?;
-    let tls = match flags.client.as_deref() {
+        .map_err(|error| Failure::new(format!("port {port} of {name}: {error}")))?;
+    let client = flags.client.as_deref();
+    let client = client.map(|text| identity(text, workload, index));
+    let tls = match client.as_deref() {
         None => PeerTls::None,
         Some(uri) if uri.contains("://") => PeerTls::Terminated {
             identity: Some(PeerId::Uri(uri)),
@@ -162,18 +262,22 @@ fn workload(index: &Index, text: &str) -> Result<WorkloadRef, Failure> {
 }
 
 async fn explain_live(admin: SocketAddr, flags: &Explain) -> Result<Outcome, Failure> {
-    let port = flags.port.to_string();
-    let ip = flags.ip.to_string();
-    let workload = flags
-        .workload
+    if let Some(account) = flags
+        .client
         .as_deref()
-        .map(|text| match text.split_once('/') {
-            Some((ns, name)) => value!({ "ns": ns, "external_workload": name }).to_string(),
-            None => text.to_owned(),
-        });
+        .filter(|client| client.starts_with("sa/"))
+    {
+        return Err(Failure::usage(format!(
+            "{account:?}: with --admin the client's whole identity is wanted"
+        ))
+        .hint("web.shop.serviceaccount.identity.linkerd.cluster.local"));
+    }
+    let port = flags.port.map(|port| port.to_string());
+    let ip = flags.ip.to_string();
     let mut parts = vec![
-        ("workload", workload.as_deref()),
-        ("port", Some(port.as_str())),
+        // As it was written: a controller knows whether that is a Pod.
+        ("workload", flags.workload.as_deref()),
+        ("port", port.as_deref()),
         ("client", flags.client.as_deref()),
         ("ip", Some(ip.as_str())),
     ];

@@ -6,13 +6,16 @@ use crate::{
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use linkerd_metrics::{Format, Registry};
-use linkerd_policy::{Peer, PeerId, PeerTls, Policy, RequestView, index::WorkloadRef};
+use linkerd_policy::{
+    Peer, PeerId, PeerTls, Policy, RequestView,
+    index::{Index, WorkloadRef},
+};
 use serde_json::json;
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
 
 /// Most streams that `/status` lists.
@@ -106,17 +109,19 @@ impl State {
         }))
     }
 
-    /// `?workload=ns:pod or JSON&port=N`, and for an explanation `client`, `ip`, `tls`, `method`, `path`, `host`.
-    fn policy(&self, query: &HashMap<String, String>, explain: bool) -> Page {
+    /// `?workload=NS/NAME, pod=NS/NAME or a token of the API&port=N`, and for an explanation `client`, `ip`, `tls`,
+    /// `method`, `path`, `host` and any number of `header=NAME:VALUE`.
+    fn policy(&self, query: &Query, explain: bool) -> Page {
         let bad = |what: String| text(StatusCode::BAD_REQUEST, &format!("{what}\n"));
-        let get = |name: &str| query.get(name).map(String::as_str);
-        let Some(Ok(workload)) = get("workload").map(str::parse::<WorkloadRef>) else {
-            return bad("workload: a token like shop:web-0 or {\"ns\":\"shop\",\"external_workload\":\"web\"} is needed".into());
+        let snapshot = self.snapshots.borrow().clone();
+        let workload = match query.workload(&snapshot.index) {
+            Ok(workload) => workload,
+            Err(what) => return bad(what),
         };
-        let Some(Ok(port)) = get("port").map(str::parse::<u16>) else {
+        let Some(Ok(port)) = query.get("port").map(str::parse::<u16>) else {
             return bad("port: a number from 1 to 65535 is needed".into());
         };
-        let Some(server) = self.snapshots.borrow().index.inbound(&workload, port) else {
+        let Some(server) = snapshot.index.inbound(&workload, port) else {
             return text(StatusCode::NOT_FOUND, "no such workload\n");
         };
         let policy = match Policy::compile(server) {
@@ -126,12 +131,74 @@ impl State {
         if !explain {
             return text(StatusCode::OK, &format!("{:#?}\n", policy.server()));
         }
-        let ip: IpAddr = match get("ip").unwrap_or("127.0.0.1").parse() {
-            Ok(ip) => ip,
-            Err(error) => return bad(format!("ip: {error}")),
+        query.explain(&policy).unwrap_or_else(bad)
+    }
+}
+
+/// The parts of a query string, in order.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let parts = self.0.iter().filter(move |(key, _)| key == name);
+        parts.map(|(_, value)| value.as_str())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The workload that is meant. By its bare name a Pod comes before an ExternalWorkload.
+    fn workload(&self, index: &Index) -> Result<WorkloadRef, String> {
+        let pod = |text: &str| {
+            let (ns, name) = text.split_once('/')?;
+            let token = json!({"ns": ns, "pod": name}).to_string();
+            token.parse::<WorkloadRef>().ok()
         };
-        let client = get("client").filter(|client| !client.is_empty());
-        let tls = match (client, get("tls")) {
+        let external = |text: &str| {
+            let (ns, name) = text.split_once('/')?;
+            let token = json!({"ns": ns, "external_workload": name}).to_string();
+            token.parse::<WorkloadRef>().ok()
+        };
+        let found = match (self.get("pod"), self.get("workload")) {
+            (Some(text), _) => pod(text),
+            (None, Some(text)) => text.parse().ok().or_else(|| {
+                let is_there = |workload: &WorkloadRef| index.workload(workload).is_some();
+                pod(text).filter(is_there).or_else(|| external(text))
+            }),
+            (None, None) => None,
+        };
+        found.ok_or_else(|| {
+            "workload: NAMESPACE/NAME, or a token like shop:web-0 or {\"ns\":\"shop\",\"external_workload\":\"web\"}, \
+             is needed; or pod: NAMESPACE/NAME"
+                .to_owned()
+        })
+    }
+
+    fn headers(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for text in self.all("header") {
+            let read = text.split_once(':').and_then(|(name, value)| {
+                let name: HeaderName = name.trim().parse().ok()?;
+                let value: HeaderValue = value.trim().parse().ok()?;
+                Some((name, value))
+            });
+            let (name, value) = read.ok_or("header: write NAME:VALUE, like x-tenant:shop")?;
+            headers
+                .try_append(name, value)
+                .map_err(|_| "header: there are too many")?;
+        }
+        Ok(headers)
+    }
+
+    fn explain(&self, policy: &Policy) -> Result<Page, String> {
+        let ip = self.get("ip").unwrap_or("127.0.0.1").parse::<IpAddr>();
+        let addr = ip.map_err(|error| format!("ip: {error}"))?;
+        let client = self.get("client").filter(|client| !client.is_empty());
+        let tls = match (client, self.get("tls")) {
             (Some(id), _) if id.contains("://") => PeerTls::Terminated {
                 identity: Some(PeerId::Uri(id)),
             },
@@ -141,37 +208,38 @@ impl State {
             (None, Some("true")) => PeerTls::Terminated { identity: None },
             (None, _) => PeerTls::None,
         };
-        let peer = Peer { addr: ip, tls };
-        let Some(path) = get("path") else {
-            return as_json(&policy.explain_connection(&peer));
+        let peer = Peer { addr, tls };
+        let Some(path) = self.get("path") else {
+            return Ok(as_json(&policy.explain_connection(&peer)));
         };
-        let Ok(method) = get("method").unwrap_or("GET").parse::<Method>() else {
-            return bad("method: not an HTTP method".into());
-        };
-        let headers = HeaderMap::new();
+        let method = self.get("method").unwrap_or("GET").parse::<Method>();
+        let method = method.map_err(|_| "method: not an HTTP method")?;
+        let headers = self.headers()?;
         let (path, search) = path
             .split_once('?')
             .map_or((path, None), |(p, q)| (p, Some(q)));
         let view = RequestView {
             method: &method,
-            authority: get("host"),
+            authority: self.get("host"),
             path,
             query: search,
             headers: &headers,
         };
-        as_json(&policy.explain_request(&peer, &view))
+        Ok(as_json(&policy.explain_request(&peer, &view)))
     }
 }
 
 /// Decodes a query string.
-fn query(text: &str) -> HashMap<String, String> {
+fn query(text: &str) -> Query {
     let decode = |part: &str| {
         percent_encoding::percent_decode_str(&part.replace('+', " "))
             .decode_utf8_lossy()
             .into_owned()
     };
-    text.split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (decode(key), decode(value)))
-        .collect()
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    Query(
+        pairs
+            .map(|(key, value)| (decode(key), decode(value)))
+            .collect(),
+    )
 }

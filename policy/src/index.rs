@@ -7,6 +7,7 @@
 mod addresses;
 pub(crate) mod attach;
 pub(crate) mod authorizations;
+mod authz;
 mod endpoints;
 pub(crate) mod inbound;
 mod outbound;
@@ -18,6 +19,7 @@ pub(crate) mod status;
 mod store;
 pub(crate) mod workload;
 
+pub use authz::Authorized;
 pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select};
 pub use outbound::{MtlsRequirement, OutboundTarget};

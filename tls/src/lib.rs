@@ -14,6 +14,7 @@
 //! | `sniff` | [`client_hello`], [`sniff()`], [`Prefixed`] |
 //! | `accept`, `connect` | handshakes |
 //! | `refresh` | when to renew |
+//! | `ask` | what a server shows, for people who look: [`presented`], [`vouches`] |
 //! | `ca` | a small certificate authority |
 //!
 //! What we speak: TLS 1.3 only, by aws-lc-rs, set on each configuration and never as the process default. Groups:
@@ -29,6 +30,7 @@
 #![deny(missing_docs)]
 
 mod accept;
+mod ask;
 pub mod ca;
 mod connect;
 mod error;
@@ -44,6 +46,7 @@ mod verify;
 
 pub use self::{
     accept::{Accept, Accepted, ServerStream, accept},
+    ask::{leads_to, presented, vouches},
     connect::{ClientStream, connect},
     error::{CertificateError, HandshakeError},
     id::{Id, InvalidId},

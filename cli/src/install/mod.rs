@@ -4,18 +4,17 @@
 //! | module | what |
 //! |---|---|
 //! | `flags` | which values flags stand for |
-//! | `cluster` | what is looked at in the cluster before |
 //! | `uninstall` | what there is to delete |
 //! | `namespace` | labels and annotations of the namespace, in a Job of the chart |
 
-mod cluster;
 mod flags;
 pub(crate) mod namespace;
 pub(crate) mod uninstall;
 
-use crate::outcome::{Failure, Outcome, show};
-use cluster::Cluster;
-pub(crate) use cluster::Which;
+use crate::{
+    cluster::{self, Cluster, Which},
+    outcome::{Failure, Outcome, show},
+};
 use flags::ValueFlags;
 use linkerd_charts::{Chart, InvalidValues, Release, RenderError, Values, render};
 use linkerd_tls::ca::Ca;

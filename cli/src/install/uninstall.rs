@@ -1,11 +1,10 @@
 //! `linkerd uninstall`: what there is to delete, as manifests without anything but names.
 
-use super::{
-    Form, Which,
+use super::{Form, Which, print};
+use crate::{
     cluster::{Cluster, asking},
-    print,
+    outcome::{Failure, Outcome},
 };
-use crate::outcome::{Failure, Outcome};
 use kube::api::ListParams;
 use serde_json::{Value, json};
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
+//! | [`list`](mod@list) | the objects of this moment, for who asks one question |
 //! | [`lease`] | which of several replicas writes statuses |
 //! | `reported` | the statuses that objects have |
 //! | `status` | writes those that they are to have |
@@ -18,6 +19,7 @@
 pub(crate) mod issuer;
 mod keep;
 pub mod lease;
+pub mod list;
 mod reported;
 pub(crate) mod review;
 mod status;

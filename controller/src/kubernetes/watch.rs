@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 /// How long a kind that is not served, or whose group cannot be asked for, is left alone.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Objects in one page of a list.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 
 /// Follows one kind.
 pub(super) struct Watcher {
@@ -37,7 +37,7 @@ impl Watcher {
     /// Runs until nobody listens.
     pub(super) async fn run(self) {
         loop {
-            let ended = match self.served().await {
+            let ended = match served(&self.client, self.kind).await {
                 Ok(Some(resource)) => self.watch(&resource).await,
                 Ok(None) => self.tell(What::Absent).await,
                 Err(error) => self.tell(What::Failed(error.to_string().into())).await,
@@ -55,22 +55,6 @@ impl Watcher {
             what,
         };
         self.tell.send(told).await.map_err(|_| Deaf)
-    }
-
-    /// The newest version of the kind that both sides know.
-    async fn served(&self) -> Result<Option<ApiResource>, kube::Error> {
-        let Some((group, kind, versions)) = KINDS.get(self.kind) else {
-            return Ok(None);
-        };
-        let served = match discovery::group(&self.client, group).await {
-            Ok(served) => served,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let newest_first = versions.iter().rev();
-        let found = newest_first.flat_map(|version| served.versioned_resources(version));
-        let mut resources = found.map(|(resource, _)| resource);
-        Ok(resources.find(|resource| resource.kind == *kind))
     }
 
     /// Lists and watches until the kind is served no longer.
@@ -116,8 +100,27 @@ impl Watcher {
     }
 }
 
+/// The newest version of a kind that both sides know. `kind`: index into [`KINDS`].
+pub(super) async fn served(
+    client: &Client,
+    kind: usize,
+) -> Result<Option<ApiResource>, kube::Error> {
+    let Some((group, kind, versions)) = KINDS.get(kind) else {
+        return Ok(None);
+    };
+    let served = match discovery::group(client, group).await {
+        Ok(served) => served,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let newest_first = versions.iter().rev();
+    let found = newest_first.flat_map(|version| served.versioned_resources(version));
+    let mut resources = found.map(|(resource, _)| resource);
+    Ok(resources.find(|resource| resource.kind == *kind))
+}
+
 /// Kinds of which only the metadata is asked for.
-const METADATA_ONLY: &[&str] = &["Namespace", "Node", "ReplicaSet", "Job"];
+pub(super) const METADATA_ONLY: &[&str] = &["Namespace", "Node", "ReplicaSet", "Job"];
 
 /// What is told of an event.
 fn map<K: kube::ResourceExt>(event: Event<K>, value: impl FnOnce(K) -> Value) -> What {
@@ -133,7 +136,10 @@ fn map<K: kube::ResourceExt>(event: Event<K>, value: impl FnOnce(K) -> Value) ->
 }
 
 /// As [`value`], of an object of which only the metadata is known.
-fn of_metadata(mut object: PartialObjectMeta<DynamicObject>, resource: &ApiResource) -> Value {
+pub(super) fn of_metadata(
+    mut object: PartialObjectMeta<DynamicObject>,
+    resource: &ApiResource,
+) -> Value {
     object.metadata.managed_fields = None;
     let mut fields = serde_json::Map::new();
     let metadata = serde_json::to_value(object.metadata).unwrap_or_default();
@@ -142,7 +148,7 @@ fn of_metadata(mut object: PartialObjectMeta<DynamicObject>, resource: &ApiResou
 }
 
 /// What is told of an object: all but what the API server keeps for itself.
-fn value(mut object: DynamicObject, resource: &ApiResource) -> Value {
+pub(super) fn value(mut object: DynamicObject, resource: &ApiResource) -> Value {
     object.metadata.managed_fields = None;
     with_type(serde_json::to_value(object).unwrap_or_default(), resource)
 }
@@ -160,7 +166,7 @@ fn with_type(mut value: Value, resource: &ApiResource) -> Value {
 }
 
 /// Whether the API server says that it does not know what was asked for.
-fn is_absent(error: &kube::Error) -> bool {
+pub(super) fn is_absent(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 404,
         kube::Error::Discovery(_) => true,

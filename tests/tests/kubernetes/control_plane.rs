@@ -24,7 +24,7 @@ pub(crate) struct ControlPlane {
     pub(crate) policy: SocketAddr,
     pub(crate) identity: SocketAddr,
     pub(crate) destination: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) webhook: SocketAddr,
     /// The certificate of the webhook, which signed itself, PEM.
     certificate: String,
@@ -148,6 +148,11 @@ impl ControlPlane {
     /// The trust anchors of its CA, PEM.
     pub(crate) fn trust_anchors(&self) -> String {
         fs::read_to_string(self.folder.path().join("state/ca.crt")).unwrap()
+    }
+
+    /// A file of its state directory.
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.folder.path().join("state").join(name)
     }
 
     async fn channel(&self, address: SocketAddr) -> Channel {

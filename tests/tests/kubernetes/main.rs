@@ -11,6 +11,7 @@
 mod admit;
 mod api;
 mod certificates;
+mod cli;
 mod control_plane;
 mod destination;
 mod gateway;

@@ -21,16 +21,25 @@ use tokio::{
 };
 
 /// The sidecar of the Pod `web`, in front of an application that says yes; both end with the test.
-struct Sidecar {
+pub(crate) struct Sidecar {
     process: Child,
+    place: u8,
     _folder: TempDir,
     application: tokio::task::JoinHandle<()>,
 }
 
-/// Where its clients connect, where its application is, and its admin server.
-const CLIENTS: ([u8; 4], u16) = ([127, 77, 3, 2], 8080);
-const APPLICATION: ([u8; 4], u16) = ([127, 77, 3, 3], 8080);
-const ADMIN: ([u8; 4], u16) = ([127, 77, 3, 2], 4191);
+/// Where its clients connect, where its application is, and its admin server: of each test its own place.
+fn clients(place: u8) -> SocketAddr {
+    SocketAddr::from(([127, 77, place, 2], 8080))
+}
+
+fn application(place: u8) -> SocketAddr {
+    SocketAddr::from(([127, 77, place, 3], 8080))
+}
+
+fn admin(place: u8) -> SocketAddr {
+    SocketAddr::from(([127, 77, place, 2], 4191))
+}
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
@@ -41,31 +50,38 @@ impl Drop for Sidecar {
 }
 
 impl Sidecar {
-    async fn start(server: &ApiServer, plane: &ControlPlane) -> Self {
-        let listener = TcpListener::bind(SocketAddr::from(APPLICATION)).await;
+    pub(crate) async fn start(server: &ApiServer, plane: &ControlPlane, place: u8) -> Self {
+        let listener = TcpListener::bind(application(place)).await;
         let application = tokio::spawn(say_yes(listener.unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let token = server.token("shop", "web", "identity.l5d.io").await;
         fs::write(folder.path().join("token"), token).unwrap();
-        let process = spawn(folder.path(), plane);
+        let process = spawn(folder.path(), plane, place);
         let sidecar = Self {
             process,
+            place,
             _folder: folder,
             application,
         };
         eventually("the sidecar's readiness", async || {
-            let (status, _) = page(ADMIN.into(), "/ready").await?;
+            let (status, _) = page(sidecar.admin(), "/ready").await?;
             (status == 200).then_some(())
         })
         .await;
         sidecar
     }
 
+    /// Its admin server.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        admin(self.place)
+    }
+
     async fn status(&self) -> StatusCode {
         // Not from 127.0.0.1, which is always let in.
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 77, 3, 9], 0))).unwrap();
-        let stream = socket.connect(CLIENTS.into()).await.unwrap();
+        let own = SocketAddr::from(([127, 77, self.place, 9], 0));
+        socket.bind(own).unwrap();
+        let stream = socket.connect(clients(self.place)).await.unwrap();
         one_http1(stream, get("/")).await.unwrap().status()
     }
 }
@@ -84,11 +100,12 @@ pub(crate) async fn say_yes(listener: TcpListener) {
     }
 }
 
-fn spawn(folder: &Path, plane: &ControlPlane) -> Child {
+fn spawn(folder: &Path, plane: &ControlPlane, place: u8) -> Child {
     let log = fs::File::create(folder.join("log")).unwrap();
     let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
     let mut command = Command::new(linkerd_tests::binary("linkerd-proxy"));
-    let (clients, application) = (SocketAddr::from(CLIENTS), SocketAddr::from(APPLICATION));
+    let (clients, application) = (clients(place), application(place));
+    let own = |port: u16| format!("127.77.{place}.2:{port}");
     for (name, value) in [
         ("IDENTITY_DIR", folder.display().to_string()),
         (
@@ -103,10 +120,10 @@ fn spawn(folder: &Path, plane: &ControlPlane) -> Child {
         ("DESTINATION_SVC_ADDR", plane.destination.to_string()),
         ("INBOUND_DEFAULT_POLICY", "deny".to_owned()),
         ("INBOUND_PORTS", "8080".to_owned()),
-        ("INBOUND_LISTEN_ADDR", "127.77.3.2:4143".to_owned()),
+        ("INBOUND_LISTEN_ADDR", own(4143)),
         ("INBOUND_LISTENERS", format!("{clients}={application}")),
-        ("OUTBOUND_LISTEN_ADDRS", "127.77.3.2:4140".to_owned()),
-        ("ADMIN_LISTEN_ADDR", SocketAddr::from(ADMIN).to_string()),
+        ("OUTBOUND_LISTEN_ADDRS", own(4140)),
+        ("ADMIN_LISTEN_ADDR", own(4191)),
     ] {
         command.env(format!("LINKERD2_PROXY_{name}"), value);
     }
@@ -119,7 +136,7 @@ async fn a_pods_sidecar_is_certified_by_its_account_and_enforces_what_is_applied
     let Some((api, plane)) = shop().await else {
         return;
     };
-    let sidecar = Sidecar::start(&api, &plane).await;
+    let sidecar = Sidecar::start(&api, &plane, 3).await;
     let becomes = async |wanted: u16| {
         eventually(&format!("{wanted}"), async || {
             (sidecar.status().await == wanted).then_some(())
@@ -136,6 +153,6 @@ async fn a_pods_sidecar_is_certified_by_its_account_and_enforces_what_is_applied
     becomes(403).await;
     api.delete(&access("deny")).await;
     becomes(200).await;
-    let (_, metrics) = page(ADMIN.into(), "/metrics").await.unwrap();
+    let (_, metrics) = page(sidecar.admin(), "/metrics").await.unwrap();
     assert!(metrics.contains(r#"srv_name="web""#), "{metrics}");
 }

@@ -1,14 +1,17 @@
 //! `linkerd check DIR`: is the mesh that `linkerd run DIR` runs as it should be? Each failure comes with something to
-//! paste.
+//! paste. Nothing is written: files are read as they are.
 
+use super::print::Form;
 use crate::{
     fetch, identity, mesh,
-    outcome::{Failure, Outcome, Output, json, plain, show},
+    outcome::{Failure, Outcome, json, plain, show},
     run::{self, Running},
 };
-use linkerd_controller::{authority::Authority, source};
+use linkerd_controller::source;
+use linkerd_tls::ca::Ca;
 use serde::Serialize;
 use std::{
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -16,18 +19,6 @@ use std::{
 
 /// An issuer that ends sooner than this is warned of.
 const SOON: Duration = Duration::from_secs(30 * 86_400);
-
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Flags {
-    /// The directory that `linkerd run` was given.
-    directory: PathBuf,
-    /// The state directory. Absent: DIRECTORY/.linkerd.
-    #[arg(long)]
-    state_dir: Option<PathBuf>,
-    /// How to print.
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
-}
 
 /// A check.
 #[derive(Debug, Serialize)]
@@ -52,12 +43,13 @@ impl Check {
     }
 }
 
-/// `linkerd check`.
-pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
-    let directory = &flags.directory;
-    let state = flags
-        .state_dir
-        .clone()
+pub(super) async fn run(
+    directory: &Path,
+    state: Option<&PathBuf>,
+    form: Form,
+) -> Result<Outcome, Failure> {
+    let state = state
+        .cloned()
         .unwrap_or_else(|| run::state_directory(directory));
     let running = run::running(&state);
     let directories = mesh::manifests(directory, running.as_ref().map(|running| running.step))?;
@@ -75,11 +67,12 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
         )),
         Some(running) => live(running, &state, &mut checks).await,
     }
-    match flags.output {
-        Output::Json => json(&checks)?,
-        Output::Text => {
+    match form {
+        Form::Json => json(&checks)?,
+        Form::Table | Form::Short => {
             let mut text = String::new();
-            for check in &checks {
+            let is_shown = |check: &&Check| form == Form::Table || !check.ok;
+            for check in checks.iter().filter(is_shown) {
                 let ok = if check.ok { "ok  " } else { "FAIL" };
                 text.push_str(&format!("{ok} {}\n", check.what));
                 if let Some(problem) = &check.problem {
@@ -131,19 +124,26 @@ fn issuer(directory: &Path, state: &Path) -> Check {
             Err((format!("{} has no issuer.crt", state.display()), hint)),
         );
     }
-    let authority = match Authority::open(state) {
-        Ok(authority) => authority,
-        Err(error) => {
-            let hint = format!("ls -l {}", state.display());
-            return Check::new(what, Err((error.to_string(), hint)));
-        }
+    let read = |name: &str| {
+        let file = state.join(name);
+        fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))
     };
-    let until = authority.ca().not_after();
-    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    let read = || Ok((read("issuer.crt")?, read("issuer.key")?, read("ca.crt")?));
+    let ca = read().and_then(|(certificate, key, anchors)| {
+        let ca = Ca::load_with_anchors(&certificate, &key, &anchors);
+        ca.map_err(|error| format!("{}: {error}", state.join("issuer.crt").display()))
+    });
+    // The root stays: it signs the new issuer. The former one's key stays where only its owner can read it.
     let hint = format!(
-        "mv {0}/issuer.crt {0}/issuer.key /tmp && linkerd identity create-ca --state-dir {0}",
+        "mkdir -p -m 700 {0}/former && mv {0}/issuer.crt {0}/issuer.key {0}/former && linkerd identity create-ca --state-dir {0}",
         state.display()
     );
+    let ca = match ca {
+        Ok(ca) => ca,
+        Err(problem) => return Check::new(what, Err((problem, hint))),
+    };
+    let until = ca.not_after();
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
     let result = if left > SOON {
         Ok(())
     } else {
