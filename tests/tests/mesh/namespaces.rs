@@ -19,10 +19,15 @@ const CLIENT: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
 
 /// Has the kernel redirect a pod's traffic, of both families, as its init container does.
 pub(crate) fn redirect(pod: &str) -> Result<(), String> {
+    redirect_but(pod, "4190,4191")
+}
+
+/// The same but for these ports of the pod.
+pub(crate) fn redirect_but(pod: &str, ports: &str) -> Result<(), String> {
     let program = linkerd_tests::binary("linkerd2-proxy-init");
     let program = program.display();
     run(&format!(
-        "ip netns exec {pod} {program} --inbound-ports-to-ignore 4190,4191 -w"
+        "ip netns exec {pod} {program} --inbound-ports-to-ignore {ports} -w"
     ))
 }
 

@@ -34,18 +34,55 @@ impl Drop for Origin {
 
 /// Serves HTTP/1 and HTTP/2: answers with the version, the target and every header, a line each, then the body.
 pub(crate) async fn echo(address: SocketAddr) -> Origin {
+    serve(address, false).await
+}
+
+/// The same; who asks for a websocket gets one that says again what it hears.
+pub(crate) async fn switching(address: SocketAddr) -> Origin {
+    serve(address, true).await
+}
+
+async fn serve(address: SocketAddr, switches: bool) -> Origin {
     let listener = TcpListener::bind(address).await.unwrap();
     Origin(tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                let service =
-                    service_fn(|request| async { Ok::<_, Infallible>(said(request).await) });
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    let wants = request.headers().get("upgrade");
+                    if switches && wants.is_some_and(|wants| wants == "websocket") {
+                        return Ok::<_, Infallible>(switch(request));
+                    }
+                    Ok(said(request).await)
+                });
                 let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let _ = server
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .await;
             });
         }
     }))
+}
+
+fn switch(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    // Some want the answer to the key: that of RFC 6455, section 1.3, is known without a hash.
+    let key = request.headers().get("sec-websocket-key");
+    let is_known = key.is_some_and(|key| key == "dGhlIHNhbXBsZSBub25jZQ==");
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    let accept = is_known.then_some(("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    let always = [("connection", "upgrade"), ("upgrade", "websocket")];
+    for (name, value) in always.into_iter().chain(accept) {
+        let value = http::HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 async fn said(request: Request<Incoming>) -> Response<Full<Bytes>> {

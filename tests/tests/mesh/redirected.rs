@@ -36,17 +36,17 @@ const fn v6(net: u16, host: u16) -> IpAddr {
 }
 
 /// The pod `api`, whose application is the client.
-const API: [IpAddr; 2] = [v4(1, 2), v6(1, 2)];
+pub(crate) const API: [IpAddr; 2] = [v4(1, 2), v6(1, 2)];
 /// The pod `catalog`, whose application serves.
-const CATALOG: [IpAddr; 2] = [v4(2, 2), v6(2, 2)];
+pub(crate) const CATALOG: [IpAddr; 2] = [v4(2, 2), v6(2, 2)];
 /// A host that is not in the mesh. The control plane is on it, and it is the way between the pods.
-const OUTSIDE: [IpAddr; 2] = [v4(1, 1), v6(1, 1)];
+pub(crate) const OUTSIDE: [IpAddr; 2] = [v4(1, 1), v6(1, 1)];
 /// The Service of `catalog`, and one of the host outside: nobody has these addresses.
-const SERVICE: [IpAddr; 2] = [v4(96, 10), v6(96, 10)];
+pub(crate) const SERVICE: [IpAddr; 2] = [v4(96, 10), v6(96, 10)];
 const OUTSIDE_SERVICE: [IpAddr; 2] = [v4(96, 11), v6(96, 11)];
 
 /// HTTP; bytes where the client ends first; bytes where the server does.
-const WEB: u16 = 8080;
+pub(crate) const WEB: u16 = 8080;
 const CLIENT_ENDS: u16 = 7000;
 const SERVER_ENDS: u16 = 7001;
 /// gRPC.
@@ -57,10 +57,10 @@ const SECRET: &str = "the-application-said-this";
 
 /// The namespaces.
 #[derive(Clone)]
-struct Names {
-    api: String,
+pub(crate) struct Names {
+    pub(crate) api: String,
     catalog: String,
-    network: String,
+    pub(crate) network: String,
 }
 
 impl Names {
@@ -235,9 +235,9 @@ impl Drop for Tap {
 }
 
 /// Everything, running.
-struct Cluster {
-    names: Names,
-    mesh: Mesh,
+pub(crate) struct Cluster {
+    pub(crate) names: Names,
+    pub(crate) mesh: Mesh,
     tap: Tap,
     heard: Heard,
     api: Option<Sidecar>,
@@ -246,7 +246,7 @@ struct Cluster {
     threads: Vec<JoinHandle<()>>,
 }
 
-fn manifests() -> String {
+fn manifests(client: &str) -> String {
     let pod = |name: &str, labels: &str, [v4, v6]: [IpAddr; 2]| {
         format!(
             "apiVersion: v1
@@ -274,7 +274,7 @@ spec:
     };
     let meshed = ", linkerd.io/control-plane-ns: linkerd";
     [
-        pod("api", meshed, API),
+        pod(client, meshed, API),
         pod("catalog", meshed, CATALOG),
         pod("outside", "", OUTSIDE),
         service("catalog", SERVICE),
@@ -286,6 +286,15 @@ spec:
 impl Cluster {
     /// `None` where namespaces cannot be made.
     async fn start() -> Option<Self> {
+        Self::start_with("api", "", &[]).await
+    }
+
+    /// The same with another account in place of `api`, more manifests, and more variables for its sidecar.
+    pub(crate) async fn start_with(
+        client: &str,
+        policy: &str,
+        variables: &[(&str, &str)],
+    ) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let id = format!(
             "l5d{}r{}",
@@ -302,7 +311,7 @@ impl Cluster {
             linkerd_tests::skipped(&format!("network namespaces: {why}"));
             return None;
         }
-        let mut mesh = Mesh::without_proxy(&manifests());
+        let mut mesh = Mesh::without_proxy(&(manifests(client) + policy));
         let control = OUTSIDE[0];
         for address in [
             &mut mesh.config.policy_addr,
@@ -341,8 +350,8 @@ impl Cluster {
                 until_dropped(done).await;
             });
         }
-        cluster.api = Some(cluster.sidecar(&names.api, "api", 6, API));
-        cluster.catalog = Some(cluster.sidecar(&names.catalog, "catalog", 7, CATALOG));
+        cluster.api = Some(cluster.sidecar(&names.api, client, 6, API, variables));
+        cluster.catalog = Some(cluster.sidecar(&names.catalog, "catalog", 7, CATALOG, &[]));
         for ip in [API[0], CATALOG[0]] {
             cluster
                 .from(&names.network, async move || {
@@ -365,7 +374,7 @@ impl Cluster {
     }
 
     /// Does something in a namespace, and waits for it.
-    async fn from<T: Send + 'static>(
+    pub(crate) async fn from<T: Send + 'static>(
         &self,
         name: &str,
         work: impl AsyncFnOnce() -> T + Send + 'static,
@@ -377,26 +386,31 @@ impl Cluster {
         }
     }
 
-    fn sidecar(&self, namespace: &str, account: &str, host: u8, ips: [IpAddr; 2]) -> Sidecar {
+    fn sidecar(
+        &self,
+        namespace: &str,
+        account: &str,
+        host: u8,
+        ips: [IpAddr; 2],
+        variables: &[(&str, &str)],
+    ) -> Sidecar {
         let id = |account: &str| {
             format!("{account}.linkerd.serviceaccount.identity.linkerd.cluster.local")
         };
         let (destination, issuer) = (id("linkerd-destination"), id("linkerd-identity"));
-        self.mesh.pod_in(
-            namespace,
-            account,
-            host,
-            &[
-                ("INBOUND_LISTEN_ADDR", "[::]:4143"),
-                ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140,[::1]:4140"),
-                ("ADMIN_LISTEN_ADDR", "[::]:4191"),
-                ("INBOUND_IPS", &ips.map(|ip| ip.to_string()).join(",")),
-                ("POLICY_SVC_NAME", &destination),
-                ("DESTINATION_SVC_NAME", &destination),
-                ("IDENTITY_SVC_NAME", &issuer),
-                ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8,fd00::/8"),
-            ],
-        )
+        let inbound_ips = ips.map(|ip| ip.to_string()).join(",");
+        let own = [
+            ("INBOUND_LISTEN_ADDR", "[::]:4143"),
+            ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140,[::1]:4140"),
+            ("ADMIN_LISTEN_ADDR", "[::]:4191"),
+            ("INBOUND_IPS", &*inbound_ips),
+            ("POLICY_SVC_NAME", &destination),
+            ("DESTINATION_SVC_NAME", &destination),
+            ("IDENTITY_SVC_NAME", &issuer),
+            ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8,fd00::/8"),
+        ];
+        let variables = [&own, variables].concat();
+        self.mesh.pod_in(namespace, account, host, &variables)
     }
 }
 
@@ -426,7 +440,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A page of the admin server of a pod.
-async fn page(ip: IpAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn page(ip: IpAddr, path: &str) -> Option<(u16, String)> {
     let stream = TcpStream::connect(SocketAddr::new(ip, 4191)).await.ok()?;
     let response = one_http1(stream, get(path)).await.ok()?;
     let status = response.status().as_u16();
@@ -439,7 +453,7 @@ type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// The applications of a host: HTTP, and bytes.
 async fn applications(ip: IpAddr, heard: Heard) -> (origin::Origin, [App; 2]) {
-    let http = origin::echo(SocketAddr::new(ip, WEB)).await;
+    let http = origin::switching(SocketAddr::new(ip, WEB)).await;
     let client_ends = bytes(SocketAddr::new(ip, CLIENT_ENDS), |mut stream| async move {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await?;
