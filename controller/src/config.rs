@@ -94,6 +94,10 @@ impl Config {
     }
 }
 
+/// Parameters of HTTP/2 between proxies where nobody says: PINGs, also without streams.
+const MESHED_HTTP2: &str =
+    r#"{"keep_alive":{"interval":{"seconds":10},"timeout":{"seconds":3},"while_idle":true}}"#;
+
 /// The flags of `linkerd-controller` and of `linkerd controller`.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
@@ -216,8 +220,9 @@ pub struct Flags {
     /// Which meshed endpoints are reached by their proxy's port and a transport header: opaque ones, or all.
     #[arg(long, value_enum, default_value_t = TransportMode::Transparent)]
     pub outbound_transport_mode: TransportMode,
-    /// Parameters of HTTP/2 between proxies, as JSON of the API's Http2ClientParams.
-    #[arg(long, value_name = "JSON")]
+    /// Parameters of HTTP/2 between proxies, as JSON of the API's Http2ClientParams. `{}`: those of each proxy. By default
+    /// PINGs find connections to proxies that are gone without a word.
+    #[arg(long, value_name = "JSON", default_value = MESHED_HTTP2)]
     pub meshed_http2_client_params: Option<Http2Params>,
     /// Endpoints of the client's zone have ten times the weight.
     #[arg(long)]

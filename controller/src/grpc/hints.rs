@@ -126,6 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn proxies_find_out_by_pings_that_others_are_gone_unless_operators_choose_otherwise() {
+        let http2 = |more: &[&str]| {
+            let flags = [&["controller", "--manifests=m"], more].concat();
+            let flags = <crate::Flags as clap::Parser>::parse_from(flags);
+            crate::Config::from(flags).hints.http2.unwrap().0
+        };
+        let keep = http2(&[]).keep_alive.unwrap();
+        assert_eq!(keep.interval.unwrap().seconds, 10);
+        assert_eq!((keep.timeout.unwrap().seconds, keep.while_idle), (3, true));
+        assert_eq!(http2(&["--meshed-http2-client-params={}"]).keep_alive, None);
+    }
+
+    #[test]
     fn parameters_are_read_as_the_chart_writes_them_and_a_typo_is_named() {
         let text = r#"{"keep_alive":{"interval":{"seconds":10},"timeout":{"seconds":3},"while_idle":true}}"#;
         let params: Http2Params = text.parse().unwrap();

@@ -313,7 +313,7 @@ pub(crate) enum Unresolved {
 
 /// Whether a Service has an address of its own. One that a file gives none has one all the same: an API server would
 /// have given it.
-fn has_virtual_address(service: &Service) -> bool {
+pub(crate) fn has_virtual_address(service: &Service) -> bool {
     let spec = &service.spec;
     spec.kind.as_deref() != Some("ExternalName") && spec.cluster_ip.as_deref() != Some("None")
 }

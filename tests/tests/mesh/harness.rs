@@ -504,6 +504,11 @@ impl Drop for Mesh {
 pub(crate) struct Sidecar(Child);
 
 impl Sidecar {
+    /// Stops it where it is: its connections stay open, and nobody says anything on them.
+    pub(crate) fn freeze(&self) {
+        signal(&self.0, rustix::process::Signal::STOP);
+    }
+
     /// Tells it to end, and waits until it has.
     pub(crate) async fn end(mut self) {
         signal(&self.0, rustix::process::Signal::TERM);

@@ -2,9 +2,9 @@
 //! it any more.
 
 use crate::{
-    harness::{Mesh, eventually, get, one_http1, signal, within},
+    harness::{Mesh, Sidecar, eventually, get, one_http1, signal, within},
     origin,
-    outbound::{Client, app, pod, service, status, text, why},
+    outbound::{App, Client, app, pod, service, status, text, why},
     outbound_messages::{Says, Sides, Traffic, add, message, no_endpoints},
 };
 use http_body_util::BodyExt as _;
@@ -315,6 +315,57 @@ async fn requests_stay_in_their_zone_until_it_is_overloaded() {
     }
 }
 
+/// A replica of `catalog`, in the mesh.
+fn workload(mesh: &Mesh, account: &str, host: u8) -> String {
+    let (id, ip) = (crate::harness::identity(account), mesh.ip(host));
+    format!(
+        "apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {{name: {account}, namespace: shop, labels: {{app: catalog}}}}
+spec:
+  meshTLS: {{identity: {id}, serverName: {id}}}
+  ports: [{{port: 8080}}]
+  workloadIPs: [{{ip: {ip}}}]
+status: {{conditions: [{{type: Ready, status: 'True'}}]}}
+---
+"
+    )
+}
+
+/// Its sidecar, and its application.
+async fn replica(mesh: &Mesh, account: &str, host: u8) -> (Sidecar, App) {
+    let own = SocketAddr::new(mesh.ip(host), 8080);
+    let application = SocketAddr::new(mesh.ip(host + 100), 8080);
+    let app = app(application, |_| status(200)).await;
+    let listeners = format!("{own}={application}");
+    let variables = [("INBOUND_LISTENERS", &*listeners)];
+    (mesh.peer(account, host, &variables).await, app)
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_gone_without_a_word_is_found_out_by_pings_also_without_requests() {
+    let mut mesh = Mesh::without_proxy("");
+    let pings = r#"{"keep_alive":{"interval":{"nanos":200000000},"timeout":{"nanos":500000000},"while_idle":true}}"#;
+    mesh.config.hints.http2 = Some(pings.parse().unwrap());
+    let text = service("catalog", "") + &workload(&mesh, "first", 20);
+    mesh.write("catalog.yaml", &text);
+    mesh.start_controller();
+    let listeners = format!("{}:9000=catalog.shop.svc.cluster.local:80", mesh.ip(2));
+    mesh.spawn_proxy(&[("OUTBOUND_LISTENERS", &*listeners)]);
+    mesh.ready().await;
+    let client = Client { mesh };
+    let (sidecar, _app) = replica(&client.mesh, "first", 20).await;
+    assert_eq!(client.status(9000).await, 200);
+    let meshed = [r#"direction="outbound""#, r#"peer="dst""#, r#"tls="true""#];
+    let open = async || client.mesh.metric("tcp_open_connections", &meshed).await;
+    assert!(open().await > 0.5, "kept for the next request");
+    sidecar.freeze();
+    eventually("the end of a connection that nobody uses", async || {
+        (open().await < 0.5).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn sidecars_that_end_while_others_take_their_place_cost_no_request() {
     let mesh = {
@@ -332,31 +383,8 @@ async fn sidecars_that_end_while_others_take_their_place_cost_no_request() {
     };
     let client = Client { mesh };
     let mesh = &client.mesh;
-    let workload = |account: &str, host: u8| {
-        let (id, ip) = (crate::harness::identity(account), mesh.ip(host));
-        format!(
-            "apiVersion: workload.linkerd.io/v1beta1
-kind: ExternalWorkload
-metadata: {{name: {account}, namespace: shop, labels: {{app: catalog}}}}
-spec:
-  meshTLS: {{identity: {id}, serverName: {id}}}
-  ports: [{{port: 8080}}]
-  workloadIPs: [{{ip: {ip}}}]
-status: {{conditions: [{{type: Ready, status: 'True'}}]}}
----
-"
-        )
-    };
-    let replica = async |account: &str, host: u8| {
-        let own = SocketAddr::new(mesh.ip(host), 8080);
-        let application = SocketAddr::new(mesh.ip(host + 100), 8080);
-        let app = app(application, |_| status(200)).await;
-        let listeners = format!("{own}={application}");
-        let sidecar = mesh
-            .peer(account, host, &[("INBOUND_LISTENERS", &*listeners)])
-            .await;
-        (sidecar, app)
-    };
+    let workload = |account: &str, host: u8| workload(mesh, account, host);
+    let replica = async |account: &str, host: u8| replica(mesh, account, host).await;
     let mut current = replica("first", 20).await;
     let only = |account: &str, host| mesh.write("replicas.yaml", &workload(account, host));
     only("first", 20);

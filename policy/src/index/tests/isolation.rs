@@ -86,6 +86,52 @@ const KINDS: &[(&str, &str, &str)] = &[
         "{meshTLS: {identity: a.b, serverName: a.b}, ports: [{port: 8080, name: http}], workloadIPs: [{ip: 10.0.0.1}]}",
     ),
     ("v1", "Namespace", ""),
+    // The outbound side: routes to a Service of the own namespace and, as a client of it, of `b`.
+    (
+        "gateway.networking.k8s.io/v1",
+        "HTTPRoute",
+        "{parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: a, port: 80}, {name: b, namespace: NS, port: 80}]}]}",
+    ),
+    (
+        "policy.linkerd.io/v1beta3",
+        "HTTPRoute",
+        "{parentRefs: [{group: '', kind: Service, name: web, namespace: b, port: 80}], rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: NS.example}}]}]}",
+    ),
+    (
+        "gateway.networking.k8s.io/v1",
+        "GRPCRoute",
+        "{parentRefs: [{group: '', kind: Service, name: web, namespace: b}], rules: [{}]}",
+    ),
+    (
+        "gateway.networking.k8s.io/v1alpha2",
+        "TLSRoute",
+        "{parentRefs: [{group: '', kind: Service, name: a}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+    ),
+    (
+        "gateway.networking.k8s.io/v1alpha2",
+        "TCPRoute",
+        "{parentRefs: [{group: '', kind: Service, name: a, namespace: b}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+    ),
+    (
+        "gateway.networking.k8s.io/v1alpha2",
+        "TCPRoute",
+        "{parentRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: web, port: 443}], rules: [{backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: web, port: 443}]}]}",
+    ),
+    (
+        "policy.linkerd.io/v1alpha1",
+        "EgressNetwork",
+        "{trafficPolicy: Deny}",
+    ),
+    (
+        "split.smi-spec.io/v1alpha2",
+        "TrafficSplit",
+        "{service: web, backends: [{service: a, weight: 1}, {service: b, weight: 2}]}",
+    ),
+    (
+        "linkerd.io/v1alpha2",
+        "ServiceProfile",
+        "{routes: [{name: NS, condition: {pathRegex: '/.*'}, isRetryable: true}], dstOverrides: [{authority: 'a.NS.svc.cluster.local:80', weight: 1}]}",
+    ),
 ];
 
 /// One object of any kind, whose names collide with those of the other namespace on purpose.
@@ -99,6 +145,8 @@ fn any_object(namespace: &str) -> impl Strategy<Value = Resource> + use<> {
             0 => String::new(),
             day => format!(", creationTimestamp: '2026-01-0{day}T00:00:00Z'"),
         };
+        // Of a Service of `b`, whoever says it: for clients of the own namespace where it is another one.
+        let name = if kind == "ServiceProfile" { format!("{name}.b.svc.cluster.local") } else { name.to_owned() };
         let text = if kind == "Namespace" {
             format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, annotations: {{config.linkerd.io/default-inbound-policy: deny, config.linkerd.io/opaque-ports: '8080'}}}}")
         } else {
@@ -126,8 +174,19 @@ fn answers(index: &Index, namespace: &str) -> String {
                 out += &format!("{:?}\n", index.workload_endpoint(&workload, port));
             }
             out += &format!("{:?}\n", index.endpoints(namespace, name, port));
+            let service = OutboundTarget::Service {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                port,
+            };
+            out += &format!("{:?}\n", index.outbound(namespace, &service));
+            if let Some(service) = index.service(namespace, name) {
+                out += &format!("{:?}\n", index.service_profile(namespace, service, port));
+            }
         }
     }
+    let outside = OutboundTarget::Address("192.0.2.1:443".parse().unwrap());
+    out += &format!("{:?}\n", index.outbound(namespace, &outside));
     for status in index.statuses() {
         if status.key.namespace == namespace {
             out += &format!("{status:?}\n");

@@ -8,7 +8,10 @@ use super::{
     Attached, Kind, Named, POLICY_GROUP, Parent, Route, tcp_ports,
 };
 use crate::{
-    index::{EndpointIdentity, Index, OutboundTarget, annotations, routes::in_order},
+    index::{
+        EndpointIdentity, Index, OutboundTarget, annotations, attach::has_virtual_address,
+        routes::in_order,
+    },
     outbound::{Action, OutboundPolicy, Protocol, Ref, profile::Profile},
     resource::{GrpcRoute, HttpRoute, Key, Service},
 };
@@ -59,7 +62,7 @@ fn of_parent(index: &Index, parent: Parent<'_>, routes: &[Attached<'_>], report:
         let seen = seen(index, parent, client, routes);
         let is_judged = |route: &Route<'_>| route.metadata.namespace == client;
         for each in routes.iter().filter(|each| is_judged(&each.route)) {
-            hidden(parent, each, &seen, report);
+            hidden(index, parent, each, &seen, report);
         }
         let applies =
             |route: &Route<'_>| is_judged(route) || route.metadata.namespace == parent.namespace;
@@ -159,7 +162,13 @@ fn named(policy: &OutboundPolicy) -> Box<dyn Iterator<Item = &Ref> + '_> {
 }
 
 /// A route that counts on none of the ports that it is attached to.
-fn hidden(parent: Parent<'_>, each: &Attached<'_>, seen: &[Seen], report: &mut Report) {
+fn hidden(
+    index: &Index,
+    parent: Parent<'_>,
+    each: &Attached<'_>,
+    seen: &[Seen],
+    report: &mut Report,
+) {
     let here: Vec<&Seen> = seen
         .iter()
         .filter(|seen| each.port.is_none_or(|port| port == seen.port))
@@ -171,7 +180,12 @@ fn hidden(parent: Parent<'_>, each: &Attached<'_>, seen: &[Seen], report: &mut R
         return;
     };
     let route = &each.route;
-    let (why, fix) = if is_ruled(route, first.profile.as_ref()) {
+    let (why, fix) = if let Some(why) = why_no_routes(index, parent) {
+        (
+            why.to_owned(),
+            "attach it to a Service that has an address, for example one beside it with the same selector",
+        )
+    } else if is_ruled(route, first.profile.as_ref()) {
         (
             format!("a ServiceProfile or TrafficSplit of {parent} rules in place of routes"),
             "delete the ServiceProfile or TrafficSplit, or the route",
@@ -193,6 +207,22 @@ fn hidden(parent: Parent<'_>, each: &Attached<'_>, seen: &[Seen], report: &mut R
         ),
         fix,
     );
+}
+
+/// Why no route at all applies to a parent.
+fn why_no_routes(index: &Index, parent: Parent<'_>) -> Option<&'static str> {
+    if parent.kind != Named::Service {
+        return None;
+    }
+    let service = index.service(parent.namespace, parent.name)?;
+    if service.is_external_name() {
+        return Some(
+            "it is an ExternalName, an alias without an address that routes could apply to",
+        );
+    }
+    (!has_virtual_address(service)).then_some(
+        "it is headless (clusterIP: None), and routes apply to what is sent to a Service's address",
+    )
 }
 
 /// What makes a port something that the route is not for.

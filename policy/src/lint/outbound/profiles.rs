@@ -91,15 +91,26 @@ fn beside_split(
         .find(|split| first_label(&split.spec.service) == service);
     let overrides = &profile.spec.dst_overrides;
     let counts = overrides.iter().any(|target| target.weight.0 > 0);
-    if let Some(split) = found.filter(|_| counts) {
-        report.add(
-            Severity::Warning,
-            "split-overlap",
+    let Some(split) = found.filter(|_| counts) else {
+        return;
+    };
+    // A profile of another namespace is for clients there: for all others the split is as it was.
+    let (judged, message) = if object.namespace == *namespace {
+        (
             key(SPLIT_GROUP, "TrafficSplit", &split.metadata),
             format!("has no effect beside dstOverrides of {object}"),
-            "keep one of the two",
-        );
-    }
+        )
+    } else {
+        (
+            object.clone(),
+            format!(
+                "its dstOverrides take the place of TrafficSplit {namespace}/{} for clients of namespace {}",
+                split.metadata.name, object.namespace
+            ),
+        )
+    };
+    let fix = "keep one of the two";
+    report.add(Severity::Warning, "split-overlap", judged, message, fix);
 }
 
 fn first_label(name: &str) -> &str {

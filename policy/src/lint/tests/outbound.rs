@@ -456,6 +456,20 @@ fn routes_that_their_port_has_no_use_for_are_named() {
         &[&at("TLSRoute", "s", 80), &at("TCPRoute", "t", 80)],
         "TCPRoute t: has no effect on port 80 of Service shop/web: TLSRoute shop/s",
     );
+    // Without an address there is nothing that a route could apply to, whatever the port is.
+    for (spec, why) in [
+        ("clusterIP: None", "it is headless (clusterIP: None)"),
+        (
+            "type: ExternalName, externalName: web.example",
+            "it is an ExternalName",
+        ),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {{selector: {{app: web}}, {spec}, ports: [{{port: 80}}]}}"
+        );
+        let message = format!("HTTPRoute h: has no effect on port 80 of Service shop/web: {why}");
+        finds(check, &[WEB, &text, &http("h", "{}")], &message);
+    }
     // Attached to all ports it needs to count on one only.
     let everywhere = http("h", "{}").replace(", port: 80", "");
     silent(check, &[WEB, &web, &everywhere]);
