@@ -81,6 +81,11 @@ impl Said {
             "{hint:?} is not in {last:?}"
         );
     }
+
+    #[track_caller]
+    fn shows_no(&self, check: &str) {
+        assert!(!self.out.contains(check), "{}{}", self.out, self.err);
+    }
 }
 
 /// Compares with a file; `UPDATE_SNAPSHOTS=1` writes it anew.
@@ -161,4 +166,5 @@ async fn the_command_checks_shows_and_explains_what_a_cluster_has() {
     ask::asked(&cli, &plane, &sidecar).await;
     ask::explained(&cli, &plane).await;
     check::data_plane(&api, &cli, &plane).await;
+    check::with_less(&api).await;
 }

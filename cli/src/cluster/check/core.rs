@@ -71,13 +71,16 @@ pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
         Found::if_none(&missing, |text| Found::not_yet(text, hint)),
     ));
     checks.push(unschedulable(&pods, namespace));
+    let mut up = pods.iter().filter(|pod| is_up(pod) && !is_ready(pod));
+    let first = up.next().map(|pod| text(pod, "/metadata/name"));
     let unready: Vec<String> = pods
         .iter()
         .filter(|pod| is_up(pod) && !is_ready(pod))
         .map(why_unready)
         .collect();
     let hint = format!(
-        "kubectl -n {namespace} describe pods; kubectl -n {namespace} logs POD --all-containers"
+        "kubectl -n {namespace} describe pods; kubectl -n {namespace} logs {} --all-containers",
+        first.unwrap_or_default()
     );
     checks.push(Check::new(
         "control plane pods are ready",

@@ -11,7 +11,7 @@ use crate::{
 };
 use linkerd_controller::inject::{self, Annotations, Mesh, Place, Values};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const CONTAINER: &str = "linkerd-proxy";
 const ANCHORS: &str = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS";
@@ -79,18 +79,31 @@ async fn sidecars(
         .unwrap_or_default();
     let values = Values::from_yaml(text(&values, "/data/values")).unwrap_or_default();
     let at = namespace.map_or_else(|| "-A".to_owned(), |name| format!("-n {name}"));
-    let unready: Vec<String> = meshed
+    let unready_pods: Vec<&&Value> = meshed
         .iter()
         .filter(|pod| !is_ready(pod) && !is_proxy_ready(pod))
+        .collect();
+    let unready: Vec<String> = unready_pods
+        .iter()
         .map(|pod| format!("{}: {}", place(pod), core::why_unready(pod)))
         .collect();
-    let hint = format!("kubectl get pods {at}; kubectl -n NAMESPACE logs POD -c {CONTAINER}");
+    let hint = match unready_pods.first() {
+        Some(pod) => format!(
+            "kubectl get pods {at}; kubectl -n {} logs {} -c {CONTAINER}",
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name")
+        ),
+        None => String::new(),
+    };
     checks.push(Check::new(
         "data plane proxies are ready",
         Found::if_none(&unready, |text| Found::not_yet(text, hint)),
     ));
     let missing = missing(cluster, &values, &plain).await?;
-    let hint = "kubectl -n NAMESPACE rollout restart deploy/NAME; if they stay so: kubectl -n NAMESPACE get events, and linkerd check for the webhook";
+    let hint = format!(
+        "{}; kubectl get events -A says why if they stay so",
+        restart(&missing)
+    );
     checks.push(Check::new(
         "pods that ask for a proxy have one",
         Found::if_none(&missing, |text| Found::warning(text, hint)),
@@ -104,10 +117,9 @@ async fn sidecars(
                 .then(|| format!("{} has {own}; the control plane has {version}", place(pod)))
         })
         .collect();
-    let restart = "kubectl -n NAMESPACE rollout restart deploy/NAME";
     checks.push(Check::new(
         "data plane is up-to-date",
-        Found::if_none(&old, |text| Found::warning(text, restart)),
+        Found::if_none(&old, |text| Found::warning(text, restart(&old))),
     ));
     let anchors = cluster
         .config_map("linkerd-identity-trust-roots")
@@ -124,11 +136,21 @@ async fn sidecars(
         Found::if_none(&other, |text| {
             Found::warning(
                 format!("they have other trust anchors than the control plane:\n{text}"),
-                restart,
+                restart(&other),
             )
         }),
     );
     Ok((checks, identity))
+}
+
+/// Starts the Deployments anew of the namespaces of Pods, which are listed as `NAMESPACE/NAME`.
+fn restart(pods: &[String]) -> String {
+    let namespaces = pods.iter().filter_map(|pod| pod.split_once('/'));
+    let namespaces: BTreeSet<&str> = namespaces.map(|(namespace, _)| namespace).collect();
+    let commands = namespaces
+        .iter()
+        .map(|namespace| format!("kubectl -n {namespace} rollout restart deploy"));
+    commands.collect::<Vec<_>>().join("; ")
 }
 
 fn is_component(pod: &Value) -> bool {

@@ -165,7 +165,7 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
     }
     let until = Instant::now() + flags.wait;
     loop {
-        let categories = all(&flags).await?;
+        let categories = all(&flags).await;
         let errors = categories.iter().flat_map(|category| &category.checks);
         let mut errors = errors.filter_map(|check| match &check.found {
             Found::Error { may_pass, .. } => Some(*may_pass),
@@ -182,16 +182,16 @@ pub(crate) async fn run(flags: Flags) -> Result<Outcome, Failure> {
 }
 
 /// Everything that is asked for, until something is missing that the rest needs.
-async fn all(flags: &Flags) -> Result<Vec<Category>, Failure> {
+async fn all(flags: &Flags) -> Vec<Category> {
     let client = "can query the Kubernetes API";
     let cluster = match Cluster::connect(&flags.which).await {
         Ok(cluster) => cluster,
         Err(failure) => {
             let hint = "kubectl cluster-info; --kubeconfig and --context name another cluster";
-            return Ok(vec![Category {
+            return vec![Category {
                 name: "kubernetes-api",
                 checks: vec![Check::error(client, failure.to_string(), hint)],
-            }]);
+            }];
         }
     };
     let mut categories = vec![
@@ -202,26 +202,44 @@ async fn all(flags: &Flags) -> Result<Vec<Category>, Failure> {
         version(&cluster),
     ];
     if flags.pre {
-        categories.push(pre::category(&cluster).await?);
-        return Ok(categories);
+        categories.push(seen("pre-kubernetes-setup", pre::category(&cluster).await));
+        return categories;
     }
-    let existence = core::existence(&cluster).await?;
+    let existence = seen("linkerd-existence", core::existence(&cluster).await);
     let is_installed = existence
         .checks
         .first()
         .is_some_and(|check| check.found == Found::Good);
     categories.push(existence);
     if !is_installed {
-        return Ok(categories);
+        return categories;
     }
-    categories.push(core::config(&cluster).await?);
-    categories.push(trust::identity(&cluster).await?);
-    categories.push(trust::webhooks(&cluster).await?);
-    categories.push(core::policy(&cluster).await?);
+    let mut add = |name, result| categories.push(seen(name, result));
+    add("linkerd-config", core::config(&cluster).await);
+    add("linkerd-identity", trust::identity(&cluster).await);
+    let webhooks = "linkerd-webhooks-and-apisvc-tls";
+    add(webhooks, trust::webhooks(&cluster).await);
+    add("linkerd-policy", core::policy(&cluster).await);
     if flags.proxy {
-        categories.extend(data_plane::categories(&cluster, flags.namespace.as_deref()).await?);
+        let namespace = flags.namespace.as_deref();
+        match data_plane::categories(&cluster, namespace).await {
+            Ok(found) => categories.extend(found),
+            Err(failure) => categories.push(seen("linkerd-data-plane", Err(failure))),
+        }
     }
-    Ok(categories)
+    categories
+}
+
+/// A category, or why it cannot be looked at; the others can be.
+fn seen(name: &'static str, result: Result<Category, Failure>) -> Category {
+    result.unwrap_or_else(|failure| Category {
+        name,
+        checks: vec![Check::error(
+            "what is there can be looked at",
+            failure.to_string(),
+            "kubectl auth can-i --list; somebody with the right must look",
+        )],
+    })
 }
 
 fn version(cluster: &Cluster) -> Category {

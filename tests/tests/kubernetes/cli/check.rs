@@ -137,7 +137,9 @@ pub(super) async fn broken(api: &ApiServer, cli: &Cli) {
         "is not ready",
         "kubectl -n linkerd describe pods",
     );
-    kubelet(api, true).await;
+    // What may still come is waited for.
+    let (said, ()) = tokio::join!(cli.run("check --wait 30s -o short"), kubelet(api, true));
+    said.shows_no("control plane pods are ready");
 
     let definition = linkerd_policy::crd::definitions()
         .into_iter()
@@ -258,25 +260,25 @@ pub(super) async fn data_plane(api: &ApiServer, cli: &Cli, plane: &ControlPlane)
         1,
         "× data plane proxies are ready",
         "shop/old",
-        "kubectl get pods -n shop",
+        "kubectl -n shop logs old -c linkerd-proxy",
     );
     said.names(
         1,
         "‼ pods that ask for a proxy have one",
         "shop/late",
-        "rollout restart",
+        "kubectl -n shop rollout restart deploy",
     );
     said.names(
         1,
         "‼ data plane is up-to-date",
         "shop/old has 0.0.1",
-        "rollout restart",
+        "kubectl -n shop rollout restart deploy",
     );
     said.names(
         1,
         "‼ data plane proxies certificate match CA",
         "shop/old",
-        "rollout restart",
+        "kubectl -n shop rollout restart deploy",
     );
     let said = cli.check("--proxy -n none").await;
     said.names(
@@ -284,5 +286,31 @@ pub(super) async fn data_plane(api: &ApiServer, cli: &Cli, plane: &ControlPlane)
         "× data plane namespace exists",
         "none",
         "kubectl get namespaces",
+    );
+}
+
+/// Somebody who may see some of it: the rest is still looked at.
+pub(super) async fn with_less(api: &ApiServer) {
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "view"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
+    });
+    api.apply(&binding).await;
+    let (viewer, _) = others(api).await;
+    let said = eventually("that the binding counts", async || {
+        let said = viewer.check("--proxy -n shop").await;
+        said.out
+            .contains("√ 'linkerd-config' config map exists")
+            .then_some(said)
+    })
+    .await;
+    let what = "× what is there can be looked at";
+    said.names(1, what, "forbidden", "kubectl auth can-i --list");
+    assert!(
+        said.out.contains("√ data plane namespace exists"),
+        "{}",
+        said.out
     );
 }
