@@ -30,6 +30,55 @@ fn linkerd(arguments: &[&str], state: &Path) -> Command {
     command
 }
 
+/// What a command prints, without what is another time something else: counts, times, how versions share requests, the last
+/// denial; and with columns that do not depend on them.
+fn stable(text: &str) -> String {
+    let mut out = String::new();
+    let mut is_table = false;
+    for line in text.lines() {
+        let mut tokens: Vec<String> = Vec::new();
+        is_table |= line.starts_with("WORKLOAD");
+        let is_row = line.starts_with("ok  ") && line.contains(" x ");
+        for token in line.split_whitespace() {
+            if is_row && token.starts_with('(') {
+                break;
+            }
+            let (number, rest) = token
+                .find([',', '%'])
+                .map_or((token, ""), |at| token.split_at(at));
+            let is_status = tokens
+                .last()
+                .is_some_and(|last| last == "HTTP" || last == "gRPC");
+            let is_number = number.parse::<f64>().is_ok() && !is_status;
+            tokens.push(if is_number {
+                format!("N{rest}")
+            } else {
+                token.to_owned()
+            });
+            if is_table && token.starts_with("http://") {
+                break;
+            }
+        }
+        out.push_str(&tokens.join(" "));
+        out.push('\n');
+    }
+    out
+}
+
+/// Compares with a file; `UPDATE_SNAPSHOTS=1` writes it anew.
+#[track_caller]
+fn shows(name: &str, text: &str) {
+    let seen = stable(text);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/snapshots")
+        .join(name);
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&file, &seen).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(seen == kept, "{name}: now it is\n{seen}");
+}
+
 #[test]
 fn every_step_of_the_shop_does_what_its_page_says() {
     let _one = SHOP.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,6 +98,10 @@ fn every_step_of_the_shop_does_what_its_page_says() {
         let retries = retries.and_then(|line| line.split_whitespace().nth(3));
         // Nine charges of which none failed, though each third attempt does.
         assert_eq!(retries, Some("4"), "{text}");
+        if step == "5" {
+            let (_, result) = text.split_once("    FROM").unwrap();
+            shows("run-once.txt", &format!("FROM{result}"));
+        }
     }
 }
 
@@ -180,6 +233,26 @@ fn a_running_mesh_can_be_checked_and_asked_and_ctrl_c_leaves_nothing_behind() {
         "{}",
         String::from_utf8_lossy(&check.stdout)
     );
+    shows("check-shop.txt", &String::from_utf8_lossy(&check.stdout));
+    for (name, words) in [
+        ("stat-retries.txt", "stat retries 127.42.0.2:4191"),
+        (
+            "diagnostics-outbound.txt",
+            "diagnostics outbound 127.42.0.2:4191",
+        ),
+        (
+            "diagnostics-compared.txt",
+            "diagnostics endpoints examples/shop/manifests --admin 127.42.0.2:4191",
+        ),
+    ] {
+        let root: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linkerd"));
+        let words = words.split_whitespace();
+        let output = command.current_dir(root).args(words).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {errors}");
+        shows(name, &String::from_utf8_lossy(&output.stdout));
+    }
     let again = linkerd(&["run", "examples/shop", "--once"], state.path())
         .output()
         .unwrap();

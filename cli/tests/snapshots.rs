@@ -258,6 +258,54 @@ fn every_shell_gets_a_completion_script() {
     }
 }
 
+/// Names and contents of a directory's files.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let mut files: Vec<_> = entries
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn check_of_a_directory_writes_nothing_and_what_it_says_to_paste_mends_the_issuer() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let place = state.to_str().unwrap();
+    let make = ["identity", "create-ca", "--state-dir", place];
+    assert!(linkerd(&make).status.success());
+    // Made on first use by others; not by who only looks.
+    for name in ["token.key", "token.pub", "lock"] {
+        fs::remove_file(state.join(name)).unwrap();
+    }
+    let check = || {
+        let before = files(&state);
+        let output = linkerd(&["check", "examples/shop", "-o", "json", "--state-dir", place]);
+        assert!(files(&state) == before, "{:?}", files(&state));
+        let checks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        checks[1].clone()
+    };
+    assert_eq!(check()["ok"], true);
+    // As an issuer is whose certificate is not the one that belongs to its key.
+    fs::copy(state.join("ca.crt"), state.join("issuer.crt")).unwrap();
+    let broken = check();
+    assert_eq!(broken["ok"], false, "{broken}");
+    let hint = broken["hint"].as_str().unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_linkerd")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    let pasted = shell.args(["-c", hint]).env("PATH", path).output().unwrap();
+    assert!(pasted.status.success(), "{hint}");
+    assert_eq!(check()["ok"], true);
+    // The former key stays where only its owner reads.
+    assert!(state.join("former/issuer.key").is_file());
+}
+
 #[test]
 fn check_says_what_to_do_when_nothing_runs() {
     let folder = tempfile::tempdir().unwrap();
