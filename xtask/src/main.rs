@@ -3,6 +3,7 @@
 mod checks;
 mod ci;
 mod dockerfile;
+mod image;
 mod tools;
 
 use std::process::ExitCode;

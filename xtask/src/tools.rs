@@ -8,9 +8,10 @@ use std::{
 };
 
 /// Debian packages, and a program that tells whether each is there.
-const DEBIAN: [(&str, &str); 6] = [
+const DEBIAN: [(&str, &str); 7] = [
     ("prometheus", "promtool"),
     ("iptables", "iptables"),
+    ("libcap2-bin", "setcap"),
     ("iproute2", "ip"),
     ("curl", "curl"),
     ("nginx-light", "nginx"),
