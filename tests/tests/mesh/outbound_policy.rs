@@ -3,7 +3,7 @@
 use crate::{
     harness::{eventually, get, one_http1, one_http2, within},
     outbound::why,
-    outbound_messages::{NOWHERE, Says, Sides, message, to, to_catalog},
+    outbound_messages::{NOWHERE, Says, Sides, add, message, to, to_catalog},
 };
 use http::Request;
 use http_body_util::Full;
@@ -14,7 +14,11 @@ use linkerd_policy::{
     },
     proto,
 };
-use linkerd2_proxy_api::destination::DestinationProfile;
+use linkerd2_proxy_api::destination::{
+    DestinationProfile, TlsIdentity,
+    tls_identity::{DnsLikeIdentity, Strategy},
+    update,
+};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -276,4 +280,57 @@ async fn an_opaque_profile_means_bytes_whatever_policy_says() {
         (client.mesh.metric(requests, &[]).await > after + 0.5).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_used_as_it_is_described_costs_no_request_and_no_connection() {
+    let sides = Sides::start().await;
+    let client = &sides.client;
+    sides
+        .says("detected", detecting(Duration::from_secs(10)))
+        .await;
+    let mut update = add(&[client.at(10), client.at(20)]);
+    let Some(update::Update::Add(set)) = update.update.as_mut() else {
+        unreachable!()
+    };
+    // An identity that no certificate can have.
+    let name = "web..shop".to_owned();
+    set.addrs.last_mut().unwrap().tls_identity = Some(TlsIdentity {
+        strategy: Some(Strategy::DnsLikeIdentity(DnsLikeIdentity {
+            name: name.clone(),
+        })),
+        server_name: Some(DnsLikeIdentity { name }),
+    });
+    sides.endpoints.send_replace(message(update));
+    let endpoints = "outbound_http_balancer_p2c_endpoints";
+    eventually("both endpoints", async || {
+        assert_eq!(client.status(9000).await, 200);
+        (client.mesh.metric(endpoints, &[]).await > 1.5).then_some(())
+    })
+    .await;
+    for _ in 0..50 {
+        let response = client.get(9000, "/").await;
+        assert_eq!(response.status(), 200, "{}", why(&response));
+    }
+    let (_, page) = client.mesh.get_admin("/outbound").await.unwrap();
+    let unusable = format!("{} connecting", client.at(20));
+    assert!(page.contains(&unusable), "{page}");
+    // Bytes: what the application makes of them is its answer.
+    for _ in 0..20 {
+        let mut stream = client.connect(9000).await;
+        stream
+            .write_all(b"\x00\x01bytes of no protocol")
+            .await
+            .unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        within("the end", stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+    }
+    let closed = "outbound_tcp_route_close_total";
+    let clean = client.mesh.metric(closed, &[r#"error="""#]).await;
+    assert!((clean - 20.0).abs() < f64::EPSILON, "{clean}");
+    let failed = client.mesh.metric(closed, &[]).await - clean;
+    assert!(failed < 0.5, "{failed}");
 }

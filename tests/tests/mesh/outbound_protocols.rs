@@ -7,7 +7,7 @@ use crate::{
     harness::{Mesh, eventually, get, identity, one_http1, within},
     http::conforms,
     origin,
-    outbound::{App, Client, pod, service, status, text, why},
+    outbound::{App, Client, app, pod, service, status, text, why},
 };
 use bytes::Bytes;
 use http::Request;
@@ -301,6 +301,31 @@ async fn a_stream_reset_for_another_reason_is_not_asked_again_and_the_applicatio
     assert!(send.ready().await.is_ok());
 }
 
+#[tokio::test]
+async fn an_endpoint_that_resets_at_once_looks_no_better_than_one_that_answers() {
+    let client = Client::start("", 2, "", &[]).await;
+    let resets = Arc::new(AtomicUsize::new(0));
+    let counted = resets.clone();
+    let _bad = frames::serve(client.at(10), move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Act::Reset(frames::INTERNAL_ERROR)
+    })
+    .await;
+    let _good = app(client.at(11), |_| status(200)).await;
+    let mut send = http2(&client, 9000).await;
+    let mut failed = 0;
+    for _ in 0..200 {
+        within("a place", send.ready()).await.unwrap();
+        failed += u32::from(send.send_request(ask()).await.is_err());
+    }
+    // Without a penalty it would have half of them, and more: nobody is as fast.
+    assert!(failed < 50, "{failed} of 200 were reset");
+    assert_eq!(
+        usize::try_from(failed).unwrap(),
+        resets.load(Ordering::Relaxed)
+    );
+}
+
 /// A CA of the applications' own, and servers that it vouches for.
 struct Origins {
     ca: Issuer<'static, KeyPair>,
@@ -440,7 +465,7 @@ fn overriding(name: &str) -> Request<Full<Bytes>> {
 async fn in_ingress_mode_a_request_goes_where_its_header_says_else_where_it_was_going() {
     let variables = [("INGRESS_MODE", "true")];
     let client = Client::start("", 1, "", &variables).await;
-    let _catalog = crate::outbound::app(client.at(10), |request| {
+    let _catalog = app(client.at(10), |request| {
         assert!(!request.headers().contains_key("l5d-dst-override"));
         status(201)
     })
