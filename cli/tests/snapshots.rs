@@ -258,6 +258,15 @@ fn every_shell_gets_a_completion_script() {
     }
 }
 
+#[test]
+fn what_opens_a_workload_of_a_directory_is_listed_and_what_is_no_workload_is_said() {
+    let authz = |target| ["authz", "-n", "shop", target, "-f", "examples/shop"];
+    shows("authz-shop.txt", &authz("po/catalog"));
+    shows("authz-unknown.txt", &authz("po/nobody"));
+    let explain = ["policy", "explain", "examples/shop", "--port", "8080"];
+    shows("explain-no-workload.txt", &explain);
+}
+
 /// Names and contents of a directory's files.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
