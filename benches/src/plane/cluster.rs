@@ -121,11 +121,20 @@ impl Cluster {
             }))
             .await?;
         let members = (number..pods).step_by(services.max(1)).take(100);
-        let endpoints: Vec<_> = members.map(|pod| endpoint(pod, true)).collect();
+        let endpoints: Vec<_> = match number {
+            // The one that is changed: as it is before the next change.
+            0 => Self::popular(self.endpoint.load(Ordering::Relaxed) + 1),
+            _ => members.map(|pod| endpoint(pod, true)).collect(),
+        };
         self.api
             .try_apply(&slice(number, &json!(endpoints)))
             .await?;
         Ok(())
+    }
+
+    /// The endpoints of the Service that every proxy watches, of which one comes and goes.
+    fn popular(count: usize) -> Vec<Value> {
+        vec![endpoint(0, true), endpoint(1, count.is_multiple_of(2))]
     }
 
     /// What one proxy is told of.
@@ -163,7 +172,7 @@ impl Cluster {
     /// An endpoint of the Service that every proxy watches, which goes or comes back.
     pub(super) async fn change_endpoint(&self) -> Result<(), Failure> {
         let count = self.endpoint.fetch_add(1, Ordering::Relaxed);
-        let endpoints = [endpoint(0, true), endpoint(1, count.is_multiple_of(2))];
+        let endpoints = Self::popular(count);
         self.api.try_apply(&slice(0, &json!(endpoints))).await?;
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::{
 
 mod kubelet;
 mod sidecar;
+mod walk;
 
 const NAMESPACE: &str = "linkerd";
 

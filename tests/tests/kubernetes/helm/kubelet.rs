@@ -97,6 +97,11 @@ impl Container {
         }
     }
 
+    /// Where it listens for what a flag names.
+    pub(super) fn address(&self, flag: &str) -> Option<SocketAddr> {
+        self.addresses.get(flag).copied()
+    }
+
     pub(super) async fn is_ready(&self) {
         let admin = self.addresses["admin-addr"];
         eventually("readiness", async || {
