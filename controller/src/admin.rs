@@ -3,6 +3,7 @@
 
 use crate::{
     grpc::streams::Streams,
+    injector::Readiness,
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) streams: Arc<Streams>,
+    /// Of the injector, in a process that is one.
+    pub(crate) injector: Option<Readiness>,
 }
 
 /// Serves for ever.
@@ -46,18 +49,28 @@ impl State {
         let query = query(request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/live" | "/ping" => text(StatusCode::OK, "live\n"),
-            // Before everything has been seen once, nothing is answered.
-            "/ready" if self.snapshots.borrow().version == 0 => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not ready: waits for the objects of the API server\n",
-            ),
-            "/ready" => text(StatusCode::OK, "ready\n"),
+            "/ready" => match self.lacks() {
+                Some(what) => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!("not ready: waits for {what}\n"),
+                ),
+                None => text(StatusCode::OK, "ready\n"),
+            },
             "/metrics" => self.metrics(request.headers()),
             "/status" => self.status(),
             "/policy" => self.policy(&query, false),
             "/policy/explain" => self.policy(&query, true),
             _ => text(StatusCode::NOT_FOUND, ""),
         }
+    }
+
+    /// What is waited for before this process can be asked anything.
+    fn lacks(&self) -> Option<&'static str> {
+        if self.snapshots.borrow().version == 0 {
+            // Before everything has been seen once, nothing is answered.
+            return Some("the objects of the API server");
+        }
+        self.injector.as_ref().and_then(Readiness::lacks)
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Page {

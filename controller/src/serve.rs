@@ -248,15 +248,24 @@ pub async fn run_on(
         admission,
         injector,
     } = listeners;
+    let readiness = injector::Readiness::default();
+    let injects = config.injector.is_some() && client.is_some();
     let state = admin::State {
         registry,
+        injector: injects.then(|| readiness.clone()),
         snapshots: shared.snapshots.clone(),
         streams: shared.streams.clone(),
     };
     let review = Box::pin(review(&config, &shared, client.clone(), admission));
     let reported = Arc::<Reported>::default();
     let statuses = statuses(&config, client.clone(), &reported, &shared, &state.registry);
-    let inject = Box::pin(inject(&config, &shared, client.clone(), injector));
+    let inject = Box::pin(inject(
+        &config,
+        &shared,
+        client.clone(),
+        injector,
+        readiness,
+    ));
     let keep = keep(&config, client.clone(), reported, publish, report, issuer);
     let keep = Box::pin(keep);
     let serve = Box::pin(async {
@@ -361,7 +370,7 @@ async fn review(
     let webhooks = [Webhook::POLICY_VALIDATOR, Webhook::PROFILE_VALIDATOR];
     let making = making(config, client);
     let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
-    let (tls, keep) = opened?;
+    let (tls, _, keep) = opened?;
     let snapshots = shared.snapshots.clone();
     let serve = admission::serve(settings.refuses_overlap, listener, tls, snapshots);
     tokio::join!(serve, keep);
@@ -374,6 +383,7 @@ async fn inject(
     shared: &Shared,
     client: Option<Client>,
     listener: Option<TcpListener>,
+    readiness: injector::Readiness,
 ) -> io::Result<()> {
     let settings = config.injector.clone().zip(listener).zip(client);
     let Some(((settings, listener), client)) = settings else {
@@ -382,9 +392,10 @@ async fn inject(
     let making = making(config, Some(client.clone()));
     let webhooks = [Webhook::INJECTOR];
     let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
-    let (tls, keep) = opened?;
+    let (tls, keys, keep) = opened?;
     let namespace = making.namespace;
     let metrics = shared.metrics.clone();
+    let tls = (tls, keys, readiness);
     let serve = injector::serve(settings, listener, tls, client, namespace, metrics);
     let keep = async {
         keep.await;

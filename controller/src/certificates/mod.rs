@@ -33,6 +33,7 @@ use tokio_rustls::{
         crypto::{CryptoProvider, aws_lc_rs},
         server::{ClientHello, ResolvesServerCert},
         sign::CertifiedKey,
+        version::TLS13,
     },
 };
 use x509_parser::{
@@ -114,8 +115,8 @@ pub(crate) struct Making {
     pub(crate) lifetime: Duration,
 }
 
-/// What a listener accepts connections with, and what keeps its certificates as they should be: to be polled for as long
-/// as the listener serves.
+/// What a listener accepts connections with, its certificates, and what keeps these as they should be: to be polled for as
+/// long as the listener serves.
 ///
 /// # Errors
 /// If files cannot be used, or there is no API server to keep Secrets in.
@@ -124,13 +125,14 @@ pub(crate) fn open(
     webhooks: &[Webhook],
     making: &Making,
     metrics: &Arc<ControllerMetrics>,
-) -> io::Result<(TlsAcceptor, BoxFuture<'static, ()>)> {
+) -> io::Result<(TlsAcceptor, Arc<Keys>, BoxFuture<'static, ()>)> {
     let brought = source.files.len();
     let keys = Keys::new(brought.saturating_add(webhooks.len()));
     let files = files::Files::open(source.files.clone(), keys.clone())?;
     let acceptor = keys.acceptor();
     if !source.makes {
-        return Ok((acceptor, files.keep().map(|never| match never {}).boxed()));
+        let keep = files.keep().map(|never| match never {});
+        return Ok((acceptor, keys, keep.boxed()));
     }
     let client = making.client.as_ref().ok_or_else(|| {
         io::Error::other("--webhook-certificates keeps them in Secrets: add --kubernetes")
@@ -150,10 +152,11 @@ pub(crate) fn open(
         Keeper::new(client, settings, keys.clone(), place, metrics.clone()).run()
     });
     let keepers: Vec<_> = keepers.collect();
+    let served = keys.clone();
     let keep = async move {
         tokio::join!(files.keep(), join_all(keepers));
     };
-    Ok((acceptor, keep.boxed()))
+    Ok((acceptor, served, keep.boxed()))
 }
 
 /// A certificate that is served.
@@ -229,12 +232,18 @@ impl Keys {
         self.0.get(place)?.load_full()
     }
 
-    /// What connections are accepted with. Those that come before there is a certificate fail.
+    /// What connections are accepted with. Those that come before there is a certificate fail. API servers speak TLS 1.3
+    /// since Kubernetes 1.13, and nobody else is expected.
     pub(crate) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        let config = ServerConfig::builder()
+        let config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Whether there is any certificate.
+    pub(crate) fn is_served(&self) -> bool {
+        self.0.iter().any(|place| place.load().is_some())
     }
 
     /// Whether there is a certificate for this name.

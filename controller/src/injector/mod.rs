@@ -16,7 +16,7 @@ mod review;
 mod settings;
 
 use crate::{
-    certificates::Source,
+    certificates::{Keys, Source},
     inject::{self, At, Mesh, Skip, annotations::ANNOTATIONS},
     metrics::ControllerMetrics,
     web::{self, Page, as_json, text},
@@ -31,7 +31,12 @@ use place::{Owned, Places};
 use review::{Answer, Asked};
 use serde_json::Value;
 use settings::{Current, Settings};
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::OnceCell};
 use tokio_rustls::TlsAcceptor;
 
@@ -59,11 +64,33 @@ struct Webhook {
     client: Client,
     /// Namespace of the control plane.
     namespace: String,
-    settings: Settings,
+    settings: Arc<Settings>,
     places: Places,
     events: Events,
     metrics: Arc<ControllerMetrics>,
     has_native_sidecars: OnceCell<bool>,
+}
+
+/// Whether Pods can be injected, for those who ask whether this process is ready.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<OnceLock<(Arc<Settings>, Arc<Keys>)>>);
+
+impl Readiness {
+    /// What is waited for.
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
+        let Some((settings, keys)) = self.0.get() else {
+            return Some("the injector's values");
+        };
+        if !keys.is_served() {
+            return Some("the certificate of the injector's webhook");
+        }
+        (!settings.has_anchors()).then_some("the trust anchors that sidecars get")
+    }
+
+    fn set(&self, settings: &Arc<Settings>, keys: Arc<Keys>) {
+        // There is one injector in a process.
+        let _ = self.0.set((settings.clone(), keys));
+    }
 }
 
 /// Serves for ever.
@@ -73,12 +100,13 @@ struct Webhook {
 pub(crate) async fn serve(
     injector: Injector,
     listener: TcpListener,
-    tls: TlsAcceptor,
+    (tls, keys, readiness): (TlsAcceptor, Arc<Keys>, Readiness),
     client: Client,
     namespace: String,
     metrics: Arc<ControllerMetrics>,
 ) -> io::Result<()> {
-    let settings = Settings::open(injector.values, injector.trust_anchors)?;
+    let settings = Arc::new(Settings::open(injector.values, injector.trust_anchors)?);
+    readiness.set(&settings, keys);
     let (places, watch) = Places::new(client.clone());
     let (events, tell) = Events::new(client.clone(), metrics.clone());
     let webhook = Arc::new(Webhook {

@@ -68,6 +68,12 @@ impl Settings {
         state.current.clone()
     }
 
+    /// Whether sidecars would get trust anchors, or none are to be had from a file.
+    pub(crate) fn has_anchors(&self) -> bool {
+        let current = self.current();
+        self.anchors.is_none() || !current.values.identity_trust_anchors_pem.trim().is_empty()
+    }
+
     fn look(&self, state: &mut State) -> io::Result<()> {
         let anchors = match &self.anchors {
             Some(path) => read(path)?,
@@ -124,7 +130,11 @@ mod tests {
         let uid = || settings.current().values.proxy.uid;
         assert_eq!(uid(), 1);
         // Anchors that are not there yet keep nothing back, and take nothing away later.
+        assert!(!settings.has_anchors());
+        fs::write(&anchors, "\n").unwrap();
+        assert!(!settings.has_anchors());
         fs::write(&anchors, "pem").unwrap();
+        assert!(settings.has_anchors());
         fs::write(&values, "proxy: {uid: 2}").unwrap();
         assert_eq!(uid(), 2);
         assert_eq!(settings.current().values.identity_trust_anchors_pem, "pem");

@@ -42,6 +42,12 @@ impl Drop for Plane {
 
 impl Plane {
     fn start(server: &ApiServer, network: Option<&Network>) -> Self {
+        let roles = "policy,destination,identity,injector";
+        Self::start_as(server, network, roles, "state/ca.crt")
+    }
+
+    /// With these roles, and trust anchors from this file of its folder.
+    fn start_as(server: &ApiServer, network: Option<&Network>, roles: &str, anchors: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -62,10 +68,8 @@ impl Plane {
             None => local(),
         };
         let process = command
-            .args([
-                "--kubernetes",
-                "--roles=policy,destination,identity,injector",
-            ])
+            .arg("--kubernetes")
+            .arg(format!("--roles={roles}"))
             .arg(format!("--policy-addr={}", api(8090)))
             .arg(format!("--destination-addr={}", api(8086)))
             .arg(format!("--identity-addr={}", api(8080)))
@@ -75,7 +79,7 @@ impl Plane {
             .arg(format!("--injector-cert={}", file("tls.crt")))
             .arg(format!("--injector-key={}", file("tls.key")))
             .arg(format!("--injector-values={}", file("values")))
-            .arg(format!("--injector-trust-anchors={}", file("state/ca.crt")))
+            .arg(format!("--injector-trust-anchors={}", file(anchors)))
             .env("KUBECONFIG", server.kubeconfig())
             .env("HOSTNAME", "test")
             .stdin(Stdio::null())
@@ -114,6 +118,21 @@ impl Plane {
             }],
         })
     }
+}
+
+/// A process that is the injector alone says that it is ready when Pods that it is asked about get all that they need.
+async fn is_not_ready_without_anchors(server: &ApiServer) {
+    let plane = Plane::start_as(server, None, "injector", "anchors");
+    let ready = async || linkerd_tests::page(plane.admin, "/ready").await;
+    eventually("what it waits for", async || {
+        let (status, text) = ready().await?;
+        assert_eq!(status, 503, "{text}");
+        text.contains("the trust anchors that sidecars get")
+            .then_some(())
+    })
+    .await;
+    fs::write(plane.folder.path().join("anchors"), "PEM").unwrap();
+    assert_eq!(ready().await, Some((200, "ready\n".to_owned())));
 }
 
 fn deployment(name: &str, rest: &Value) -> Value {
@@ -272,6 +291,7 @@ async fn values_that_change_are_in_the_next_pods_and_bad_ones_in_none() {
     let Some((api, plane)) = cluster(None).await else {
         return;
     };
+    is_not_ready_without_anchors(&api).await;
     let values = plane.folder.path().join("values");
     fs::write(
         &values,
