@@ -269,7 +269,7 @@ async fn calls_count_by_their_codes_and_by_those_that_operators_choose() {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_is_avoided_for_a_while_where_failures_are_penalised() {
-    let annotations = "balancer.alpha.linkerd.io/penalize-failures: 'true', balancer.alpha.linkerd.io/load-biaser-penalty: 100s";
+    let annotations = "balancer.alpha.linkerd.io/penalize-failures: 'true', balancer.alpha.linkerd.io/load-biaser-penalty: 1000s";
     let client = Client::start(annotations, 2, "", &[]).await;
     let failed = Arc::new(AtomicUsize::new(0));
     let counted = failed.clone();

@@ -390,6 +390,14 @@ impl Group {
                 member.is_ready(now) && Some(member.endpoint.address) != avoid
             })
         };
+        let better = |one: usize, other: usize| {
+            let loads = (self.load(one, now), self.load(other, now));
+            if loads.1 < loads.0 {
+                (other, loads.1)
+            } else {
+                (one, loads.0)
+            }
+        };
         let mut first = None;
         for _ in 0..DRAWS {
             let Some(at) = self.draw().filter(|at| fits(*at)) else {
@@ -399,19 +407,12 @@ impl Group {
                 None if self.members.len() < 2 => return Some((at, self.load(at, now))),
                 None => first = Some(at),
                 Some(other) if other == at => {}
-                Some(other) => {
-                    let loads = (self.load(other, now), self.load(at, now));
-                    return Some(if loads.1 < loads.0 {
-                        (at, loads.1)
-                    } else {
-                        (other, loads.0)
-                    });
-                }
+                Some(other) => return Some(better(other, at)),
             }
         }
-        // Few are ready, or the weights are far apart: look at all of them.
-        let all = || (0..self.members.len()).filter(|at| fits(*at));
-        let any = first.or_else(|| {
+        // Few are ready, or the weights are far apart, or chance has it: look at all of them.
+        let any = |except: Option<usize>| {
+            let all = || (0..self.members.len()).filter(|at| fits(*at) && Some(*at) != except);
             let count = all().count();
             let skip = if count > 1 {
                 rand::random_range(0..count)
@@ -419,8 +420,12 @@ impl Group {
                 0
             };
             all().nth(skip)
-        })?;
-        Some((any, self.load(any, now)))
+        };
+        let first = first.or_else(|| any(None))?;
+        Some(any(Some(first)).map_or_else(
+            || (first, self.load(first, now)),
+            |second| better(first, second),
+        ))
     }
 }
 

@@ -434,3 +434,17 @@ async fn an_answer_of_an_endpoint_that_is_gone_does_not_end_failfast() {
     assert!(!balancer.is_available(now()), "nobody is there");
     last.ended(Class::Success, now());
 }
+
+#[tokio::test]
+async fn of_two_endpoints_the_better_one_is_always_taken() {
+    let both = vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")];
+    let (balancer, _) = balancer(both, None);
+    let at = now();
+    let slow = balancer.pool(at);
+    let slow = slow.choose(at, Some(([10, 0, 0, 2], 80).into())).unwrap().0;
+    slow.load.penalise(Duration::from_secs(1000), at);
+    for _ in 0..10_000 {
+        let picked = balancer.choose(at, None).unwrap();
+        assert_eq!(host(&picked), 2);
+    }
+}
