@@ -182,6 +182,11 @@ async fn a_certificate_is_made_anew_in_time_and_no_review_fails_meanwhile() {
     })
     .await;
     let old = certificate(&first);
+    // The other one may have begun later.
+    let authorities = secret(&api, "ca.crt").await.unwrap();
+    for plane in &planes {
+        eventually("a certificate", async || shown(plane, &authorities).await).await;
+    }
     // Until each of them shows another one, every review is answered.
     let mut reviews = 0;
     let renewed = async {
