@@ -81,8 +81,7 @@ pub(crate) struct Explain {
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    text.split_once(':')
-        .and_then(|(name, value)| Some((name.trim().parse().ok()?, value.trim().parse().ok()?)))
+    linkerd_policy::explain::header(text)
         .ok_or_else(|| "write NAME:VALUE, like x-tenant:shop".to_owned())
 }
 
@@ -200,11 +199,8 @@ fn decide(
     let client = client.map(|text| identity(text, workload, index));
     let tls = match client.as_deref() {
         None => PeerTls::None,
-        Some(uri) if uri.contains("://") => PeerTls::Terminated {
-            identity: Some(PeerId::Uri(uri)),
-        },
-        Some(dns) => PeerTls::Terminated {
-            identity: Some(PeerId::Dns(dns)),
+        Some(id) => PeerTls::Terminated {
+            identity: Some(PeerId::of(id)),
         },
     };
     let peer = Peer {
@@ -215,17 +211,8 @@ fn decide(
     let explanation = match flags.path.as_deref() {
         None => policy.explain_connection(&peer),
         Some(target) => {
-            let (path, query) = target
-                .split_once('?')
-                .map_or((target, None), |(p, q)| (p, Some(q)));
-            let authority = flags.host.as_deref();
-            let request = RequestView {
-                method: &flags.method,
-                authority,
-                path,
-                query,
-                headers: &headers,
-            };
+            let host = flags.host.as_deref();
+            let request = RequestView::of_target(&flags.method, host, target, &headers);
             policy.explain_request(&peer, &request)
         }
     };

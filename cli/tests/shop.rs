@@ -7,6 +7,8 @@
     reason = "a test ends there"
 )]
 
+mod support;
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     io::{BufRead as _, BufReader},
@@ -105,15 +107,6 @@ fn every_step_of_the_shop_does_what_its_page_says() {
     }
 }
 
-/// A copy of the shop that a test may change.
-fn copy(folder: &Path) -> PathBuf {
-    let shop = folder.join("shop");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
-    let copied = Command::new("cp").arg("-r").arg(root).arg(&shop).status();
-    assert!(copied.unwrap().success());
-    shop
-}
-
 fn interrupt(run: &Child) {
     let id = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
     kill_process(id, Signal::INT).unwrap();
@@ -123,7 +116,7 @@ fn interrupt(run: &Child) {
 fn a_manifest_that_is_edited_decides_at_once_and_a_broken_one_changes_nothing() {
     let _one = SHOP.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
-    let shop = copy(folder.path());
+    let shop = support::shop(folder.path());
     let state = folder.path().join("state");
     let mut run = linkerd(&["run", shop.to_str().unwrap(), "-o", "json"], &state)
         .stdout(Stdio::piped())
@@ -180,7 +173,7 @@ fn a_manifest_that_is_edited_decides_at_once_and_a_broken_one_changes_nothing() 
 fn what_is_not_as_declared_is_said_and_fails() {
     let _one = SHOP.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
-    let shop = copy(folder.path());
+    let shop = support::shop(folder.path());
     let file = shop.join("mesh.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let wrong = text.replacen(

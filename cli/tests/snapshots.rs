@@ -7,6 +7,8 @@
     reason = "a test ends there"
 )]
 
+mod support;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -336,7 +338,7 @@ fn check_says_what_to_do_when_nothing_runs() {
 #[test]
 fn traffic_that_cannot_be_is_named_before_anything_is_started() {
     let folder = tempfile::tempdir().unwrap();
-    let shop = root().join("examples/shop");
+    let shop = support::shop(folder.path());
     let mesh = fs::read_to_string(shop.join("mesh.yaml")).unwrap();
     for (wrong, says) in [
         (
@@ -349,32 +351,17 @@ fn traffic_that_cannot_be_is_named_before_anything_is_started() {
         ),
     ] {
         let state = folder.path().join("state");
-        let copy = folder.path().join("shop");
-        copy_all(&shop, &copy);
         let (field, _) = wrong.split_once(": ").unwrap();
         let traffic = mesh.find("\ntraffic:").unwrap();
         let at = traffic + mesh[traffic..].find(&format!("{field}: ")).unwrap();
         let end = at + mesh[at..].find([',', '}', '\n']).unwrap();
         let text = format!("{}{wrong}{}", &mesh[..at], &mesh[end..]);
-        fs::write(copy.join("mesh.yaml"), text).unwrap();
-        let (directory, kept) = (copy.to_str().unwrap(), state.to_str().unwrap());
+        fs::write(shop.join("mesh.yaml"), text).unwrap();
+        let (directory, kept) = (shop.to_str().unwrap(), state.to_str().unwrap());
         let output = linkerd(&["run", directory, "--state-dir", kept, "--once"]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains(says), "{error}");
         assert!(!state.exists(), "nothing was begun");
-    }
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

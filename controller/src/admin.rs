@@ -7,7 +7,7 @@ use crate::{
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use linkerd_metrics::{Format, Registry};
@@ -166,16 +166,13 @@ impl Query {
 
     /// The workload that is meant. By its bare name a Pod comes before an ExternalWorkload.
     fn workload(&self, index: &Index) -> Result<WorkloadRef, String> {
-        let pod = |text: &str| {
+        let named = |kind: &str, text: &str| {
             let (ns, name) = text.split_once('/')?;
-            let token = json!({"ns": ns, "pod": name}).to_string();
+            let token = json!({"ns": ns, kind: name}).to_string();
             token.parse::<WorkloadRef>().ok()
         };
-        let external = |text: &str| {
-            let (ns, name) = text.split_once('/')?;
-            let token = json!({"ns": ns, "external_workload": name}).to_string();
-            token.parse::<WorkloadRef>().ok()
-        };
+        let pod = |text: &str| named("pod", text);
+        let external = |text: &str| named("external_workload", text);
         let found = match (self.get("pod"), self.get("workload")) {
             (Some(text), _) => pod(text),
             (None, Some(text)) => text.parse().ok().or_else(|| {
@@ -194,11 +191,7 @@ impl Query {
     fn headers(&self) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         for text in self.all("header") {
-            let read = text.split_once(':').and_then(|(name, value)| {
-                let name: HeaderName = name.trim().parse().ok()?;
-                let value: HeaderValue = value.trim().parse().ok()?;
-                Some((name, value))
-            });
+            let read = linkerd_policy::explain::header(text);
             let (name, value) = read.ok_or("header: write NAME:VALUE, like x-tenant:shop")?;
             headers
                 .try_append(name, value)
@@ -212,11 +205,8 @@ impl Query {
         let addr = ip.map_err(|error| format!("ip: {error}"))?;
         let client = self.get("client").filter(|client| !client.is_empty());
         let tls = match (client, self.get("tls")) {
-            (Some(id), _) if id.contains("://") => PeerTls::Terminated {
-                identity: Some(PeerId::Uri(id)),
-            },
             (Some(id), _) => PeerTls::Terminated {
-                identity: Some(PeerId::Dns(id)),
+                identity: Some(PeerId::of(id)),
             },
             (None, Some("true")) => PeerTls::Terminated { identity: None },
             (None, _) => PeerTls::None,
@@ -228,16 +218,7 @@ impl Query {
         let method = self.get("method").unwrap_or("GET").parse::<Method>();
         let method = method.map_err(|_| "method: not an HTTP method")?;
         let headers = self.headers()?;
-        let (path, search) = path
-            .split_once('?')
-            .map_or((path, None), |(p, q)| (p, Some(q)));
-        let view = RequestView {
-            method: &method,
-            authority: self.get("host"),
-            path,
-            query: search,
-            headers: &headers,
-        };
+        let view = RequestView::of_target(&method, self.get("host"), path, &headers);
         Ok(as_json(&policy.explain_request(&peer, &view)))
     }
 }

@@ -42,18 +42,17 @@ impl Watch {
         });
         let mut watcher = watcher.map_err(io::Error::other)?;
         let mut unwatched = self.directories.clone();
-        let mut is_said = false;
         let mut stamp = None;
         let mut pauses = 0_u32;
         loop {
             unwatched.retain(|directory| {
                 let watched = watcher.watch(directory, notify::RecursiveMode::Recursive);
-                if let (Err(error), false) = (&watched, is_said) {
+                // Said once, before anything was read.
+                if let (Err(error), None) = (&watched, &stamp) {
                     tracing::warn!(directory = %directory.display(), %error, "Not watched; read every {:?} instead, until it can be", self.rescan);
                 }
                 watched.is_err()
             });
-            is_said = true;
             let is_told = tokio::time::timeout(self.rescan, touched.notified())
                 .await
                 .is_ok();

@@ -46,7 +46,7 @@ impl Policy {
             });
             offset = offset.saturating_add(index(own.len()));
         }
-        if routes.is_empty() && has_http(&server.protocol) {
+        if routes.is_empty() && server.protocol.reads_requests() {
             routes.push(PolicyRoute {
                 meta: Meta::default_named("default"),
                 offset,
@@ -70,10 +70,6 @@ impl Policy {
 pub(crate) fn check(server: &ServerPolicy) -> Result<(), CompileError> {
     RouteTable::new(server)?;
     warnings(server).map(drop)
-}
-
-fn has_http(protocol: &Protocol) -> bool {
-    !matches!(protocol, Protocol::Opaque | Protocol::Tls)
 }
 
 /// An index as it is stored; lists of more than 4 billion entries do not arrive.

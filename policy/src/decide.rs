@@ -5,7 +5,7 @@
 
 use crate::{
     compile::{authorizations::AuthorizationTable, routes::RouteTable},
-    matchers::path::normal_prefix,
+    matchers::{identity::is_uri, path::normal_prefix},
     server::{Authorization, Filter, Meta, PathMatch, Protocol, RateLimit, ServerPolicy},
 };
 use http::{HeaderMap, Method};
@@ -44,6 +44,15 @@ pub enum PeerId<'a> {
 }
 
 impl<'a> PeerId<'a> {
+    /// The identity that a text names: a URI, or else a DNS-like name.
+    pub fn of(text: &'a str) -> Self {
+        if is_uri(text) {
+            Self::Uri(text)
+        } else {
+            Self::Dns(text)
+        }
+    }
+
     /// The text of the identity.
     pub fn as_str(self) -> &'a str {
         match self {
@@ -65,6 +74,28 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     /// Headers.
     pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestView<'a> {
+    /// With a target as people write it: a path, and the query after a question mark.
+    pub fn of_target(
+        method: &'a Method,
+        authority: Option<&'a str>,
+        target: &'a str,
+        headers: &'a HeaderMap,
+    ) -> Self {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        Self {
+            method,
+            authority,
+            path,
+            query,
+            headers,
+        }
+    }
 }
 
 /// The answer to "may this peer".
@@ -347,6 +378,11 @@ impl Protocol {
             Self::Opaque => "opaque",
             Self::Tls => "tls",
         }
+    }
+
+    /// Whether requests are read, or only connections decided on.
+    pub const fn reads_requests(&self) -> bool {
+        !matches!(self, Self::Opaque | Self::Tls)
     }
 
     /// Routes and rate limit, where there are HTTP routes.

@@ -6,8 +6,9 @@
 use crate::{
     compile::authorizations::AuthorizationTable,
     decide::{Authorized, DenyReason, Matched, Peer, PeerTls, Policy, RequestView, Verdict},
-    server::{Authentication, Authorization, Meta, Protocol},
+    server::{Authentication, Authorization, Meta},
 };
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use std::fmt;
 
@@ -108,6 +109,12 @@ pub struct Candidate {
     pub failed: Option<String>,
 }
 
+/// A header of a request that is asked about, as people write it: `NAME:VALUE`.
+pub fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
 impl Policy {
     /// Explains [`Policy::connection`].
     pub fn explain_connection(&self, peer: &Peer<'_>) -> Explanation {
@@ -128,7 +135,7 @@ impl Policy {
             req.authority.unwrap_or_default(),
             req.path
         ));
-        if let Protocol::Opaque | Protocol::Tls = self.server().protocol {
+        if !self.server().protocol.reads_requests() {
             let mut explanation = self.explain_connection(peer);
             let protocol = explanation.protocol;
             explanation.request =

@@ -11,13 +11,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::provider::provider;
+use crate::{
+    provider::{SIGNATURES, VERSIONS, provider},
+    verify::unix_time,
+};
 
-/// Takes whatever a server shows: nothing is sent to it but a greeting.
+/// Believes every server: for who looks at what it shows, or at what we say to it.
 #[derive(Debug)]
-struct Anything(Vec<SignatureScheme>);
+pub(crate) struct Credulous;
 
-impl ServerCertVerifier for Anything {
+impl ServerCertVerifier for Credulous {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -48,7 +51,7 @@ impl ServerCertVerifier for Anything {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
+        SIGNATURES.supported_schemes()
     }
 }
 
@@ -62,15 +65,11 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let name = DnsName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let provider = provider();
-    let schemes = provider
-        .signature_verification_algorithms
-        .supported_schemes();
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(crate::provider::VERSIONS)
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anything(schemes)))
+        .with_custom_certificate_verifier(Arc::new(Credulous))
         .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
     let io = connector.connect(ServerName::DnsName(name), io).await?;
@@ -88,11 +87,8 @@ pub fn leads_to(
     between: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<(), crate::CertificateError> {
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = UnixTime::since_unix_epoch(since);
-    crate::verify::verify_chain(anchors, leaf, between, now, crate::verify::Usage::Server)
+    let usage = crate::verify::Usage::Server;
+    crate::verify::verify_chain(anchors, leaf, between, unix_time(now), usage)
 }
 
 /// Whether one of the authorities of a bundle vouches for a server's certificate under a name, as an API server asks it of
@@ -122,14 +118,11 @@ pub fn vouches(
         .collect();
     let (leaf, between) = chain.split_first().ok_or("there is no certificate")?;
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     leaf.verify_for_usage(
         webpki::ALL_VERIFICATION_ALGS,
         &anchors,
         between,
-        UnixTime::since_unix_epoch(since),
+        unix_time(now),
         KeyUsage::server_auth(),
         None,
         None,

@@ -146,26 +146,23 @@ impl Plane {
 
     /// `/status`, once it is as wanted; bounded.
     pub async fn status(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-        let mut every = tokio::time::interval(Duration::from_millis(10));
-        let mut last = serde_json::Value::Null;
-        for _ in 0..1000 {
-            last = serde_json::from_str(&self.page("/status").await).unwrap();
-            if wanted(&last) {
-                return last;
-            }
-            every.tick().await;
-        }
-        panic!("never as wanted: {last:#}");
+        let read = |page: &str| serde_json::from_str(page).unwrap();
+        read(&self.until("/status", |page| wanted(&read(page))).await)
     }
 
     /// Waits for the metrics to be as wanted.
     pub async fn metrics(&self, wanted: impl Fn(&str) -> bool) {
-        let mut every = tokio::time::interval(Duration::from_millis(20));
+        self.until("/metrics", wanted).await;
+    }
+
+    /// A page, once it is as wanted; bounded.
+    async fn until(&self, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let mut every = tokio::time::interval(Duration::from_millis(10));
         let mut last = String::new();
         for _ in 0..1000 {
-            last = self.page("/metrics").await;
+            last = self.page(path).await;
             if wanted(&last) {
-                return;
+                return last;
             }
             every.tick().await;
         }

@@ -6,7 +6,7 @@ use super::{
     utc,
 };
 use crate::discovery::policy::PortPolicy;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use linkerd_policy::{
     Explanation, Peer, PeerId, PeerTls, RequestView,
     server::{Authentication, Authorization, Meta, NetworkMatch, Protocol},
@@ -407,10 +407,8 @@ impl Question {
             "path" if value.starts_with('/') => self.path = value.to_owned(),
             "path" => return Err(bad("a path, which starts with /")),
             "header" => {
-                let wanted = "a header, like x-user:ann";
-                let (name, value) = value.split_once(':').ok_or_else(|| bad(wanted))?;
-                let name: HeaderName = name.trim().parse().map_err(|_| bad(wanted))?;
-                let value: HeaderValue = value.trim().parse().map_err(|_| bad(wanted))?;
+                let read = linkerd_policy::explain::header(value);
+                let (name, value) = read.ok_or_else(|| bad("a header, like x-user:ann"))?;
                 self.headers.append(name, value);
             }
             _ => return Err(format!("{key} is not a part of a question")),
@@ -432,23 +430,11 @@ impl Question {
             _ => PeerTls::None,
         };
         let peer = Peer { addr: self.ip, tls };
-        let has_routes = !matches!(policy.server().protocol, Protocol::Opaque | Protocol::Tls);
-        if !self.is_request && !has_routes {
+        if !self.is_request && !policy.server().protocol.reads_requests() {
             return policy.explain_connection(&peer);
         }
-        let (path, query) = match self.path.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (&*self.path, None),
-        };
-        policy.explain_request(
-            &peer,
-            &RequestView {
-                method: &self.method,
-                authority: self.host.as_deref(),
-                path,
-                query,
-                headers: &self.headers,
-            },
-        )
+        let host = self.host.as_deref();
+        let request = RequestView::of_target(&self.method, host, &self.path, &self.headers);
+        policy.explain_request(&peer, &request)
     }
 }

@@ -1,7 +1,7 @@
 //! Certificates of webhooks that the control plane makes, with the API server that must believe them.
 
 use crate::{
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, on_this_host},
     policy::{namespace, server},
     server::ApiServer,
 };
@@ -23,11 +23,7 @@ const NAME: &str = "linkerd-policy-validator.linkerd.svc";
 
 /// A configuration as a chart renders it, without a `caBundle`, and the Service that it names: on this host.
 fn chart(plane: &ControlPlane) -> [Value; 2] {
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "linkerd-policy-validator", "namespace": "linkerd"},
-        "spec": {"type": "ExternalName", "externalName": "localhost"},
-    });
+    let service = on_this_host("linkerd-policy-validator");
     let port = plane.webhook.port();
     let configuration = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",

@@ -17,6 +17,15 @@ use std::{
 use tempfile::TempDir;
 use tonic::{Status, Streaming, transport::Channel};
 
+/// A Service of the control plane that leads to this host, as a cluster's network would lead to Pods.
+pub(crate) fn on_this_host(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "linkerd"},
+        "spec": {"type": "ExternalName", "externalName": "localhost"},
+    })
+}
+
 /// A control plane; ends with the test.
 pub(crate) struct ControlPlane {
     process: Child,

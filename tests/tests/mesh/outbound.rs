@@ -61,6 +61,28 @@ pub(crate) async fn app(
     }))
 }
 
+/// An application that always answers with this status, and how often it did.
+pub(crate) async fn counted(address: SocketAddr, code: u16) -> (App, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let app = app(address, move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        status(code)
+    })
+    .await;
+    (app, calls)
+}
+
+/// A route of TLS to the Service `other`.
+pub(crate) const TLS_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TLSRoute
+metadata: {name: secure, namespace: shop}
+spec:
+  parentRefs: [{group: core, kind: Service, name: other}]
+  rules: [{backendRefs: [{name: other, port: 80}]}]
+---
+";
+
 pub(crate) fn status(code: u16) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{code}")));
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
@@ -688,13 +710,7 @@ async fn a_known_destination_works_without_the_control_plane_and_an_unknown_one_
 async fn nothing_leaves_in_plaintext_where_policy_requires_mutual_tls() {
     let annotations = "policy.linkerd.io/outbound-mtls: required";
     let client = Client::start(annotations, 1, "", &[]).await;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let _app = app(client.at(10), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(200)
-    })
-    .await;
+    let (_app, calls) = counted(client.at(10), 200).await;
     let response = client.get(9000, "/").await;
     assert_eq!(response.status(), 502);
     assert!(

@@ -3,7 +3,7 @@
 
 use crate::{
     harness::{eventually, get, one_http1, one_http2, within},
-    outbound::{App, Client, app, route, status, why},
+    outbound::{App, Client, app, counted, route, status, why},
     outbound_bodies::app as slow_app,
 };
 use http::{Request, Response, StatusCode};
@@ -271,14 +271,8 @@ async fn calls_count_by_their_codes_and_by_those_that_operators_choose() {
 async fn an_endpoint_that_fails_is_avoided_for_a_while_where_failures_are_penalised() {
     let annotations = "balancer.alpha.linkerd.io/penalize-failures: 'true', balancer.alpha.linkerd.io/load-biaser-penalty: 1000s";
     let client = Client::start(annotations, 2, "", &[]).await;
-    let failed = Arc::new(AtomicUsize::new(0));
-    let counted = failed.clone();
     // Faster than the other by far, and no breaker leaves it out.
-    let _bad = app(client.at(10), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(503)
-    })
-    .await;
+    let (_bad, failed) = counted(client.at(10), 503).await;
     let _good = app(client.at(11), |_| status(200)).await;
     let mut answers = 0;
     eventually("a failure", async || {

@@ -3,7 +3,7 @@
 use crate::{
     harness::{eventually, one_http2},
     origin,
-    outbound::{App, Client, pod, service, why},
+    outbound::{App, Client, TLS_ROUTE, pod, service, why},
 };
 use http::{Request, Response};
 use http_body_util::Full;
@@ -82,15 +82,9 @@ spec:
   parentRefs: [{group: core, kind: Service, name: catalog}]
   rules: [{}]
 ---
-apiVersion: gateway.networking.k8s.io/v1alpha2
-kind: TLSRoute
-metadata: {name: secure, namespace: shop}
-spec:
-  parentRefs: [{group: core, kind: Service, name: other}]
-  rules: [{backendRefs: [{name: other, port: 80}]}]
----
 "
     .to_owned()
+        + TLS_ROUTE
         + &service("other", annotations)
         + &pod("other-0", "other", ip)
 }

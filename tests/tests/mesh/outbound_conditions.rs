@@ -3,7 +3,7 @@
 
 use crate::{
     harness::{eventually, get, one_http1, within},
-    outbound::{App, Client, app, route, service, status, text, why},
+    outbound::{App, Client, app, counted, route, service, status, text, why},
     outbound_bodies::app as slow_app,
 };
 use bytes::Bytes;
@@ -168,13 +168,7 @@ async fn an_answer_is_kept_where_no_backend_might_do_better() {
 #[tokio::test]
 async fn an_answer_that_comes_before_the_end_of_the_request_is_the_answer() {
     let client = Client::start("retry.linkerd.io/http: 5xx", 1, "", &[BUDGET]).await;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let _app = app(client.at(10), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(503)
-    })
-    .await;
+    let (_app, calls) = counted(client.at(10), 503).await;
     let io = TokioIo::new(client.connect(9000).await);
     let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
         .await

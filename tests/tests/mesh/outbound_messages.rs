@@ -4,7 +4,7 @@
 
 use crate::{
     harness::{Mesh, eventually, get, within},
-    outbound::{App, Client, app, pod, status},
+    outbound::{App, Client, app, counted, pod, status},
 };
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
@@ -465,13 +465,7 @@ async fn endpoints_that_cannot_be_used_cost_no_request_and_the_next_good_ones_ar
 async fn a_control_plane_that_goes_and_comes_back_costs_no_request() {
     let mut client = Client::start("", 1, "", &[]).await;
     let _one = app(client.at(10), |_| status(200)).await;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let _two = app(client.at(11), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(200)
-    })
-    .await;
+    let (_two, calls) = counted(client.at(11), 200).await;
     let traffic = Traffic::start(client.listener(9000));
     traffic.more(50).await;
     for round in 0..3 {

@@ -2,29 +2,15 @@
 
 use crate::{
     harness::{eventually, get, one_http1},
-    outbound::{App, Client, app, pod, route, service, status, why},
+    outbound::{Client, counted, pod, route, service, why},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::Ordering;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
 const REQUIRED: &str = "policy.linkerd.io/outbound-mtls: required";
-
-async fn counted(client: &Client, host: u8) -> (App, Arc<AtomicUsize>) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let app = app(client.at(host), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(200)
-    })
-    .await;
-    (app, calls)
-}
 
 async fn refused(client: &Client, port: u16) {
     eventually("a refusal", async || {
@@ -65,7 +51,7 @@ spec:
         (profile, &[("DESTINATION_PROFILE_SUFFIXES", ".")][..]),
     ] {
         let client = Client::start("", 0, policy, variables).await;
-        let (_app, calls) = counted(&client, 11).await;
+        let (_app, calls) = counted(client.at(11), 200).await;
         client.mesh.write("other.yaml", &other(&client, REQUIRED));
         refused(&client, 9000).await;
         let refusals = client
@@ -134,7 +120,7 @@ async fn a_workload_dialled_by_its_address_is_held_to_what_its_services_require(
                 }
             })
             .await;
-            let (_app, calls) = counted(&client, 40).await;
+            let (_app, calls) = counted(client.at(40), 200).await;
             let workload = |annotations| {
                 service("direct", annotations) + &pod("direct-0", "direct", client.mesh.ip(40))
             };

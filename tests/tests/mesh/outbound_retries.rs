@@ -3,7 +3,7 @@
 
 use crate::{
     harness::{get, one_http1, one_http2},
-    outbound::{App, Client, app, status, why},
+    outbound::{App, Client, app, counted, status, why},
     outbound_bodies::app as slow_app,
 };
 use bytes::Bytes;
@@ -268,13 +268,7 @@ async fn there_are_as_many_attempts_as_the_limit_says_and_one_retry_where_it_say
 #[tokio::test]
 async fn a_retry_goes_to_another_endpoint_if_there_is_one() {
     let client = Client::start("retry.linkerd.io/http: 5xx", 2, "", &BUDGET).await;
-    let failed = Arc::new(AtomicUsize::new(0));
-    let counted = failed.clone();
-    let _bad = app(client.at(10), move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        status(503)
-    })
-    .await;
+    let (_bad, failed) = counted(client.at(10), 503).await;
     let _good = app(client.at(11), |_| status(200)).await;
     for _ in 0..100 {
         assert_eq!(client.status(9000).await, 200);

@@ -3,7 +3,7 @@
 use crate::{
     harness::{Mesh, eventually, get, identity, one_http1, one_http2},
     origin,
-    outbound::{App, Client, app, pod, route, service, status, text},
+    outbound::{App, Client, TLS_ROUTE, app, pod, route, service, status, text},
     outbound_bodies,
 };
 use bytes::Bytes;
@@ -646,15 +646,9 @@ metadata: {name: catalog.shop.svc.cluster.local, namespace: shop}
 spec:
   routes: [{name: flaky, condition: {pathRegex: /flaky}, isRetryable: true}]
 ---
-apiVersion: gateway.networking.k8s.io/v1alpha2
-kind: TLSRoute
-metadata: {name: secure, namespace: shop}
-spec:
-  parentRefs: [{group: core, kind: Service, name: other}]
-  rules: [{backendRefs: [{name: other, port: 80}]}]
----
 "
     .to_owned()
+        + TLS_ROUTE
         + &service("other", "");
     let client = Client::start("", 1, &policy, &[]).await;
     let mesh = &client.mesh;

@@ -5,7 +5,7 @@
 //! test plays the kubelet.
 
 use super::{Helm, components, kubelet::Container, linkerd};
-use crate::{policy::running, server::ApiServer};
+use crate::{control_plane::on_this_host, policy::running, server::ApiServer};
 use linkerd_tests::eventually;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -89,11 +89,7 @@ impl Walker<'_> {
             let mut containers = self.running.iter();
             let address = containers.find_map(|container| container.address(flag));
             let port = address.unwrap().port();
-            let service = json!({
-                "apiVersion": "v1", "kind": "Service",
-                "metadata": {"name": service, "namespace": "linkerd"},
-                "spec": {"type": "ExternalName", "externalName": "localhost"},
-            });
+            let service = on_this_host(service);
             self.server.delete(&service).await;
             self.server.apply(&service).await;
             let path = format!("/apis/admissionregistration.k8s.io/v1/{configuration}");
