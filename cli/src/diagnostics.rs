@@ -7,7 +7,7 @@ use crate::{
     outcome::{Failure, Outcome, Output, json, plain, show, table},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -37,7 +37,7 @@ pub(crate) struct OutboundFlags {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct EndpointFlags {
-    /// NAME.NAMESPACE.svc.DOMAIN:PORT; with --admin, directories of manifests.
+    /// NAME.NAMESPACE.svc.DOMAIN:PORT; with --admin, directories of manifests, or of a mesh.yaml.
     #[arg(required = true, value_name = "AUTHORITY|DIRECTORY")]
     what: Vec<String>,
     /// A sidecar's admin server, for example 127.0.0.1:4191, whose endpoints are compared with manifests.
@@ -125,15 +125,12 @@ async fn page(admin: SocketAddr, accept: &str) -> Result<String, Failure> {
 }
 
 async fn endpoints(flags: &EndpointFlags, admin: SocketAddr) -> Result<Outcome, Failure> {
-    let directories: Vec<PathBuf> = flags.what.iter().map(PathBuf::from).collect();
-    // Against nothing everything would be stale.
-    if let Some(missing) = directories.iter().find(|path| !path.exists()) {
-        return Err(Failure::usage(format!(
-            "{}: there is no such directory",
-            missing.display()
-        )));
+    // Against nothing everything would be stale: a directory that is not there is refused.
+    let mut manifests = Vec::new();
+    for directory in &flags.what {
+        manifests.extend(mesh::manifests(Path::new(directory), None)?);
     }
-    let index = mesh::index(&directories);
+    let index = mesh::index(&manifests);
     let page = page(admin, "application/json").await?;
     let page: Page = serde_json::from_str(&page)
         .map_err(|error| Failure::new(format!("http://{admin}/outbound: {error}")))?;

@@ -4,11 +4,8 @@
 //! plain manifests.
 
 use crate::outcome::{Failure, plain};
-use linkerd_controller::source;
-use linkerd_policy::{
-    index::{Cluster, Index, Workload, WorkloadRef},
-    resource::ExternalWorkload,
-};
+use linkerd_controller::{source, token::Subject};
+use linkerd_policy::index::{Cluster, Index, Workload, WorkloadRef};
 use serde::Deserialize;
 use std::{
     fmt, fs,
@@ -61,7 +58,7 @@ pub(crate) struct Step {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Program {
-    /// Name of the ExternalWorkload.
+    /// Name of the Pod or ExternalWorkload.
     pub(crate) name: String,
     pub(crate) program: Kind,
     /// The user's own program and its arguments, with `program: command`. `{ip}` stands for the address to listen on.
@@ -262,7 +259,7 @@ impl Traffic {
 /// way out have addresses beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
-    /// What the ExternalWorkload says. The sidecar listens there, and speaks from there.
+    /// What the Pod or ExternalWorkload says. The sidecar listens there, and speaks from there.
     pub(crate) workload: Ipv4Addr,
     pub(crate) application: Ipv4Addr,
     /// Where the sidecar takes what the application sends.
@@ -295,10 +292,52 @@ impl Addresses {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) program: Program,
-    pub(crate) manifest: ExternalWorkload,
     pub(crate) at: Addresses,
+    /// TCP ports that its manifest declares.
+    declared: Vec<u16>,
+    /// What its sidecar calls itself to the control plane: a token as the API has it.
+    pub(crate) token: String,
+    /// What its sidecar proves with.
+    pub(crate) tls: Tls,
     /// Its sidecar's outbound listeners, in the order of their ports.
     pub(crate) calls: Vec<Place>,
+}
+
+/// Who a workload is.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// Whom its token for certificates speaks for.
+    pub(crate) subject: Subject,
+    pub(crate) identity: String,
+    pub(crate) server_name: String,
+}
+
+impl Tls {
+    /// A Pod has the identity of its service account, an ExternalWorkload the one it names.
+    fn of(workload: &Workload, cluster: &Cluster) -> Self {
+        let namespace = workload.metadata().namespace.clone();
+        match workload {
+            Workload::Pod(pod) => {
+                let account = pod.service_account();
+                let identity = cluster.service_account_identity(&namespace, account);
+                let name = account.to_owned();
+                Self {
+                    subject: Subject::ServiceAccount { namespace, name },
+                    server_name: identity.clone(),
+                    identity,
+                }
+            }
+            Workload::ExternalWorkload(external) => {
+                let name = external.metadata.name.clone();
+                let tls = external.spec.mesh_tls.clone();
+                Self {
+                    subject: Subject::ExternalWorkload { namespace, name },
+                    identity: tls.identity,
+                    server_name: tls.server_name,
+                }
+            }
+        }
+    }
 }
 
 /// First port of a sidecar's outbound listeners.
@@ -311,7 +350,7 @@ impl Member {
 
     /// Ports of the application.
     pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
-        let ports = self.manifest.spec.ports.iter().map(|port| port.port);
+        let ports = self.declared.iter().copied();
         ports.filter(|port| !matches!(*port, 4143 | 4191))
     }
 
@@ -454,23 +493,12 @@ impl Mesh {
 
     fn member(&self, program: &Program, index: &Index) -> Result<Member, Failure> {
         let (ns, name) = (&self.metadata.namespace, &program.name);
-        let reference = WorkloadRef::ExternalWorkload {
-            ns: ns.clone(),
-            name: name.clone(),
-        };
-        let Some(Workload::ExternalWorkload(manifest)) = index.workload(&reference) else {
-            return Err(Failure::new(format!(
-                "workloads: {name}: no manifest describes the ExternalWorkload {ns}/{name}"
-            )));
-        };
-        let ip = manifest.spec.workload_ips.first().map(|ip| ip.ip);
-        let at = ip.and_then(Addresses::of).ok_or_else(|| {
+        let (workload, token) = described(index, ns, name).ok_or_else(|| {
             Failure::new(format!(
-                "ExternalWorkload {ns}/{name}: spec.workloadIPs[0].ip: {} cannot be used on one host",
-                ip.map_or_else(|| "(none)".to_owned(), |ip| ip.to_string())
+                "workloads: {name}: no manifest describes a Pod or an ExternalWorkload {ns}/{name}"
             ))
-            .hint("an address 127.A.B.C with B divisible by 4, but not 127.0.0.C; for example 127.42.0.2")
         })?;
+        let at = place(workload)?;
         let caller = Caller::Workload(name.clone());
         let mut calls = program.calls.clone();
         calls.extend(
@@ -494,11 +522,54 @@ impl Mesh {
         }
         Ok(Member {
             program: program.clone(),
-            manifest: ExternalWorkload::clone(manifest),
             at,
+            declared: workload.declared_ports().iter().map(|p| p.0).collect(),
+            token,
+            tls: Tls::of(workload, index.cluster()),
             calls,
         })
     }
+}
+
+/// The Pod of this name, or else the ExternalWorkload, and the token it is known by to the control plane.
+fn described<'a>(index: &'a Index, ns: &str, name: &str) -> Option<(&'a Workload, String)> {
+    let (ns, name) = (ns.to_owned(), name.to_owned());
+    let token = |kind: &str| serde_json::json!({ "ns": ns, kind: name }).to_string();
+    let pod = (
+        token("pod"),
+        WorkloadRef::Pod {
+            ns: ns.clone(),
+            pod: name.clone(),
+        },
+    );
+    let external = (
+        token("external_workload"),
+        WorkloadRef::ExternalWorkload { ns, name },
+    );
+    [pod, external]
+        .into_iter()
+        .find_map(|(token, reference)| Some((index.workload(&reference)?, token)))
+}
+
+/// Where a workload is run: its first address has to be one of this host that has others beside it.
+fn place(workload: &Workload) -> Result<Addresses, Failure> {
+    let ip = workload.addresses().first().copied();
+    ip.and_then(Addresses::of).ok_or_else(|| {
+        let (kind, field) = match workload {
+            Workload::Pod(_) => ("Pod", "status.podIP"),
+            Workload::ExternalWorkload(_) => ("ExternalWorkload", "spec.workloadIPs[0].ip"),
+        };
+        let meta = workload.metadata();
+        Failure::new(format!(
+            "{kind} {}/{}: {field}: {} cannot be used on one host",
+            meta.namespace,
+            meta.name,
+            ip.map_or_else(|| "(none)".to_owned(), |ip| ip.to_string())
+        ))
+        .hint(
+            "an address 127.A.B.C with B divisible by 4, but not 127.0.0.C; for example 127.42.0.2",
+        )
+    })
 }
 
 #[cfg(test)]

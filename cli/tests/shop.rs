@@ -95,7 +95,7 @@ fn every_step_of_the_shop_does_what_its_page_says() {
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "step {step}\n{text}{errors}");
-        assert!(text.contains("19 of 19 rows"), "{text}");
+        assert!(text.contains("21 of 21 rows"), "{text}");
         let retries = text.lines().find(|line| line.starts_with("web  "));
         let retries = retries.and_then(|line| line.split_whitespace().nth(3));
         // Nine charges of which none failed, though each third attempt does.
@@ -235,7 +235,7 @@ fn a_running_mesh_can_be_checked_and_asked_and_ctrl_c_leaves_nothing_behind() {
         ),
         (
             "diagnostics-compared.txt",
-            "diagnostics endpoints examples/shop/manifests --admin 127.42.0.2:4191",
+            "diagnostics endpoints examples/shop --admin 127.42.0.2:4191",
         ),
     ] {
         let root: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -21,9 +21,14 @@ fn cargo(words: &[&str]) -> Command {
 
 /// Every test. Further words go to `cargo test`.
 pub(crate) fn test(words: &[String]) -> Result<(), String> {
-    tools::prepare()?;
+    // Both have to wait for registries, at different times.
+    let tools = std::thread::spawn(tools::prepare);
     // End-to-end tests run the real binaries, next to the test's own.
-    tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    let built = tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]));
+    tools
+        .join()
+        .map_err(|_| "the tools could not be prepared".to_owned())??;
+    built?;
     tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
 }
 
@@ -56,7 +61,10 @@ pub(crate) fn check(_: &[String]) -> Result<(), String> {
 
 /// What `.ci/run` runs.
 pub(crate) fn ci(_: &[String]) -> Result<(), String> {
+    // Tests mostly wait. Where this fails, the check of the dependencies tries again and says why.
+    let deny = std::thread::spawn(tools::prepare_deny);
     test(&[])?;
+    let _ = deny.join();
     // With the profile of the tests: a release build of its own would take longer than all the rest.
     dockerfile::check(&["dev".to_owned()])?;
     check(&[])

@@ -181,6 +181,28 @@ pub(crate) fn is_ready(pod: &Value) -> bool {
     })
 }
 
+/// Name of the sidecar's container.
+pub(crate) const SIDECAR: &str = "linkerd-proxy";
+/// Its variable for trust anchors.
+pub(crate) const ANCHORS: &str = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS";
+
+/// The sidecar's container of a Pod, wherever it is.
+pub(crate) fn sidecar(pod: &Value) -> Option<&Value> {
+    let lists = ["/spec/containers", "/spec/initContainers"];
+    let mut containers = lists
+        .iter()
+        .filter_map(|at| pod.pointer(at)?.as_array())
+        .flatten();
+    containers.find(|container| text(container, "/name") == SIDECAR)
+}
+
+/// The trust anchors that a Pod's sidecar was given for its life; one that reads them from a file follows by itself.
+pub(crate) fn given_anchors(pod: &Value) -> Option<&str> {
+    let mut env = sidecar(pod)?.get("env")?.as_array()?.iter();
+    let variable = env.find(|variable| text(variable, "/name") == ANCHORS)?;
+    variable.get("value")?.as_str()
+}
+
 /// A text of a JSON object.
 pub(crate) fn text<'a>(object: &'a Value, at: &str) -> &'a str {
     object

@@ -4,11 +4,13 @@
 //! | module | what |
 //! |---|---|
 //! | `flags` | which values flags stand for |
+//! | `trust` | whether sidecars that run will believe the issuer |
 //! | `uninstall` | what there is to delete |
 //! | `namespace` | labels and annotations of the namespace, in a Job of the chart |
 
 mod flags;
 pub(crate) mod namespace;
+mod trust;
 pub(crate) mod uninstall;
 
 use crate::{
@@ -50,6 +52,9 @@ pub(crate) struct Upgrade {
     /// The manifests of the installation, in place of the cluster; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     from_manifests: Option<String>,
+    /// Even if sidecars that run would not believe the issuer.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -99,15 +104,22 @@ pub(crate) async fn upgrade(flags: Upgrade) -> Result<Outcome, Failure> {
         return print(&objects, flags.output);
     }
     let mut values = Values::default();
-    let stored = match &flags.from_manifests {
-        Some(file) => overrides_in(&flags::read(file)?, file)?,
-        None => stored(&Cluster::connect(&flags.which).await?, namespace).await?,
+    let (cluster, stored) = match &flags.from_manifests {
+        Some(file) => (None, overrides_in(&flags::read(file)?, file)?),
+        None => {
+            let cluster = Cluster::connect(&flags.which).await?;
+            let stored = stored(&cluster, namespace).await?;
+            (Some(cluster), stored)
+        }
     };
     values
         .add_yaml(&format!("Secret {OVERRIDES}"), &stored)
         .map_err(invalid)?;
     flags.values.read_over(&mut values)?;
     let objects = control_plane(namespace, &values)?;
+    if let Some(cluster) = cluster.filter(|_| !flags.force) {
+        trust::refuse_unbelieved(&cluster, &values).await?;
+    }
     print(&objects, flags.output)
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 use child::Children;
 pub(crate) use child::end_with_parent;
-use linkerd_controller::{authority::Authority, token::Subject};
+use linkerd_controller::authority::Authority;
 use serde::{Deserialize, Serialize};
 use serde_json::json as value;
 use std::{
@@ -275,12 +275,8 @@ impl Run {
     }
 
     fn sign(&self, member: &Member) -> Result<(), Failure> {
-        let subject = Subject::ExternalWorkload {
-            namespace: self.mesh.metadata.namespace.clone(),
-            name: member.name().to_owned(),
-        };
         let file = self.state.join(member.name()).join("token");
-        identity::write_token(&self.authority, &subject, TOKEN, &file)
+        identity::write_token(&self.authority, &member.tls.subject, TOKEN, &file)
     }
 
     /// The environment of a workload's sidecar.
@@ -290,8 +286,7 @@ impl Run {
         controller: Controller,
         home: &Path,
     ) -> Vec<(String, String)> {
-        let (ns, name) = (&self.mesh.metadata.namespace, member.name());
-        let (at, tls) = (member.at, &member.manifest.spec.mesh_tls);
+        let (ns, at, tls) = (&self.mesh.metadata.namespace, member.at, &member.tls);
         let inbound: Vec<_> = member
             .ports()
             .map(|port| format!("{}:{port}={}:{port}", at.workload, at.application))
@@ -307,7 +302,6 @@ impl Run {
                 ))
             })
             .collect();
-        let workload = value!({ "ns": ns, "external_workload": name }).to_string();
         [
             ("INBOUND_LISTEN_ADDR", format!("{}:4143", at.workload)),
             // Its own addresses; it speaks from the first, so that others know it from the rest of the host.
@@ -319,9 +313,9 @@ impl Run {
             ("INBOUND_DEFAULT_POLICY", "deny".into()),
             ("READY_REQUIRES_POLICY", "true".into()),
             ("POLICY_SVC_ADDR", controller.policy.to_string()),
-            ("POLICY_WORKLOAD", workload.clone()),
+            ("POLICY_WORKLOAD", member.token.clone()),
             ("DESTINATION_SVC_ADDR", controller.destination.to_string()),
-            ("DESTINATION_CONTEXT", workload),
+            ("DESTINATION_CONTEXT", member.token.clone()),
             ("IDENTITY_SVC_ADDR", controller.identity.to_string()),
             ("IDENTITY_DIR", home.display().to_string()),
             (

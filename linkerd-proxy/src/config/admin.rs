@@ -1,6 +1,9 @@
 //! The admin server, and what metrics keep.
 
-use super::{reader::Reader, value::Buckets};
+use super::{
+    reader::Reader,
+    value::{AtMost, Buckets},
+};
 use std::{net::SocketAddr, time::Duration};
 
 /// The admin server.
@@ -43,7 +46,7 @@ impl Admin {
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         let env_json = Readers::read(reader, "ADMIN_ENV_JSON");
         let policy = Readers::read(reader, "ADMIN_POLICY");
-        let max_connections = reader.value("ADMIN_MAX_CONNECTIONS");
+        let max_connections = reader.value::<AtMost>("ADMIN_MAX_CONNECTIONS").0;
         let listen = reader.optional("ADMIN_LISTEN_ADDR");
         let tap_listen = reader.optional("CONTROL_LISTEN_ADDR");
         Some(Self {
@@ -77,7 +80,7 @@ impl Metrics {
             latency_buckets: buckets
                 .map(|Buckets(bounds)| bounds)
                 .filter(|bounds| !bounds.is_empty()),
-            max_series: reader.value("METRICS_MAX_SERIES"),
+            max_series: reader.value::<AtMost>("METRICS_MAX_SERIES").0,
             native_histograms: reader.value("METRICS_NATIVE_HISTOGRAMS"),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     reader::Reader,
-    value::{Address, Limit, Networks},
+    value::{Address, AtMost, Limit, Networks},
 };
 use ipnet::IpNet;
 use linkerd_policy::default_policy::DefaultPolicy;
@@ -289,7 +289,7 @@ impl Policy {
             wait_timeout: reader.value("POLICY_WAIT_TIMEOUT"),
             fail_closed: reader.value("POLICY_FAIL_CLOSED"),
             ready_requires_policy: reader.value("READY_REQUIRES_POLICY"),
-            max_ports: reader.value("POLICY_MAX_PORTS"),
+            max_ports: reader.value::<AtMost>("POLICY_MAX_PORTS").0,
             denial_log_interval: reader.value("DENIAL_LOG_INTERVAL"),
             cluster_networks,
             addr: addr?,

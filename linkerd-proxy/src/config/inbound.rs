@@ -3,7 +3,7 @@
 use super::{
     control::Backoff,
     reader::Reader,
-    value::{Ips, Limit, Listener, Listeners, PortSet, Suffixes},
+    value::{AtMost, Ips, Limit, Listener, Listeners, PortSet, Suffixes},
 };
 use std::{
     collections::BTreeSet,
@@ -191,7 +191,7 @@ impl Inbound {
             connect_keepalive: limit("INBOUND_CONNECT_KEEPALIVE"),
             connect_user_timeout: limit("INBOUND_CONNECT_USER_TIMEOUT"),
             backlog: reader.value("INBOUND_TCP_LISTEN_BACKLOG"),
-            max_connections: reader.value("INBOUND_MAX_CONNECTIONS"),
+            max_connections: reader.value::<AtMost>("INBOUND_MAX_CONNECTIONS").0,
             max_in_flight: reader.value("INBOUND_MAX_IN_FLIGHT"),
             tls_handshake_timeout: reader.value("INBOUND_TLS_HANDSHAKE_TIMEOUT"),
             http_header_read_timeout: reader.value("INBOUND_HTTP_HEADER_READ_TIMEOUT"),

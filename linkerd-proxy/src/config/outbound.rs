@@ -3,7 +3,7 @@
 use super::{
     control::Backoff,
     reader::Reader,
-    value::{GrpcCodes, Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes},
+    value::{AtMost, GrpcCodes, Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes},
 };
 use ipnet::IpNet;
 use std::{
@@ -185,13 +185,13 @@ impl Outbound {
         Some(Self {
             discovery_timeout: reader.value("OUTBOUND_DISCOVERY_TIMEOUT"),
             discovery_forwards: reader.word("OUTBOUND_DISCOVERY_FALLBACK") == Some("forward"),
-            max_destinations: reader.value("OUTBOUND_MAX_DESTINATIONS"),
+            max_destinations: reader.value::<AtMost>("OUTBOUND_MAX_DESTINATIONS").0,
             retry_budget: retry_budget(reader),
             mtls_required: reader.word("OUTBOUND_MTLS") == Some("required"),
             failure_grpc_codes,
             policy_limits: reader.value("OUTBOUND_POLICY_LIMITS"),
             close_on_error: reader.value("OUTBOUND_CLOSE_ON_ERROR"),
-            max_connections: reader.value("OUTBOUND_MAX_CONNECTIONS"),
+            max_connections: reader.value::<AtMost>("OUTBOUND_MAX_CONNECTIONS").0,
             http_header_read_timeout: reader.value("OUTBOUND_HTTP_HEADER_READ_TIMEOUT"),
             http_idle_timeout: limit("OUTBOUND_HTTP_IDLE_TIMEOUT"),
             listen,
@@ -210,7 +210,9 @@ impl Outbound {
             http_queue_capacity: reader.value("OUTBOUND_HTTP_QUEUE_CAPACITY"),
             http_failfast_timeout: reader.value("OUTBOUND_HTTP_FAILFAST_TIMEOUT"),
             max_in_flight: reader.value("OUTBOUND_MAX_IN_FLIGHT"),
-            max_in_flight_per_destination: reader.value("OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION"),
+            max_in_flight_per_destination: reader
+                .value::<AtMost>("OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION")
+                .0,
             pool_max_idle: reader.value("OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT"),
             pool_idle_timeout: reader.value("OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT"),
             disable_informational_headers: reader

@@ -157,6 +157,7 @@ fn the_injected_values_give_the_documented_configuration() {
 fn every_bad_variable_is_reported_in_one_message_with_what_would_be_right() {
     let errors = with(&[
         ("INBOUND_CONNECT_TIMEOUT", "10"),
+        ("INBOUND_MAX_CONNECTIONS", "0"),
         ("INBOUND_PORTS", "80,70000"),
         ("INBOUND_DEFAULT_POLICY", "allow"),
         ("ADMIN_LISTEN_ADDR", "localhost:4191"),
@@ -165,9 +166,10 @@ fn every_bad_variable_is_reported_in_one_message_with_what_would_be_right() {
     ])
     .unwrap_err()
     .to_string();
-    assert!(errors.starts_with("6 variables are wrong:\n"), "{errors}");
+    assert!(errors.starts_with("7 variables are wrong:\n"), "{errors}");
     for line in [
         r#"LINKERD2_PROXY_INBOUND_CONNECT_TIMEOUT="10" has no unit: give a whole number directly followed by ms, s, m, h or d"#,
+        r#"LINKERD2_PROXY_INBOUND_MAX_CONNECTIONS="0" would refuse everything: give a whole number above 0"#,
         r#"LINKERD2_PROXY_INBOUND_PORTS="80,70000" holds "70000", which is no port: give ports"#,
         r#"LINKERD2_PROXY_INBOUND_DEFAULT_POLICY="allow" is no default policy: give all-unauthenticated"#,
         r#"LINKERD2_PROXY_ADMIN_LISTEN_ADDR="localhost:4191" is no IP address with a port: give"#,

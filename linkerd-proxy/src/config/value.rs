@@ -23,6 +23,8 @@ pub enum Syntax {
     Bool,
     /// Whole number.
     Number,
+    /// Whole number above 0: a limit of 0 would refuse everything.
+    Positive,
     /// Decimal number.
     Float,
     /// Ports and port ranges.
@@ -69,6 +71,7 @@ impl Syntax {
             }
             Self::Bool => "true or false".into(),
             Self::Number => "a whole number, like 100".into(),
+            Self::Positive => "a whole number above 0, like 100".into(),
             Self::Float => "a decimal number, like 0.1".into(),
             Self::Ports => {
                 "ports and ranges of ports between commas, like 80,8000-8100 (1 to 65535)".into()
@@ -109,6 +112,7 @@ impl Syntax {
             Self::Limit => "duration or empty".into(),
             Self::Bool => "bool".into(),
             Self::Number => "number".into(),
+            Self::Positive => "number above 0".into(),
             Self::Float => "decimal".into(),
             Self::Ports => "port set".into(),
             Self::Socket => "socket address".into(),
@@ -225,6 +229,20 @@ macro_rules! number {
     )+};
 }
 number!(u32, u64, usize);
+
+/// How many of something there may be: one at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AtMost(pub(super) usize);
+
+impl Value for AtMost {
+    accepts!(Syntax::Positive);
+    fn parse(text: &str) -> Result<Self, String> {
+        match usize::parse(text)? {
+            0 => Err("would refuse everything".into()),
+            max => Ok(Self(max)),
+        }
+    }
+}
 
 impl Value for f64 {
     accepts!(Syntax::Float);

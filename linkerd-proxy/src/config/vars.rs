@@ -130,7 +130,7 @@ vars! {
         "`TCP_USER_TIMEOUT` of sockets to the application.";
     "INBOUND_TCP_LISTEN_BACKLOG", Syntax::Number, Some("1024"), Known,
         "Length of the accept queue; for the admin port too.";
-    "INBOUND_MAX_CONNECTIONS", Syntax::Number, Some("20000"), Ours,
+    "INBOUND_MAX_CONNECTIONS", Syntax::Positive, Some("20000"), Ours,
         "Accepted connections at one time; further ones are closed at once.";
     "INBOUND_MAX_IN_FLIGHT", Syntax::Number, Some("100000"), Known,
         "Requests that wait for response headers, over all connections; further ones get 503.";
@@ -196,7 +196,7 @@ vars! {
         "Denies on ports without a policy from the controller, instead of the default policy. `/live` and `/ready` still answer.";
     "READY_REQUIRES_POLICY", Syntax::Bool, Some("false"), Ours,
         "Readiness waits for the policy of every listed port without end, instead of for `POLICY_WAIT_TIMEOUT`.";
-    "POLICY_MAX_PORTS", Syntax::Number, Some("1024"), Ours,
+    "POLICY_MAX_PORTS", Syntax::Positive, Some("1024"), Ours,
         "Unlisted ports that are watched at one time. Beyond it the one unused for longest gives way; if all are in use, connections to a further port are denied.";
     "DENIAL_LOG_INTERVAL", Syntax::Duration, Some("1m"), Ours,
         "Pause between two log lines about the same denial; the second one says how many there were.";
@@ -286,13 +286,13 @@ vars! {
         "Who may read `/env.json`: clients on this host, whomever the policy of the admin port admits, or nobody.";
     "ADMIN_POLICY", Syntax::Word(&["loopback", "policy", "off"]), Some("loopback"), Ours,
         "Who may read `/policy`, `/policy/explain`, `/denials` and `/outbound`.";
-    "ADMIN_MAX_CONNECTIONS", Syntax::Number, Some("256"), Ours,
+    "ADMIN_MAX_CONNECTIONS", Syntax::Positive, Some("256"), Ours,
         "Connections to the admin port at one time; further ones wait in the accept queue. One client address may have a quarter of them.";
     "METRICS_RETAIN_IDLE", Syntax::Duration, Some("10m"), Known,
         "How long a series stays without being used.";
     "METRICS_LATENCY_BUCKETS", Syntax::Buckets, None, Ours,
         "Buckets of latency histograms, in milliseconds. Unset: each family's own.";
-    "METRICS_MAX_SERIES", Syntax::Number, Some("10000"), Ours,
+    "METRICS_MAX_SERIES", Syntax::Positive, Some("10000"), Ours,
         "Series of one family; what comes beyond is counted in one series without labels of its own.";
     "METRICS_NATIVE_HISTOGRAMS", Syntax::Bool, Some("true"), Ours,
         "Offers native histograms to scrapers that ask for them.";
@@ -308,7 +308,7 @@ vars! {
         "How long a request or connection waits for the control plane to say what its destination is; then it is answered 504, or as `OUTBOUND_DISCOVERY_FALLBACK` says.";
     "OUTBOUND_DISCOVERY_FALLBACK", Syntax::Word(&["fail", "forward"]), Some("fail"), Ours,
         "What becomes of traffic whose destination is not known in time. `forward`: it goes to its original destination, without policy, until the control plane answers.";
-    "OUTBOUND_MAX_DESTINATIONS", Syntax::Number, Some("10000"), Ours,
+    "OUTBOUND_MAX_DESTINATIONS", Syntax::Positive, Some("10000"), Ours,
         "Destinations that are watched at one time; more are not looked up, and counted in `outbound_refused_total`.";
     "OUTBOUND_RETRY_BUDGET_RATIO", Syntax::Float, Some("0.2"), Ours,
         "Retries for each request that is none, where policy does not say. The budget is one for each route.";
@@ -324,7 +324,7 @@ vars! {
         "Takes queue capacity, failfast timeout and detection timeout from policy. `false`: from `OUTBOUND_*_QUEUE_CAPACITY`, `OUTBOUND_*_FAILFAST_TIMEOUT`, `OUTBOUND_DETECT_TIMEOUT`, whatever policy says.";
     "OUTBOUND_CLOSE_ON_ERROR", Syntax::Bool, Some("false"), Ours,
         "Ends the application's connection after 502, 503 and 504 of this proxy's own, with GOAWAY on HTTP/2.";
-    "OUTBOUND_MAX_CONNECTIONS", Syntax::Number, Some("100000"), Ours,
+    "OUTBOUND_MAX_CONNECTIONS", Syntax::Positive, Some("100000"), Ours,
         "Connections of the application that are served at one time; more are closed and counted in `outbound_refused_total`.";
     "OUTBOUND_HTTP_HEADER_READ_TIMEOUT", Syntax::Duration, Some("60s"), Ours,
         "Limit of reading a request's head.";
@@ -362,7 +362,7 @@ vars! {
         "How long they wait.";
     "OUTBOUND_MAX_IN_FLIGHT", Syntax::Number, Some("100000"), Known,
         "Requests that wait for response headers, to all destinations; further ones get 503.";
-    "OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION", Syntax::Number, Some("50000"), Ours,
+    "OUTBOUND_MAX_IN_FLIGHT_PER_DESTINATION", Syntax::Positive, Some("50000"), Ours,
         "Requests that wait for response headers from one destination, so that one that hangs leaves room for the others; \
          further ones get 503.";
     "OUTBOUND_MAX_IDLE_CONNS_PER_ENDPOINT", Syntax::Number, Some("10000"), Known,

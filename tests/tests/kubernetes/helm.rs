@@ -4,6 +4,7 @@
 
 use crate::{helm::kubelet::Container, server::ApiServer};
 use linkerd_tests::eventually;
+use linkerd_tls::ca::{Ca, CaPem};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -285,6 +286,43 @@ async fn refused(server: &ApiServer, words: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// Of two authorities that sign for themselves, where all sidecars believe the first one.
+async fn an_issuer_that_sidecars_do_not_believe_is_refused(
+    server: &ApiServer,
+    [old, new]: [&CaPem; 2],
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let upgrade = |ca: &CaPem| {
+        [
+            "upgrade".to_owned(),
+            "-o=json".to_owned(),
+            format!(
+                "--identity-trust-anchors-file={}",
+                file("ca.crt", &ca.anchors)
+            ),
+            format!(
+                "--identity-issuer-certificate-file={}",
+                file("issuer.crt", &ca.certificates)
+            ),
+            format!("--identity-issuer-key-file={}", file("issuer.key", &ca.key)),
+        ]
+    };
+    let words = upgrade(old);
+    printed(server, &words.each_ref().map(String::as_str)).await;
+    let words = upgrade(new);
+    let mut words = words.each_ref().map(String::as_str).to_vec();
+    let text = refused(server, &words).await;
+    let wanted = "1 Pods have a sidecar that does not believe the new issuer (identity.issuer.tls), in default";
+    assert!(text.contains(wanted), "{text}");
+    words.push("--force");
+    printed(server, &words).await;
+}
+
 #[tokio::test]
 async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted_without_a_rest() {
     let Some(server) = ApiServer::bare().await else {
@@ -342,12 +380,19 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
     let values = config["data"]["values"].as_str().unwrap();
     assert!(values.contains("logLevel: debug"), "{values}");
 
+    let [old, new] = ["old", "new"].map(|name| Ca::create(name).unwrap().to_pem());
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "web", "namespace": "default", "labels": {"linkerd.io/control-plane-ns": "linkerd"}},
-        "spec": {"containers": [{"name": "app", "image": "app"}]},
+        "spec": {"containers": [
+            {"name": "app", "image": "app"},
+            {"name": "linkerd-proxy", "image": "proxy", "env": [{
+                "name": "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", "value": old.anchors,
+            }]},
+        ]},
     });
     server.apply(&pod).await;
+    an_issuer_that_sidecars_do_not_believe_is_refused(&server, [&old, &new]).await;
     let text = refused(&server, &["uninstall"]).await;
     assert!(
         text.contains("1 Pods have a sidecar still, in default"),

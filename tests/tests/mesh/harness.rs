@@ -200,7 +200,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
     /// Starts it in a network namespace, as the user that redirection leaves alone. Without explicit listeners.
     pub(crate) fn spawn_proxy_in(&mut self, namespace: &str, variables: &[(&str, &str)]) {
         let variables = [variables, &[("INBOUND_LISTENERS", "")]].concat();
-        self.spawn(in_namespace(namespace), &variables);
+        self.spawn(in_namespace(namespace, &binary()), &variables);
     }
 
     pub(crate) fn kill_proxy(&mut self) {
@@ -245,15 +245,10 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         sidecar
     }
 
-    /// Starts the sidecar of a pod in a network namespace, as the user that redirection leaves alone. Where it listens
+    /// Starts the sidecar of a pod in its network namespace, as the user that redirection leaves alone. Where it listens
     /// is for the variables to say.
-    pub(crate) fn pod_in(
-        &self,
-        namespace: &str,
-        account: &str,
-        host: u8,
-        variables: &[(&str, &str)],
-    ) -> Sidecar {
+    pub(crate) fn pod(&self, pod: &Pod<'_>, variables: &[(&str, &str)]) -> Sidecar {
+        let Pod { account, host, .. } = *pod;
         let workload = format!(r#"{{"ns":"shop","pod":"{account}"}}"#);
         let id = identity(account);
         let own = [
@@ -262,7 +257,10 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
             ("INBOUND_LISTENERS", ""),
         ];
         let variables = [&own, variables].concat();
-        Sidecar(self.launch(in_namespace(namespace), account, host, &variables))
+        // Ours makes what is missing; whose are made by somebody else needs to find them.
+        KeyMaterial::load_or_create(&self.keys(host), &id).unwrap();
+        let command = in_namespace(pod.namespace, pod.program);
+        Sidecar(self.launch(command, account, host, &variables))
     }
 
     fn launch(
@@ -286,8 +284,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
         let token = token::issue(&authority, &subject, Duration::from_secs(3600)).unwrap();
         let token_file = self.folder.path().join(format!("token-{host}"));
         fs::write(&token_file, token).unwrap();
-        let keys = self.folder.path().join(format!("keys-{host}"));
-        fs::create_dir_all(&keys).unwrap();
+        let keys = self.keys(host);
         for path in [self.folder.path(), &keys, &token_file] {
             // A sidecar of another user reads the token and writes its key.
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
@@ -342,6 +339,13 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
             .stdin(Stdio::null())
             .spawn();
         child.unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
+    }
+
+    /// Where the sidecar of a host has its key.
+    pub(crate) fn keys(&self, host: u8) -> PathBuf {
+        let keys = self.folder.path().join(format!("keys-{host}"));
+        fs::create_dir_all(&keys).unwrap();
+        keys
     }
 
     /// What the sidecar has written so far.
@@ -500,6 +504,14 @@ impl Drop for Mesh {
     }
 }
 
+/// A pod whose sidecar is to be started.
+pub(crate) struct Pod<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) namespace: &'a str,
+    pub(crate) account: &'a str,
+    pub(crate) host: u8,
+}
+
 /// The sidecar of another workload, until this goes.
 pub(crate) struct Sidecar(Child);
 
@@ -543,7 +555,7 @@ fn memory(process: &Child) -> u64 {
 }
 
 /// The sidecar in a network namespace, as user 2102.
-fn in_namespace(namespace: &str) -> Command {
+fn in_namespace(namespace: &str, program: &Path) -> Command {
     let mut command = Command::new("ip");
     command.args([
         "netns",
@@ -554,7 +566,7 @@ fn in_namespace(namespace: &str) -> Command {
         "--regid=2102",
         "--clear-groups",
     ]);
-    command.arg(binary());
+    command.arg(program);
     command
 }
 

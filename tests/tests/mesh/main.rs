@@ -49,6 +49,7 @@ mod outbound_routing;
 mod outbound_telemetry;
 mod outbound_timeouts;
 mod outbound_unready;
+mod peer;
 mod promql;
 mod redirected;
 mod resets;

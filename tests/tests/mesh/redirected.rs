@@ -2,7 +2,7 @@
 //! control plane elsewhere in the network. A tap on the network shows what really leaves a pod.
 
 use crate::{
-    harness::{Mesh, Sidecar, eventually, get, identity, one_http1, within},
+    harness::{Mesh, Pod, Sidecar, binary, eventually, get, identity, one_http1, within},
     interop,
     namespaces::{redirect, until_dropped},
     origin,
@@ -13,6 +13,7 @@ use linkerd_tests::namespaces::{inside, run};
 use std::{
     io::{self, ErrorKind, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -283,6 +284,9 @@ spec:
     .concat()
 }
 
+/// The programs that are the sidecars of `api` and `catalog`.
+pub(crate) type Programs = [PathBuf; 2];
+
 impl Cluster {
     /// `None` where namespaces cannot be made.
     async fn start() -> Option<Self> {
@@ -291,6 +295,16 @@ impl Cluster {
 
     /// The same with another account in place of `api`, more manifests, and more variables for its sidecar.
     pub(crate) async fn start_with(
+        client: &str,
+        policy: &str,
+        variables: &[(&str, &str)],
+    ) -> Option<Self> {
+        Self::start_of([binary(), binary()], client, policy, variables).await
+    }
+
+    /// The same with other sidecars.
+    pub(crate) async fn start_of(
+        [of_api, of_catalog]: Programs,
         client: &str,
         policy: &str,
         variables: &[(&str, &str)],
@@ -350,8 +364,16 @@ impl Cluster {
                 until_dropped(done).await;
             });
         }
-        cluster.api = Some(cluster.sidecar(&names.api, client, 6, API, variables));
-        cluster.catalog = Some(cluster.sidecar(&names.catalog, "catalog", 7, CATALOG, &[]));
+        let pod = |program, namespace, account, host| Pod {
+            program,
+            namespace,
+            account,
+            host,
+        };
+        let api = pod(&of_api, &names.api, client, 6);
+        cluster.api = Some(cluster.sidecar(&api, API, variables));
+        let catalog = pod(&of_catalog, &names.catalog, "catalog", 7);
+        cluster.catalog = Some(cluster.sidecar(&catalog, CATALOG, &[]));
         for ip in [API[0], CATALOG[0]] {
             cluster
                 .from(&names.network, async move || {
@@ -386,14 +408,7 @@ impl Cluster {
         }
     }
 
-    fn sidecar(
-        &self,
-        namespace: &str,
-        account: &str,
-        host: u8,
-        ips: [IpAddr; 2],
-        variables: &[(&str, &str)],
-    ) -> Sidecar {
+    fn sidecar(&self, pod: &Pod<'_>, ips: [IpAddr; 2], variables: &[(&str, &str)]) -> Sidecar {
         let id = |account: &str| {
             format!("{account}.linkerd.serviceaccount.identity.linkerd.cluster.local")
         };
@@ -410,7 +425,7 @@ impl Cluster {
             ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8,fd00::/8"),
         ];
         let variables = [&own, variables].concat();
-        self.mesh.pod_in(namespace, account, host, &variables)
+        self.mesh.pod(pod, &variables)
     }
 }
 
@@ -522,9 +537,13 @@ async fn talk(ip: IpAddr) -> String {
 
 #[tokio::test]
 async fn what_goes_to_a_service_or_a_pod_crosses_the_network_as_mutual_tls_and_nothing_else_does() {
-    let Some(cluster) = Cluster::start().await else {
-        return;
-    };
+    if let Some(cluster) = Cluster::start().await {
+        everything_crosses_as_it_should(&cluster).await;
+    }
+}
+
+/// Everything that `api` says to a Service or a Pod arrives; between meshed Pods as mutual TLS, and only there.
+pub(crate) async fn everything_crosses_as_it_should(cluster: &Cluster) {
     let start = cluster.tap.since(0).len();
     let meshed = [SERVICE, CATALOG].concat();
     let outside = [OUTSIDE, OUTSIDE_SERVICE].concat();
@@ -686,13 +705,17 @@ async fn without_the_servers_sidecar_nobody_reaches_its_application() {
 
 #[tokio::test]
 async fn grpc_interoperates_between_two_redirected_pods() {
+    if let Some(cluster) = Cluster::start().await {
+        grpc_interoperates(&cluster).await;
+    }
+}
+
+/// Every case of the official interop client, from `api` to the official server at `catalog`.
+pub(crate) async fn grpc_interoperates(cluster: &Cluster) {
     let (Some(client), Some(server)) = (
         interop::program("grpc-interop-client"),
         interop::program("grpc-interop-server"),
     ) else {
-        return;
-    };
-    let Some(cluster) = Cluster::start().await else {
         return;
     };
     let command = |namespace: &str, program: &std::path::Path| {

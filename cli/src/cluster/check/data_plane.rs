@@ -5,16 +5,13 @@ use super::{Category, Check, Found, core};
 use crate::{
     cluster::{
         Cluster,
-        workload::{is_ready, text},
+        workload::{SIDECAR, given_anchors, is_ready, sidecar, text},
     },
     outcome::Failure,
 };
 use linkerd_controller::inject::{self, Annotations, Mesh, Place, Values};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-
-const CONTAINER: &str = "linkerd-proxy";
-const ANCHORS: &str = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS";
 
 pub(super) async fn categories(
     cluster: &Cluster,
@@ -71,7 +68,7 @@ async fn sidecars(
         .filter(|pod| core::is_up(pod) && !is_component(pod))
         .collect();
     let (meshed, plain): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| {
-        proxy(pod).is_some() && label(pod, "linkerd.io/control-plane-ns") == cluster.namespace
+        sidecar(pod).is_some() && label(pod, "linkerd.io/control-plane-ns") == cluster.namespace
     });
     let values = cluster
         .config_map("linkerd-config")
@@ -89,7 +86,7 @@ async fn sidecars(
         .collect();
     let hint = match unready_pods.first() {
         Some(pod) => format!(
-            "kubectl get pods {at}; kubectl -n {} logs {} -c {CONTAINER}",
+            "kubectl get pods {at}; kubectl -n {} logs {} -c {SIDECAR}",
             text(pod, "/metadata/namespace"),
             text(pod, "/metadata/name")
         ),
@@ -178,35 +175,19 @@ fn place(pod: &Value) -> String {
     )
 }
 
-/// The sidecar's container, wherever it is.
-fn proxy(pod: &Value) -> Option<&Value> {
-    let lists = ["/spec/containers", "/spec/initContainers"];
-    let mut containers = lists
-        .iter()
-        .filter_map(|at| pod.pointer(at)?.as_array())
-        .flatten();
-    containers.find(|container| text(container, "/name") == CONTAINER)
-}
-
 fn is_proxy_ready(pod: &Value) -> bool {
     let lists = ["/status/containerStatuses", "/status/initContainerStatuses"];
     let mut statuses = lists
         .iter()
         .filter_map(|at| pod.pointer(at)?.as_array())
         .flatten();
-    statuses.any(|status| {
-        text(status, "/name") == CONTAINER && status.get("ready") == Some(&true.into())
-    })
+    statuses
+        .any(|status| text(status, "/name") == SIDECAR && status.get("ready") == Some(&true.into()))
 }
 
-/// Whether a sidecar was given other anchors than these. One that reads them from a file follows by itself.
+/// Whether a sidecar was given other anchors than these.
 fn trusts_else(pod: &Value, anchors: &str) -> bool {
-    let env = proxy(pod).and_then(|proxy| proxy.get("env")?.as_array());
-    let mut env = env.into_iter().flatten();
-    env.find(|variable| text(variable, "/name") == ANCHORS)
-        .is_some_and(|variable| {
-            variable.get("value").is_some() && text(variable, "/value").trim() != anchors
-        })
+    given_anchors(pod).is_some_and(|given| given.trim() != anchors)
 }
 
 /// Pods that the injector would add a sidecar to, and that have none.
@@ -225,7 +206,7 @@ async fn missing(
     for pod in pods {
         let name = text(pod, "/metadata/namespace");
         // Of these the webhook is not asked.
-        if proxy(pod).is_some()
+        if sidecar(pod).is_some()
             || name == cluster.namespace
             || ["kube-system", "cert-manager"].contains(&name)
         {
@@ -255,11 +236,12 @@ async fn missing(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::workload::ANCHORS;
     use serde_json::json;
 
     #[test]
     fn sidecars_that_were_given_other_anchors_are_told_apart() {
-        let pod = |variable: Value| json!({"spec": {"initContainers": [{"name": CONTAINER, "env": [variable]}]}});
+        let pod = |variable: Value| json!({"spec": {"initContainers": [{"name": SIDECAR, "env": [variable]}]}});
         assert!(trusts_else(
             &pod(json!({"name": ANCHORS, "value": "old\n"})),
             "new"

@@ -9,6 +9,10 @@ use std::{
 /// No endpoint is loaded less than this, in seconds: else what it has to do would count for nothing.
 const FLOOR: f64 = 1e-6;
 
+/// What failures one after the other may make of an endpoint at most: it is asked again about once in this time, or when
+/// the others are worse.
+const WORST: Duration = Duration::from_secs(10);
+
 /// The load of one endpoint. Readers and writers on several threads may miss each other's last sample, never more.
 #[derive(Debug)]
 pub(super) struct PeakEwma {
@@ -18,6 +22,10 @@ pub(super) struct PeakEwma {
     estimate: AtomicU64,
     /// Nanoseconds after `epoch` at which the estimate was made.
     stamp: AtomicU64,
+    /// Failures one after the other.
+    failures: AtomicU32,
+    /// Nanoseconds after `epoch` at which the last of them was there.
+    failed: AtomicU64,
     outstanding: AtomicU32,
 }
 
@@ -28,6 +36,8 @@ impl PeakEwma {
             epoch: now,
             estimate: AtomicU64::new(settings.default_rtt.as_secs_f64().to_bits()),
             stamp: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            failed: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
         }
     }
@@ -48,10 +58,15 @@ impl PeakEwma {
         (-elapsed.as_secs_f64() / decay).exp()
     }
 
-    /// A response took this long. A peak counts at once, what is better only by and by.
+    /// A response took this long. A peak counts at once, what is better only by and by; but one good response is enough
+    /// to forget that failures came before.
     pub(super) fn sample(&self, took: Duration, now: Instant) {
         let sample = took.as_secs_f64();
-        let estimate = f64::from_bits(self.estimate.load(Ordering::Relaxed));
+        let mut estimate = f64::from_bits(self.estimate.load(Ordering::Relaxed));
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            estimate = estimate.min(self.settings.default_rtt.as_secs_f64());
+        }
         let next = if sample > estimate {
             sample
         } else {
@@ -67,11 +82,31 @@ impl PeakEwma {
         self.set(next, now);
     }
 
+    /// A failure of a request that began at `began`, where nothing says what failures cost: as much as the latency that
+    /// is assumed of an unknown endpoint, and twice that with each further failure until something succeeds. So one
+    /// failure among many responses means little, and who fails always is asked ever more seldom. What fails at one
+    /// time, as with a connection that breaks, is one failure.
+    pub(super) fn fail(&self, began: Instant, now: Instant) {
+        let mut failures = self.failures.load(Ordering::Relaxed);
+        if failures == 0 || self.nanos(began) >= self.failed.load(Ordering::Relaxed) {
+            failures = failures.saturating_add(1);
+            self.failures.store(failures, Ordering::Relaxed);
+            self.failed.store(self.nanos(now), Ordering::Relaxed);
+        }
+        let doublings = failures.saturating_sub(1).min(20);
+        let cost = self.settings.default_rtt.saturating_mul(1 << doublings);
+        let took = now.saturating_duration_since(began);
+        self.penalise(cost.min(WORST).max(took), now);
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
     fn set(&self, estimate: f64, now: Instant) {
-        let since = now.saturating_duration_since(self.epoch).as_nanos();
         self.estimate.store(estimate.to_bits(), Ordering::Relaxed);
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.stamp.store(since, Ordering::Relaxed);
+        self.stamp.store(self.nanos(now), Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self) {
@@ -122,5 +157,27 @@ mod tests {
         assert!(ewma.estimate(start) >= before);
         ewma.penalise(Duration::from_secs(5), start);
         assert!((ewma.estimate(start) - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn failures_one_after_the_other_cost_ever_more_until_something_succeeds() {
+        let start = Instant::now();
+        let ewma = PeakEwma::new(Settings::default(), start);
+        let at = |millis| start + Duration::from_millis(millis);
+        ewma.fail(start, at(1));
+        assert!((ewma.estimate(at(1)) - 0.030).abs() < 1e-3);
+        // Those that were under way when it failed say nothing new.
+        for _ in 0..100 {
+            ewma.fail(start, at(1));
+        }
+        assert!((ewma.estimate(at(1)) - 0.030).abs() < 1e-3);
+        ewma.fail(at(2), at(3));
+        assert!((ewma.estimate(at(3)) - 0.060).abs() < 1e-3);
+        for n in 2..50 {
+            ewma.fail(at(2 * n), at(2 * n + 1));
+        }
+        assert!((ewma.estimate(at(101)) - WORST.as_secs_f64()).abs() < 0.1);
+        ewma.sample(Duration::from_millis(1), at(102));
+        assert!(ewma.estimate(at(102)) <= 0.030);
     }
 }

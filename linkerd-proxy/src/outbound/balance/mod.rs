@@ -457,17 +457,14 @@ impl Picked {
     pub(crate) fn penalise(&mut self, hint: Option<Duration>, now: Instant) {
         self.is_failure = true;
         self.hint = hint;
-        let at_least = match self.settings.load.penalty {
+        match self.settings.load.penalty {
             Some(penalty) => {
                 let hint = hint.unwrap_or_default().min(penalty.max_retry_after);
-                penalty.penalty.max(hint)
+                let at_least = penalty.penalty.max(hint);
+                self.member.load.penalise(at_least, now);
             }
-            None => {
-                let took = now.saturating_duration_since(self.began);
-                self.settings.load.default_rtt.max(took)
-            }
-        };
-        self.member.load.penalise(at_least, now);
+            None => self.member.load.fail(self.began, now),
+        }
     }
 
     /// Whether it was a failure already.

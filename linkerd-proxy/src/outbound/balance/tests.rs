@@ -161,29 +161,40 @@ async fn the_own_zone_is_preferred_until_it_is_overloaded() {
     assert!(share(&counts, 1) < 0.3, "{counts:?}");
 }
 
-#[tokio::test]
-async fn an_endpoint_that_fails_fast_gets_no_more_than_its_share() {
+/// Sends one request after the other to two endpoints, 5 ms apart: one answers in 200 ms, the other fails at once, each time
+/// that `fails` says so of its requests counted from 0, and answers in 1 ms otherwise. Gives how many it got.
+fn with_one_that_fails(requests: u32, fails: impl Fn(u32) -> bool) -> u32 {
     let (balancer, _) = balancer(vec![endpoint(1, 10_000, ""), endpoint(2, 10_000, "")], None);
     let mut clock = now();
     let mut to_failing = 0;
-    for _ in 0..1000 {
+    for _ in 0..requests {
         clock += Duration::from_millis(5);
         let mut picked = balancer.choose(clock, None).unwrap();
         picked.began = clock;
-        if host(&picked) == 1 {
-            to_failing += 1;
-            picked.penalise(None, clock);
-            picked.first_data(clock + Duration::from_millis(1));
-            picked.ended(Class::Failure, clock);
-        } else {
-            picked.first_data(clock + Duration::from_millis(20));
-            picked.ended(Class::Success, clock);
+        let is_failing = host(&picked) == 1;
+        let took = Duration::from_millis(if is_failing { 1 } else { 200 });
+        let is_failure = is_failing && fails(to_failing);
+        if is_failure {
+            picked.penalise(None, clock + took);
         }
+        picked.first_data(clock + took);
+        let class = [Class::Success, Class::Failure][usize::from(is_failure)];
+        picked.ended(class, clock + took);
+        to_failing += u32::from(is_failing);
     }
-    assert!(
-        to_failing < 500,
-        "{to_failing} of 1000 to the one that fails at once"
-    );
+    to_failing
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_at_once_is_not_preferred_to_a_slow_one_that_works() {
+    let got = with_one_that_fails(10_000, |_| true);
+    assert!((1..30).contains(&got), "{got} of 10,000");
+}
+
+#[tokio::test]
+async fn a_failure_now_and_then_costs_an_endpoint_little() {
+    let got = with_one_that_fails(10_000, |n| n % 100 == 99);
+    assert!(got > 9_000, "{got} of 10,000");
 }
 
 #[tokio::test]
