@@ -257,8 +257,14 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
             ("INBOUND_LISTENERS", ""),
         ];
         let variables = [&own, variables].concat();
-        // Ours makes what is missing; whose are made by somebody else needs to find them.
-        KeyMaterial::load_or_create(&self.keys(host), &id).unwrap();
+        // Ours makes its key; others find what an entrypoint made for them.
+        if pod.program != binary() {
+            let keys = self.keys(host);
+            KeyMaterial::load_or_create(&keys, &id).unwrap();
+            for file in ["key.p8", "csr.der"] {
+                std::os::unix::fs::chown(keys.join(file), Some(2102), Some(2102)).unwrap();
+            }
+        }
         let command = in_namespace(pod.namespace, pod.program);
         Sidecar(self.launch(command, account, host, &variables))
     }
