@@ -14,12 +14,14 @@
 //! | `admin` | metrics, readiness, what is enforced and why |
 //! | `table` | tables for people |
 //! | `drain`, `limit`, `activity` | what every connection shares |
+//! | `balancer` | series of everything that balances |
 //! | `hosts` | series by names that clients choose, where operators want them |
 
 pub mod config;
 
 mod activity;
 mod admin;
+mod balancer;
 mod discovery;
 mod drain;
 mod hosts;

@@ -10,6 +10,7 @@ use crate::{
     discovery::{
         self,
         client::{ControlClient, Endpoint},
+        dns::Resolver,
         metrics::ClientMetrics,
         outbound::{Mtls, OutboundStore, Target},
         policy::PolicyStore,
@@ -118,6 +119,7 @@ impl Control {
         let client = |name, addr: &crate::config::ControlAddr| {
             let is_local = addr.addr.is_loopback();
             let endpoint = Endpoint {
+                resolver: Resolver::new(config.control.dns_ttl),
                 name,
                 addr: addr.clone(),
                 connect_timeout: config.control.connect_timeout,

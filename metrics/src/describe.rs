@@ -5,6 +5,7 @@
 //! must not change; those marked [`Origin::Ours`] are additions.
 
 mod balancer;
+mod clients;
 mod control;
 mod controller;
 mod discovery;
@@ -19,6 +20,7 @@ mod routes;
 mod traffic;
 
 pub use balancer::*;
+pub use clients::*;
 pub use control::*;
 pub use controller::*;
 pub use discovery::*;
@@ -228,13 +230,13 @@ macro_rules! families {
             $(#[doc = $more])*
             pub static $name: $crate::Desc = $desc.help($help);
         )*
-        pub(super) static $table: &[super::Entry] = &[$((&$name, concat!("", $($more),*))),*];
+        pub(in crate::describe) static $table: &[super::Entry] = &[$((&$name, concat!("", $($more),*))),*];
     };
 }
 use families;
 
 /// The parts of the table, in the order of a page: the peer's legacy families, its newer ones, and ours.
-static PARTS: [(&str, &[Entry]); 11] = [
+static PARTS: [(&str, &[Entry]); 15] = [
     (
         "Inbound: authorization, errors, detection, HTTP and gRPC",
         INBOUND_TABLE,
@@ -246,6 +248,13 @@ static PARTS: [(&str, &[Entry]); 11] = [
     ("Outbound: balancers", BALANCER_TABLE),
     ("Outbound: discovery", DISCOVERY_TABLE),
     ("Identity and control plane clients", CONTROL_TABLE),
+    (
+        "Balancer of the destination client",
+        control_destination::TABLE,
+    ),
+    ("Balancer of the policy client", control_policy::TABLE),
+    ("Balancer of the identity client", control_identity::TABLE),
+    ("Balancer of the span exporter", opentelemetry::TABLE),
     (
         "Proxy: policy in force, limits, TLS, life cycle",
         PROXY_TABLE,

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// A controller's address and identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlAddr {
-    /// Where it listens; a name is resolved at each connect.
+    /// Where it listens; a name is looked up again and again.
     pub addr: Address,
     /// Whom it must prove to be; absent = plaintext, which only a loopback address may have.
     pub identity: Option<Id>,
@@ -162,8 +162,10 @@ pub struct Control {
     pub destination_context: String,
     /// Limits of streams of controllers that are not on loopback.
     pub stream_limits: StreamLimits,
-    /// Name lookup, TCP and TLS.
+    /// TCP and TLS.
     pub connect_timeout: Duration,
+    /// How long the addresses of controllers' names are kept at least and at most, whatever DNS says.
+    pub dns_ttl: (Option<Duration>, Option<Duration>),
     /// Where spans go; `None` = tracing off.
     pub tracing: Option<Tracing>,
     /// The one client that may tap.
@@ -192,9 +194,10 @@ impl Control {
             lifetime: limit("CONTROL_STREAM_LIFETIME"),
         };
         ordered(reader, stream_limits);
-        for unused in ["DNS_MIN_TTL", "DNS_MAX_TTL"] {
-            reader.optional::<Duration>(unused);
-        }
+        let dns_ttl = (
+            reader.optional("DNS_MIN_TTL"),
+            reader.optional("DNS_MAX_TTL"),
+        );
         let destination = ControlAddr::read(reader, "DESTINATION", true);
         let collector = ControlAddr::read(reader, "TRACE_COLLECTOR", false);
         let service_name = reader.optional("TRACE_SERVICE_NAME");
@@ -211,6 +214,7 @@ impl Control {
                 extra_attributes,
             }),
             stream_limits,
+            dns_ttl,
             destination: destination?,
         })
     }

@@ -346,7 +346,7 @@ impl Value for Sockets {
     }
 }
 
-/// Where something listens: an address, or a name that is resolved at each connect.
+/// Where something listens: an address, or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// IP address and port.

@@ -221,11 +221,11 @@ vars! {
     "CONTROL_STREAM_LIFETIME", Syntax::Limit, Some(""), Injected,
         "How long it lives before it is opened anew.";
     "CONTROL_CONNECT_TIMEOUT", Syntax::Duration, Some("5s"), Ours,
-        "Name lookup, TCP connect and TLS handshake to a controller.";
+        "TCP connect and TLS handshake to a replica of a controller.";
     "DNS_MIN_TTL", Syntax::Duration, None, Known,
-        "Accepted and without effect: names of controllers are looked up afresh at each connect.";
+        "How long the addresses of a controller's name are kept at least. Unset: 5s.";
     "DNS_MAX_TTL", Syntax::Duration, None, Known,
-        "As before.";
+        "How long at most, also where DNS allows for longer. Unset: 1h.";
     "TRACE_COLLECTOR_SVC_ADDR", Syntax::Address, None, Injected,
         "Trace collector. Unset: no spans.";
     "TRACE_COLLECTOR_SVC_NAME", Syntax::Identity, None, Injected,

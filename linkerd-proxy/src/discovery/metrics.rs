@@ -1,6 +1,7 @@
 //! Metrics of the clients of controllers. Families are described in `linkerd_metrics::describe`.
 
 use super::client::Endpoint;
+use crate::balancer;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
 use std::time::Instant;
 
@@ -13,6 +14,16 @@ struct ControlMetrics {
     resolutions: Family<Counter>,
     connected: Family<Gauge>,
     failures: Family<Counter>,
+}
+
+/// The families of a client's balancer.
+fn balancer(client: &str) -> &'static describe::Balancer {
+    match client {
+        "policy" => &describe::control_policy::BALANCER,
+        "identity" => &describe::control_identity::BALANCER,
+        "opentelemetry" => &describe::opentelemetry::BALANCER,
+        _ => &describe::control_destination::BALANCER,
+    }
 }
 
 impl ControlMetrics {
@@ -28,7 +39,11 @@ impl ControlMetrics {
     }
 
     /// The series of the client of one controller.
-    fn client(self, Endpoint { name, addr, .. }: &Endpoint) -> ClientMetrics {
+    fn client(
+        self,
+        Endpoint { name, addr, .. }: &Endpoint,
+        balancer: balancer::Families,
+    ) -> ClientMetrics {
         let labels = Labels::new().with("addr", &addr.addr);
         let labels = match &addr.identity {
             Some(id) => labels.with("tls", "true").with("server_id", id),
@@ -44,6 +59,8 @@ impl ControlMetrics {
             connected,
             client,
             labels,
+            balancer,
+            addr: Labels::new().with("addr", &addr.addr),
             families: self,
         }
     }
@@ -57,20 +74,24 @@ pub(crate) struct ClientMetrics {
     client: Labels,
     labels: Labels,
     families: ControlMetrics,
+    balancer: balancer::Families,
+    addr: Labels,
 }
 
 impl ClientMetrics {
     /// The series of the client of one controller.
     pub(crate) fn new(registry: &Registry, endpoint: &Endpoint) -> Self {
-        ControlMetrics::register(registry).client(endpoint)
+        let balancer = balancer::Families::register(registry, balancer(endpoint.name));
+        ControlMetrics::register(registry).client(endpoint, balancer)
+    }
+
+    /// The series of its balancer, and of whether there is a connection.
+    pub(super) fn balancer(&self) -> (balancer::Series, Handle<Gauge>) {
+        (self.balancer.series(&self.addr), self.connected.clone())
     }
 
     pub(crate) fn request(&self) {
         self.requests.inc();
-    }
-
-    pub(crate) fn connected(&self, connected: bool) {
-        self.connected.set(if connected { 1.0 } else { 0.0 });
     }
 
     /// `reason`: `dns`, `connect`, `tls`, `status`, `timeout` or `invalid`.
@@ -79,10 +100,11 @@ impl ClientMetrics {
         self.families.failures.get(&labels).inc();
     }
 
-    pub(crate) fn resolution(&self, is_found: bool) {
+    /// `kind`: `SRV` or `A/AAAA`.
+    pub(crate) fn resolution(&self, kind: &'static str, is_found: bool) {
         let result = if is_found { "ok" } else { "not_found" };
         let labels = self.client.clone();
-        let labels = labels.with("record_type", "A/AAAA").with("result", result);
+        let labels = labels.with("record_type", kind).with("result", result);
         self.families.resolutions.get(&labels).inc();
     }
 

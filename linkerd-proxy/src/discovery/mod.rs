@@ -2,7 +2,8 @@
 //!
 //! | file | asks | gives |
 //! |---|---|---|
-//! | `client` | – | one reconnecting gRPC connection to a controller |
+//! | `client` | – | reconnecting gRPC connections to the replicas of a controller |
+//! | `dns` | name servers | where the name of a controller leads |
 //! | `policy` | `InboundServerPolicies.WatchPort` | [`policy::PolicyStore`]: a snapshot for each port |
 //! | `outbound` | `OutboundPolicies.Watch`, `Destination.GetProfile` | [`outbound::OutboundStore`]: what applies to each destination |
 //! | `endpoints` | `Destination.Get` | [`endpoints::EndpointWatch`]: the endpoints of a name |
@@ -13,6 +14,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod client;
+pub(crate) mod dns;
 pub(crate) mod endpoints;
 pub(crate) mod identity;
 pub(crate) mod metrics;

@@ -128,8 +128,8 @@ pub(super) async fn follow<M, F>(
 {
     let mut pauses = Pauses::new(client.backoff());
     loop {
-        client.connected().await;
-        let end = one(limits, open(client.clone()), &mut listener, &mut pauses).await;
+        let ready = client.connected().await;
+        let end = one(limits, open(ready), &mut listener, &mut pauses).await;
         let failure = match &end {
             End::Status(_) => "status",
             End::Limit(_) => "timeout",

@@ -1,7 +1,10 @@
 //! A control plane in miniature for the tests of this crate: the API's services over real sockets, with answers that a
 //! test sets, changes and takes away.
 
-use super::client::{ControlClient, Endpoint};
+use super::{
+    client::{ControlClient, Endpoint},
+    dns::Resolver,
+};
 use crate::{
     config::{Address, Backoff, ControlAddr},
     discovery::metrics::ClientMetrics,
@@ -101,6 +104,12 @@ impl Answers {
 
     pub(crate) fn say(&self, port: u16, say: Say) {
         self.port(port.into()).send_replace(say);
+    }
+
+    /// Streams of a port that are open now.
+    pub(crate) fn open(&self, port: u16) -> usize {
+        let streams = self.streams.borrow();
+        streams.get(&port.into()).copied().unwrap_or_default().1
     }
 
     /// Waits until the streams of a port, (opened, open now), are as wanted.
@@ -334,12 +343,32 @@ pub(crate) fn client(
     identity: &Arc<LocalIdentity>,
     registry: &Registry,
 ) -> ControlClient {
+    let expected = expected.map(|name| name.parse::<Id>().unwrap());
+    let resolver = Resolver::new((None, None));
+    client_of(
+        Address::Socket(addr),
+        expected,
+        resolver,
+        identity,
+        registry,
+    )
+}
+
+/// A client of a controller that may be a name.
+pub(crate) fn client_of(
+    addr: Address,
+    expected: Option<Id>,
+    resolver: Resolver,
+    identity: &Arc<LocalIdentity>,
+    registry: &Registry,
+) -> ControlClient {
     let endpoint = Endpoint {
         name: "policy",
         addr: ControlAddr {
-            addr: Address::Socket(addr),
-            identity: expected.map(|name| name.parse::<Id>().unwrap()),
+            addr,
+            identity: expected,
         },
+        resolver,
         connect_timeout: PATIENCE,
         backoff: Backoff {
             min: Duration::from_millis(5),

@@ -3,7 +3,93 @@
 use super::labels::{BACKEND, PARENT};
 use super::{Desc, Unit, families};
 
-const QUEUE: &[f64] = &[0.0005, 0.005, 0.05, 0.5, 1.0, 3.0];
+pub(super) const QUEUE: &[f64] = &[0.0005, 0.005, 0.05, 0.5, 1.0, 3.0];
+
+/// The families that everything has that balances.
+#[derive(Debug)]
+pub struct Balancer {
+    /// Endpoints by state.
+    pub endpoints: &'static Desc,
+    /// Endpoints.
+    pub size: &'static Desc,
+    /// Changes to them.
+    pub updates: &'static Desc,
+    /// Those that wait.
+    pub queue_length: &'static Desc,
+    /// Those that asked.
+    pub queue_requests: &'static Desc,
+    /// How long they waited.
+    pub queue_latency: &'static Desc,
+    /// Ends of failing fast.
+    pub gate_open: &'static Desc,
+    /// Beginnings of failing fast.
+    pub gate_shut: &'static Desc,
+    /// The last end.
+    pub gate_open_time: &'static Desc,
+    /// The last beginning.
+    pub gate_shut_time: &'static Desc,
+    /// The wait before it.
+    pub gate_timeout: &'static Desc,
+}
+
+macro_rules! common {
+    ($($name:ident: $endpoints:ident $size:ident $updates:ident $length:ident $requests:ident $latency:ident
+        $open:ident $shut:ident $open_time:ident $shut_time:ident $timeout:ident;)*) => {$(
+        /// Those of these families that everything has that balances.
+        pub static $name: Balancer = Balancer {
+            endpoints: &$endpoints,
+            size: &$size,
+            updates: &$updates,
+            queue_length: &$length,
+            queue_requests: &$requests,
+            queue_latency: &$latency,
+            gate_open: &$open,
+            gate_shut: &$shut,
+            gate_open_time: &$open_time,
+            gate_shut_time: &$shut_time,
+            gate_timeout: &$timeout,
+        };
+    )*};
+}
+
+common! {
+    OUTBOUND_HTTP_BALANCER:
+        OUTBOUND_HTTP_BALANCER_ENDPOINTS
+        OUTBOUND_HTTP_BALANCER_P2C_ENDPOINTS
+        OUTBOUND_HTTP_BALANCER_P2C_UPDATES_TOTAL
+        OUTBOUND_HTTP_BALANCER_QUEUE_LENGTH
+        OUTBOUND_HTTP_BALANCER_QUEUE_REQUESTS_TOTAL
+        OUTBOUND_HTTP_BALANCER_QUEUE_LATENCY_SECONDS
+        OUTBOUND_HTTP_BALANCER_QUEUE_GATE_OPEN_TOTAL
+        OUTBOUND_HTTP_BALANCER_QUEUE_GATE_SHUT_TOTAL
+        OUTBOUND_HTTP_BALANCER_QUEUE_GATE_OPEN_TIME_SECONDS
+        OUTBOUND_HTTP_BALANCER_QUEUE_GATE_SHUT_TIME_SECONDS
+        OUTBOUND_HTTP_BALANCER_QUEUE_GATE_TIMEOUT_SECONDS;
+    OUTBOUND_TCP_BALANCER:
+        OUTBOUND_TCP_BALANCER_ENDPOINTS
+        OUTBOUND_TCP_BALANCER_P2C_ENDPOINTS
+        OUTBOUND_TCP_BALANCER_P2C_UPDATES_TOTAL
+        OUTBOUND_TCP_BALANCER_QUEUE_LENGTH
+        OUTBOUND_TCP_BALANCER_QUEUE_REQUESTS_TOTAL
+        OUTBOUND_TCP_BALANCER_QUEUE_LATENCY_SECONDS
+        OUTBOUND_TCP_BALANCER_QUEUE_GATE_OPEN_TOTAL
+        OUTBOUND_TCP_BALANCER_QUEUE_GATE_SHUT_TOTAL
+        OUTBOUND_TCP_BALANCER_QUEUE_GATE_OPEN_TIME_SECONDS
+        OUTBOUND_TCP_BALANCER_QUEUE_GATE_SHUT_TIME_SECONDS
+        OUTBOUND_TCP_BALANCER_QUEUE_GATE_TIMEOUT_SECONDS;
+    OUTBOUND_TLS_BALANCER:
+        OUTBOUND_TLS_BALANCER_ENDPOINTS
+        OUTBOUND_TLS_BALANCER_P2C_ENDPOINTS
+        OUTBOUND_TLS_BALANCER_P2C_UPDATES_TOTAL
+        OUTBOUND_TLS_BALANCER_QUEUE_LENGTH
+        OUTBOUND_TLS_BALANCER_QUEUE_REQUESTS_TOTAL
+        OUTBOUND_TLS_BALANCER_QUEUE_LATENCY_SECONDS
+        OUTBOUND_TLS_BALANCER_QUEUE_GATE_OPEN_TOTAL
+        OUTBOUND_TLS_BALANCER_QUEUE_GATE_SHUT_TOTAL
+        OUTBOUND_TLS_BALANCER_QUEUE_GATE_OPEN_TIME_SECONDS
+        OUTBOUND_TLS_BALANCER_QUEUE_GATE_SHUT_TIME_SECONDS
+        OUTBOUND_TLS_BALANCER_QUEUE_GATE_TIMEOUT_SECONDS;
+}
 
 families! {
     BALANCER_TABLE:

@@ -136,11 +136,15 @@ async fn names_of_the_control_plane_that_are_looked_up_are_counted() {
         ("OUTBOUND_DISCOVERY_TIMEOUT", "100ms"),
     ];
     let client = Client::start("", 1, "", &nowhere).await;
+    let label =
+        |kind| format!("{{client=\"destination\",record_type=\"{kind}\",result=\"not_found\"}}");
     let page = eventually("a look-up", async || {
         client.get(9000, "/").await;
         let (_, page) = client.mesh.get_admin("/metrics").await?;
-        page.contains("control_dns_resolutions_total{")
-            .then_some(page)
+        let is_counted = ["SRV", "A/AAAA"]
+            .iter()
+            .all(|kind| page.contains(&label(kind)));
+        is_counted.then_some(page)
     })
     .await;
     let found = &keys(&page)["control_dns_resolutions_total"];
@@ -148,6 +152,46 @@ async fn names_of_the_control_plane_that_are_looked_up_are_counted() {
         *found,
         BTreeSet::from(["client record_type result".to_owned()])
     );
-    let label = r#"{client="destination",record_type="A/AAAA",result="not_found"}"#;
-    assert!(page.contains(label), "{page}");
+}
+
+#[tokio::test]
+async fn each_client_of_the_control_plane_has_the_series_of_its_balancer() {
+    let collector = [("TRACE_COLLECTOR_SVC_ADDR", "127.0.0.1:1")];
+    let client = Client::start("", 1, "", &collector).await;
+    let _app = app(client.at(10), |_| status(200)).await;
+    assert_eq!(client.status(9000).await, 200);
+    let (_, page) = client.mesh.get_admin("/metrics").await.unwrap();
+    let keys = keys(&page);
+    for of in [
+        "control_destination",
+        "control_policy",
+        "control_identity",
+        "opentelemetry",
+    ] {
+        for (name, wanted) in [
+            ("endpoints", "endpoint_state addr"),
+            ("p2c_endpoints", "addr"),
+            ("p2c_updates_total", "op addr"),
+            ("queue_length", "addr"),
+            ("queue_requests_total", "addr"),
+            ("queue_latency_seconds", "addr"),
+            ("queue_gate_open_total", "addr"),
+            ("queue_gate_shut_total", "addr"),
+            ("queue_gate_open_time_seconds", "addr"),
+            ("queue_gate_shut_time_seconds", "addr"),
+            ("queue_gate_timeout_seconds", "addr"),
+        ] {
+            let name = format!("{of}_balancer_{name}");
+            let found = keys
+                .get(&name)
+                .unwrap_or_else(|| panic!("{name} is missing"));
+            // The address of the control plane is one of a loopback: one endpoint.
+            assert_eq!(*found, BTreeSet::from([wanted.to_owned()]), "{name}");
+        }
+    }
+    for of in ["control_destination", "control_policy"] {
+        let ready = format!("{of}_balancer_endpoints");
+        let ready = client.mesh.metric(&ready, &["\"ready\""]).await;
+        assert!((ready - 1.0).abs() < f64::EPSILON, "{of}: {ready}");
+    }
 }

@@ -90,9 +90,9 @@ impl Keeper {
     async fn stream(&mut self) -> End {
         let client = self.store.0.client.clone();
         let connected = Box::pin(client.connected());
-        if self.until_evicted(connected).await.is_none() {
+        let Some(client) = self.until_evicted(connected).await else {
             return End::Evicted;
-        }
+        };
         let settings = &self.store.0.settings;
         let limits = settings.limits;
         let spec = PortSpec {
@@ -101,7 +101,7 @@ impl Keeper {
         };
         let opened = Instant::now();
         const WATCH_PORT: &str = "/io.linkerd.proxy.inbound.InboundServerPolicies/WatchPort";
-        let messages = crate::discovery::stream::open(client.clone(), WATCH_PORT, spec);
+        let messages = crate::discovery::stream::open(client, WATCH_PORT, spec);
         let first = deadline(opened, limits.initial);
         let opening = async {
             match tokio::time::timeout_at(first, messages).await {

@@ -30,7 +30,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -159,8 +159,8 @@ impl Balancer {
         metrics: Arc<BalancerMetrics>,
     ) -> Arc<Self> {
         let timeout = settings.queue.failfast_timeout;
-        metrics.gate_timeout.set(timeout.as_secs_f64());
-        metrics.resets.inc();
+        metrics.common.gate_timeout.set(timeout.as_secs_f64());
+        metrics.common.resets.inc();
         let shared = Arc::new(Shared {
             metrics: metrics.clone(),
             is_shut: AtomicBool::new(false),
@@ -199,8 +199,8 @@ impl Balancer {
     ) -> Result<Picked, Unready> {
         let started = now();
         if let Some(picked) = self.choose(started, avoid) {
-            self.metrics.queue_requests.inc();
-            self.metrics.queue_latency.observe(0.0);
+            self.metrics.common.queue_requests.inc();
+            self.metrics.common.queue_latency.observe(0.0);
             return Ok(picked);
         }
         if self.shared.is_shut.load(Ordering::Relaxed) {
@@ -210,14 +210,17 @@ impl Balancer {
             let why = Why::QueueFull(self.settings.queue.capacity);
             return Err(Unready::Shed(self.counted(why)));
         };
-        self.metrics.queue_requests.inc();
+        self.metrics.common.queue_requests.inc();
         let mut changed = self.watch.changed();
         loop {
             let notified = self.shared.ready.notified();
             // What happened before this line is seen by the next one, what happens after it wakes.
             if let Some(picked) = self.choose(now(), avoid) {
                 let waited = now().saturating_duration_since(started);
-                self.metrics.queue_latency.observe(waited.as_secs_f64());
+                self.metrics
+                    .common
+                    .queue_latency
+                    .observe(waited.as_secs_f64());
                 return Ok(picked);
             }
             let next = self.pool(now()).next_ready(now());
@@ -319,8 +322,7 @@ impl Balancer {
 
     fn shut(&self) {
         if !self.shared.is_shut.swap(true, Ordering::Relaxed) {
-            self.metrics.gate_shut.inc();
-            self.metrics.gate_shut_time.set_time(SystemTime::now());
+            self.metrics.common.shut();
             tracing::info!(name = self.watch.path(), reason = %self.why(), "No endpoint for too long: failing fast");
         }
     }
@@ -381,7 +383,7 @@ impl<'b> Waiting<'b> {
             balancer.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        balancer.metrics.queue_length.inc();
+        balancer.metrics.common.queue_length.inc();
         Some(Self(balancer))
     }
 }
@@ -389,7 +391,7 @@ impl<'b> Waiting<'b> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.queue_length.dec();
+        self.0.metrics.common.queue_length.dec();
     }
 }
 
@@ -442,9 +444,7 @@ impl Picked {
         }
         self.member.connected(&self.shared);
         if self.shared.is_shut.swap(false, Ordering::Relaxed) {
-            let metrics = &self.shared.metrics;
-            metrics.gate_open.inc();
-            metrics.gate_open_time.set_time(SystemTime::now());
+            self.shared.metrics.common.opened();
         }
         if !self.is_failure {
             let took = now.saturating_duration_since(self.began);

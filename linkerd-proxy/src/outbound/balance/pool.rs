@@ -183,9 +183,19 @@ impl Member {
     fn pending(&self, shared: &Shared, is_pending: bool) {
         let metrics = &shared.metrics;
         let (before, from, after, to) = if is_pending {
-            (READY, &metrics.ready, PENDING, &metrics.pending)
+            (
+                READY,
+                &metrics.common.ready,
+                PENDING,
+                &metrics.common.pending,
+            )
         } else {
-            (PENDING, &metrics.pending, READY, &metrics.ready)
+            (
+                PENDING,
+                &metrics.common.pending,
+                READY,
+                &metrics.common.ready,
+            )
         };
         let order = Ordering::Relaxed;
         // One that is gone is not counted any more, whatever is still told of it.
@@ -292,11 +302,11 @@ impl Member {
             shared.metrics.ejected.dec();
         }
         match self.counted.swap(GONE, Ordering::Relaxed) {
-            READY => shared.metrics.ready.dec(),
-            PENDING => shared.metrics.pending.dec(),
+            READY => shared.metrics.common.ready.dec(),
+            PENDING => shared.metrics.common.pending.dec(),
             _ => return,
         }
-        shared.metrics.size.dec();
+        shared.metrics.common.size.dec();
     }
 }
 
@@ -463,9 +473,9 @@ impl Pool {
                 kept += 1;
                 return Arc::clone(member);
             }
-            metrics.adds.inc();
-            metrics.size.inc();
-            metrics.ready.inc();
+            metrics.common.adds.inc();
+            metrics.common.size.inc();
+            metrics.common.ready.inc();
             Arc::new(Member::new(endpoint.clone(), settings, now))
         });
         let members: Vec<Arc<Member>> = members.collect();
@@ -479,7 +489,7 @@ impl Pool {
                     .get(&address)
                     .is_some_and(|stays| Arc::ptr_eq(stays, member))
                 {
-                    metrics.removes.inc();
+                    metrics.common.removes.inc();
                     member.retire(shared);
                 }
             }

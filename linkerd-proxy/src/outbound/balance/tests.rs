@@ -235,7 +235,7 @@ async fn without_endpoints_the_wait_is_bounded_in_time_and_number_and_ends_with_
     let mut picked = balancer.pick(None, balancer.deadline()).await.unwrap();
     picked.first_data(now());
     picked.ended(Class::Success, now());
-    assert!(balancer.metrics.gate_open.get() == 1);
+    assert!(balancer.metrics.common.times_opened() == 1);
 
     // A new wait ends as soon as there is an endpoint.
     watch.set(Vec::new());
@@ -356,8 +356,8 @@ async fn what_does_not_change_keeps_its_state_and_what_goes_drains() {
         picked.ended(Class::Success, now());
     }
     assert_eq!(balancer.state().endpoints[0].outstanding, 0);
-    assert!(balancer.metrics.size.get() == 2.0);
-    assert!(balancer.metrics.removes.get() == 1);
+    assert!(balancer.metrics.common.size.get() == 2.0);
+    assert!(balancer.metrics.common.removes.get() == 1);
 }
 
 /// The cost of a choice does not grow with the number of endpoints: counted in draws, each of constant time.
@@ -382,9 +382,9 @@ async fn a_thousand_endpoints_are_all_chosen_from() {
 /// What the gauges of a balancer say: all, ready, pending, left out.
 fn counted(metrics: &BalancerMetrics) -> [f64; 4] {
     let gauges = [
-        &metrics.size,
-        &metrics.ready,
-        &metrics.pending,
+        &metrics.common.size,
+        &metrics.common.ready,
+        &metrics.common.pending,
         &metrics.ejected,
     ];
     gauges.map(|gauge| gauge.get())
