@@ -700,7 +700,11 @@ fn outbound_settings(config: &Config) -> outbound::Settings {
         grpc_failures: GrpcFailures::new(outbound.failure_grpc_codes.iter().copied()),
         mtls: Mtls {
             is_required: Some(outbound.mtls_required),
-            identities: Vec::new(),
+            identities: outbound
+                .server_identities
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         },
         destination_in_flight: outbound.max_in_flight_per_destination,
         hostname_labels: outbound

@@ -3,7 +3,9 @@
 use super::{
     control::Backoff,
     reader::Reader,
-    value::{AtMost, GrpcCodes, Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes},
+    value::{
+        AtMost, GrpcCodes, Identities, Ips, Limit, Listener, Listeners, Networks, Sockets, Suffixes,
+    },
 };
 use ipnet::IpNet;
 use std::{
@@ -32,6 +34,8 @@ pub struct Outbound {
     pub retry_budget: linkerd_policy::outbound::profile::Budget,
     /// Requests may not leave in plaintext where policy does not say. `OUTBOUND_MTLS`.
     pub mtls_required: bool,
+    /// The only servers that requests may go to where policy names none; empty: any. `OUTBOUND_SERVER_IDENTITIES`.
+    pub server_identities: Vec<linkerd_tls::Id>,
     /// gRPC codes that count as failures. `OUTBOUND_FAILURE_GRPC_CODES`.
     pub failure_grpc_codes: Vec<u8>,
     /// Queues and detection are limited as policy says. `OUTBOUND_POLICY_LIMITS`.
@@ -188,6 +192,7 @@ impl Outbound {
             max_destinations: reader.value::<AtMost>("OUTBOUND_MAX_DESTINATIONS").0,
             retry_budget: retry_budget(reader),
             mtls_required: reader.word("OUTBOUND_MTLS") == Some("required"),
+            server_identities: reader.value::<Identities>("OUTBOUND_SERVER_IDENTITIES").0,
             failure_grpc_codes,
             policy_limits: reader.value("OUTBOUND_POLICY_LIMITS"),
             close_on_error: reader.value("OUTBOUND_CLOSE_ON_ERROR"),

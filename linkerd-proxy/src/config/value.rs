@@ -43,6 +43,8 @@ pub enum Syntax {
     Suffixes,
     /// DNS name or URI.
     Identity,
+    /// Several of them.
+    Identities,
     /// DNS name.
     Name,
     /// Name of a default policy.
@@ -93,6 +95,10 @@ impl Syntax {
                 "a DNS name without a dot at its end, like web.shop.serviceaccount.identity.linkerd.cluster.local, or a URI, like spiffe://root/web"
                     .into()
             }
+            Self::Identities => {
+                "identities between commas, like api.shop.serviceaccount.identity.linkerd.cluster.local,spiffe://root/api"
+                    .into()
+            }
             Self::Name => "a DNS name, like web.shop.svc.cluster.local".into(),
             Self::DefaultPolicy => "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit".into(),
             Self::Listeners => {
@@ -122,6 +128,7 @@ impl Syntax {
             Self::Networks => "networks".into(),
             Self::Suffixes => "DNS suffixes".into(),
             Self::Identity => "identity".into(),
+            Self::Identities => "identities".into(),
             Self::Name => "DNS name".into(),
             Self::DefaultPolicy => "default policy".into(),
             Self::Listeners => "listeners".into(),
@@ -506,6 +513,23 @@ impl Value for linkerd_tls::Id {
         }
         dns_name(text)?;
         text.parse().map_err(|_| "is no DNS name".to_owned())
+    }
+}
+
+/// Identities of servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identities(pub(super) Vec<linkerd_tls::Id>);
+
+impl Value for Identities {
+    accepts!(Syntax::Identities);
+    fn parse(text: &str) -> Result<Self, String> {
+        items(text)
+            .map(|item| {
+                <linkerd_tls::Id as Value>::parse(item)
+                    .map_err(|why| format!("holds {item:?}, which {why}"))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

@@ -318,6 +318,8 @@ vars! {
         "How long requests count for the budget of retries, where policy does not say: 1s to 60s.";
     "OUTBOUND_MTLS", Syntax::Word(&["preferred", "required"]), Some("preferred"), Ours,
         "Whether requests may leave in plaintext where policy does not say. `required`: they are refused unless the endpoint proves an identity of the mesh.";
+    "OUTBOUND_SERVER_IDENTITIES", Syntax::Identities, Some(""), Ours,
+        "The only servers that requests may go to where policy names none; in plaintext they may then go only where policy says `preferred`. Empty: any that discovery names.";
     "OUTBOUND_FAILURE_GRPC_CODES", Syntax::GrpcCodes, Some("2,4,13,14,15"), Ours,
         "gRPC codes that count as failures of an endpoint, in `classification` and in circuit breakers. `2,4,7,13,14,15` counts PERMISSION_DENIED too.";
     "OUTBOUND_POLICY_LIMITS", Syntax::Bool, Some("true"), Ours,

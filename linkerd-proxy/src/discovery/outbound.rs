@@ -138,7 +138,8 @@ impl Mtls {
     }
 
     /// Whether an endpoint of this identity may be spoken to, where several have a say: the destination and the backend.
-    /// `required` anywhere counts; `default` where nobody says anything; identities are expected by each for itself.
+    /// `required` anywhere counts; identities are expected by each for itself; `default` is what counts where nobody says
+    /// anything. Who says `preferred` wants plaintext, if there is nothing better, whoever is expected by default.
     pub(crate) fn check_all(
         said: [&Self; 3],
         default: &Self,
@@ -147,6 +148,11 @@ impl Mtls {
         let is_required = said.iter().filter_map(|mtls| mtls.is_required).max();
         if is_required.or(default.is_required) == Some(true) && identity.is_none() {
             return Err(MtlsRefused::Plaintext);
+        }
+        let names_servers = said.iter().any(|mtls| !mtls.identities.is_empty());
+        let may_be_plaintext = is_required == Some(false) && identity.is_none();
+        if !names_servers && !may_be_plaintext {
+            return default.check_identity(identity);
         }
         said.iter()
             .try_for_each(|mtls| mtls.check_identity(identity))

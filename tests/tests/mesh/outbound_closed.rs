@@ -241,3 +241,68 @@ spec:
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_expected_servers_of_a_sidecar_hold_where_no_policy_names_any() {
+    let variables = [("OUTBOUND_SERVER_IDENTITIES", "someone.else,spiffe://root/x")];
+    let client = Client::start("", 1, "", &variables).await;
+    let mesh = &client.mesh;
+    let (_catalog, of_catalog) = counting(client.at(10)).await;
+    let (_web, of_web) = counting(mesh.origin()).await;
+    // Somebody else, as requests and as bytes; and who has no identity at all.
+    for (port, reason, name, says) in [
+        (
+            9001,
+            "identity",
+            "web",
+            "policy wants someone.else or spiffe://root/x",
+        ),
+        (9000, "plaintext", "catalog", "has no identity of the mesh"),
+    ] {
+        let response = client.get(port, "/").await;
+        assert_eq!(response.status(), 502, "{name}");
+        let why = why(&response);
+        assert!(why.contains(says), "{why}");
+        let answer = bytes(
+            &mut client.connect(port).await,
+            b"\x00\x01bytes of no protocol",
+        )
+        .await;
+        assert!(answer.is_empty(), "{name}: {answer:?}");
+        let (reason, name) = (
+            format!("reason=\"{reason}\""),
+            format!("parent_name=\"{name}\""),
+        );
+        let refused = mesh.metric(REFUSED, &[&*reason, &*name]).await;
+        assert!(refused >= 2.0, "{reason} {name}: {refused}");
+    }
+    assert_eq!(of_catalog.load(Ordering::Relaxed), 0);
+    assert_eq!(of_web.load(Ordering::Relaxed), 0, "nobody was connected to");
+    // A Service that names its servers has those, and one that says so gets plaintext.
+    let own = format!(
+        "policy.linkerd.io/outbound-server-identities: {}",
+        crate::harness::identity("web")
+    );
+    let other = service("other", &own)
+        .replace("app: other", "app: web")
+        .replace("8080", "http");
+    mesh.write("other.yaml", &other);
+    for port in [9002, 9000] {
+        if port == 9000 {
+            let preferred = service("catalog", "policy.linkerd.io/outbound-mtls: preferred");
+            let catalog = pod("catalog-0", "catalog", mesh.ip(10));
+            mesh.write("catalog.yaml", &(preferred + &catalog));
+        }
+        eventually("who may be spoken to", async || {
+            let mut stream = client.connect(port).await;
+            stream
+                .write_all(b"\x00\x01bytes of no protocol")
+                .await
+                .ok()?;
+            let mut answer = [0; 9];
+            stream.read_exact(&mut answer).await.ok()?;
+            (&answer == b"plaintext").then_some(())
+        })
+        .await;
+    }
+}

@@ -233,6 +233,16 @@ fn mutual_tls_is_checked_by_what_is_required_and_who_is_expected() {
     assert!(!check([&nothing, &nothing, &nothing], &required, None));
     let preferred = mtls(Some(false), &[]);
     assert!(check([&preferred, &nothing, &nothing], &required, None));
+    // The servers that the proxy is told of: where nobody names any, and nobody says that plaintext will do.
+    let some = mtls(Some(false), &["a"]);
+    assert!(check([&nothing, &nothing, &nothing], &some, Some("a")));
+    assert!(!check([&nothing, &nothing, &nothing], &some, Some("b")));
+    assert!(!check([&nothing, &nothing, &nothing], &some, None));
+    assert!(check([&preferred, &nothing, &nothing], &some, None));
+    assert!(!check([&preferred, &nothing, &nothing], &some, Some("b")));
+    let others = mtls(None, &["b"]);
+    assert!(check([&nothing, &others, &nothing], &some, Some("b")));
+    assert!(!check([&nothing, &others, &nothing], &some, Some("a")));
     // Whoever is concerned can require it: the destination, the workload that has the address, the backend.
     let expecting = mtls(None, &["a"]);
     for at in 0..3 {
