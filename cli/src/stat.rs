@@ -64,7 +64,11 @@ pub(crate) async fn run(Command::Retries(flags): Command) -> Result<Outcome, Fai
     for failure in &failures {
         eprintln!("linkerd: {}", plain(failure));
     }
-    let routes: Vec<Route> = routes.into_values().map(finished).collect();
+    let routes: Vec<Route> = routes
+        .into_values()
+        .filter(is_shown)
+        .map(finished)
+        .collect();
     match flags.output {
         Output::Json => json(&routes)?,
         Output::Text => show(&written(&routes))?,
@@ -156,6 +160,11 @@ fn labels_of(mut text: &str) -> BTreeMap<String, String> {
         text = rest;
     }
     labels
+}
+
+/// Most sidecars have no requests that come to no route, and their series are there all the same.
+fn is_shown(route: &Route) -> bool {
+    route.parent != "default.unrouted" || route.requests > 0.0
 }
 
 fn finished(mut route: Route) -> Route {
@@ -253,7 +262,11 @@ process_start_time_seconds 7
         let mut routes = BTreeMap::new();
         read(page, &mut routes);
         read(page, &mut routes);
-        let routes: Vec<Route> = routes.into_values().map(finished).collect();
+        let routes: Vec<Route> = routes
+            .into_values()
+            .filter(is_shown)
+            .map(finished)
+            .collect();
         let [route] = &routes[..] else {
             panic!("{routes:?}")
         };

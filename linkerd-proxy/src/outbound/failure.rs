@@ -6,6 +6,7 @@
 use super::{
     balance::{Unready, Why},
     limits::Expired,
+    retry::Unrouted,
 };
 use crate::{
     http::{
@@ -307,6 +308,18 @@ impl Failure {
                 | ClientError::Shared(..) => broken,
             },
             Self::Expired(_) => timeout,
+        }
+    }
+
+    /// What became of a request that came to no route because of this.
+    pub(crate) fn unrouted(&self) -> Unrouted {
+        match self {
+            Self::Overloaded => Unrouted::Shed,
+            Self::Unknown(_) => Unrouted::Undiscovered,
+            Self::NoRoute => Unrouted::NoRoute,
+            Self::InvalidPolicy => Unrouted::InvalidPolicy,
+            Self::NotHttp => Unrouted::NotHttp,
+            _ => Unrouted::BadRequest,
         }
     }
 

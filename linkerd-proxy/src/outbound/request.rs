@@ -21,7 +21,7 @@ use super::{
     metrics::RouteHandles,
     plan::{How, HttpPlan, Plan},
     record::{Record, Whole},
-    retry::{self, End, Reason, Suppressed},
+    retry::{self, End, Reason, Suppressed, Unrouted},
     route::{Named, Rule},
     upload::Upload,
 };
@@ -34,7 +34,7 @@ use crate::{
         outcome::{Break, Ending, GrpcStatus, Outcome},
         request::{self as shape, Form},
     },
-    telemetry::trace::{Described, OpenSpan},
+    telemetry::trace::{Described, OpenSpan, Traced},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use hyper::body::Incoming;
@@ -158,29 +158,28 @@ async fn request(
     span: &mut Option<OpenSpan>,
 ) -> Result<Response<Body>, Failed> {
     let outbound = &connection.worker.outbound;
+    let arriving = outbound.retries.arriving();
     let Some(_waiting) = outbound.requests.enter() else {
         outbound.metrics.refused("in_flight");
+        arriving.ends(Unrouted::Shed);
         return Err(Failure::Overloaded.into());
     };
-    request.headers_mut().remove(shape::ORIG_PROTO);
-    let required = request
-        .headers_mut()
-        .remove("l5d-require-id")
-        .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    let authority = shape::name(&mut request)?;
-    let tracer = outbound.tracer.as_ref();
-    let mut traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
-    *span = traced.as_mut().zip(tracer).and_then(|(traced, tracer)| {
-        let described = Described {
-            method: request.method(),
-            uri: request.uri(),
-            authority: authority.as_ref().map(Authority::as_str),
-            headers: request.headers(),
-        };
-        tracer.server(traced, &described, connection.lookup.target().address())
-    });
-    let plan = connection.destination(&mut request).await?;
-    let (rule, matched) = route(&plan, &request, authority.as_ref())?;
+    let found = match find(connection, &mut request, span).await {
+        Ok(found) => found,
+        Err(failure) => {
+            arriving.ends(failure.unrouted());
+            return Err(failure.into());
+        }
+    };
+    arriving.routed();
+    let Found {
+        plan,
+        rule,
+        matched,
+        authority,
+        required,
+        traced,
+    } = found;
     let named = rule.named(authority.as_ref());
     let retries = named.as_ref().map_or(&rule.retries, |named| &named.retries);
     let _with_destination = plan
@@ -218,6 +217,51 @@ async fn request(
     let (head, body) = request.into_parts();
     let mut upload = Upload::new(head, body, max_body);
     exchange.run(&mut upload, arrived).await
+}
+
+/// What a request is for, and what it says of itself.
+struct Found {
+    plan: Arc<Plan>,
+    rule: Arc<Rule>,
+    matched: Option<Matched>,
+    authority: Option<Authority>,
+    required: Option<String>,
+    traced: Option<Traced>,
+}
+
+/// Finds the route of a request.
+async fn find(
+    connection: &Arc<Connection>,
+    request: &mut Request<Incoming>,
+    span: &mut Option<OpenSpan>,
+) -> Result<Found, Failure> {
+    request.headers_mut().remove(shape::ORIG_PROTO);
+    let required = request
+        .headers_mut()
+        .remove("l5d-require-id")
+        .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let authority = shape::name(request)?;
+    let tracer = connection.worker.outbound.tracer.as_ref();
+    let mut traced = tracer.and_then(|tracer| tracer.traced(request.headers()));
+    *span = traced.as_mut().zip(tracer).and_then(|(traced, tracer)| {
+        let described = Described {
+            method: request.method(),
+            uri: request.uri(),
+            authority: authority.as_ref().map(Authority::as_str),
+            headers: request.headers(),
+        };
+        tracer.server(traced, &described, connection.lookup.target().address())
+    });
+    let plan = connection.destination(request).await?;
+    let (rule, matched) = route(&plan, request, authority.as_ref())?;
+    Ok(Found {
+        plan,
+        rule,
+        matched,
+        authority,
+        required,
+        traced,
+    })
 }
 
 /// The rule that takes a request.

@@ -34,7 +34,8 @@ families! {
     /// The number of requests of applications by what became of them, whatever it took.
     /// `fate`: `success` at once; `recovered` by a retry; `failed`, not retryable; `failed_after_retries`; `budget`,
     /// `limit`: failed, and no retry was left; `body`: failed, and the body could not be sent again; `timeout`; `shed`;
-    /// `abandoned` by the application.
+    /// `abandoned` by the application. With the name `unrouted` for parent and route, of requests that came to no route:
+    /// `bad_request`, `undiscovered`, `no_route`, `invalid_policy`, `not_http`, `shed`, `abandoned`.
     OUTBOUND_ROUTE_REQUEST_FATES_TOTAL =
         Desc::counter("outbound_route_request_fates_total").labels(&[PARENT, ROUTE, &["fate"]]);
     /// How many attempts requests of applications took.

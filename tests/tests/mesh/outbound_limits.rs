@@ -9,7 +9,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 async fn assert_metric(mesh: &Mesh, name: &str, labels: &[&str], want: f64) {
     let found = mesh.metric(name, labels).await;
@@ -363,4 +366,72 @@ async fn a_connection_for_whose_destination_there_was_no_room_has_one_once_there
         (response.status() == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn fates_add_up_to_what_the_application_sent_also_where_it_comes_to_no_route() {
+    const FATES: &str = "outbound_route_request_fates_total";
+    const NOWHERE: &str = r#"parent_name="unrouted""#;
+    let only = "  rules: [{matches: [{path: {type: Exact, value: /}}]}]";
+    let policy = route("HTTPRoute", only);
+    let variables = [
+        ("OUTBOUND_MAX_IN_FLIGHT", "1"),
+        ("OUTBOUND_DISCOVERY_TIMEOUT", "300ms"),
+    ];
+    let mut client = Client::start("", 1, &policy, &variables).await;
+    let _hung = silent(&client).await;
+    let (_, page) = client.mesh.get_admin("/metrics").await.unwrap();
+    for fate in [
+        "undiscovered",
+        "no_route",
+        "bad_request",
+        "shed",
+        "abandoned",
+    ] {
+        let is_there = |line: &str| {
+            let is_of = line.starts_with(FATES) && line.contains(NOWHERE);
+            is_of && line.contains(&format!("fate=\"{fate}\"")) && line.ends_with(" 0")
+        };
+        assert!(page.lines().any(is_there), "{fate}: {page}");
+    }
+    let mut sent = 0.0;
+    let page = async |client: &Client| client.mesh.get_admin("/retries").await.unwrap().1;
+    assert!(!page(&client).await.contains("unrouted"));
+    sent += 1.0;
+    assert_eq!(client.get(9000, "/elsewhere").await.status(), 404);
+    sent += 1.0;
+    let two = "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n";
+    let mut stream = client.connect(9000).await;
+    stream.write_all(two.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    sent += 1.0;
+    let waits = waiting(&client).await;
+    sent += 1.0;
+    assert_eq!(client.status(9000).await, 503);
+    drop(waits);
+    eventually("a free place", async || {
+        let waiting = "outbound_http_requests_in_flight";
+        (client.mesh.metric(waiting, &[]).await == 0.0).then_some(())
+    })
+    .await;
+    client.mesh.stop_controller();
+    sent += 1.0;
+    assert_eq!(client.status(9002).await, 504);
+    let mesh = &client.mesh;
+    for fate in ["undiscovered", "no_route", "bad_request", "shed"] {
+        let fate = format!("fate=\"{fate}\"");
+        assert_metric(mesh, FATES, &[NOWHERE, &fate], 1.0).await;
+    }
+    // The one that had a route, and was given up.
+    assert_metric(mesh, FATES, &[r#"fate="abandoned""#], 1.0).await;
+    assert_metric(mesh, FATES, &[], sent).await;
+    let table = page(&client).await;
+    let row = table.lines().find(|line| line.contains("unrouted"));
+    let row = row.unwrap_or_else(|| panic!("{table}"));
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words[..3], ["default.unrouted", "default.unrouted", "4"]);
 }

@@ -2,10 +2,11 @@
 //! help.
 
 use super::{Budget, End, Reason, Suppressed};
+use crate::outbound::labels;
 use linkerd_metrics::{
     Collect, Counter, Family, Handle, Histogram, Labels, Registry, Samples, describe,
 };
-use linkerd_policy::outbound::profile;
+use linkerd_policy::outbound::{Ref, profile};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -18,6 +19,7 @@ pub(crate) struct RetryFamilies {
     http: PeerFamilies,
     grpc: PeerFamilies,
     pub(super) fates: Family<Counter>,
+    unrouted: [Handle<Counter>; Unrouted::LABELS.len()],
     attempts: Family<Histogram>,
     pub(super) retried: Family<Counter>,
     pub(super) retries: Family<Counter>,
@@ -65,7 +67,12 @@ impl RetryFamilies {
     pub(crate) fn register(registry: &Registry, budget: profile::Budget) -> Self {
         let budgets = Budgets::default();
         registry.collector(Box::new(budgets.clone()));
+        let fates = registry.counters(&describe::OUTBOUND_ROUTE_REQUEST_FATES_TOTAL);
+        let nowhere = Ref::default_named(UNROUTED);
+        let nowhere = labels::parent(&nowhere).extend(&labels::route(&nowhere));
         Self {
+            unrouted: Unrouted::LABELS.map(|fate| fates.get(&nowhere.clone().with("fate", fate))),
+            fates,
             http: PeerFamilies {
                 requests: registry.counters(&describe::OUTBOUND_HTTP_ROUTE_RETRY_REQUESTS_TOTAL),
                 successes: registry.counters(&describe::OUTBOUND_HTTP_ROUTE_RETRY_SUCCESSES_TOTAL),
@@ -80,7 +87,6 @@ impl RetryFamilies {
                     .counters(&describe::OUTBOUND_GRPC_ROUTE_RETRY_LIMIT_EXCEEDED_TOTAL),
                 overflow: registry.counters(&describe::OUTBOUND_GRPC_ROUTE_RETRY_OVERFLOW_TOTAL),
             },
-            fates: registry.counters(&describe::OUTBOUND_ROUTE_REQUEST_FATES_TOTAL),
             attempts: registry.histograms(&describe::OUTBOUND_ROUTE_REQUEST_ATTEMPTS),
             retried: registry.counters(&describe::OUTBOUND_ROUTE_RETRIED_REQUESTS_TOTAL),
             retries: registry.counters(&describe::OUTBOUND_ROUTE_RETRIES_TOTAL),
@@ -88,6 +94,14 @@ impl RetryFamilies {
             latency: registry.histograms(&describe::OUTBOUND_ROUTE_RETRY_LATENCY_SECONDS),
             budgets,
             budget,
+        }
+    }
+
+    /// A request of an application, whose route is not known yet.
+    pub(crate) fn arriving(&self) -> Arriving<'_> {
+        Arriving {
+            fates: &self.unrouted,
+            end: Some(Unrouted::Abandoned),
         }
     }
 
@@ -145,6 +159,68 @@ pub(super) const FATES: [&str; 10] = [
     "shed",
     "abandoned",
 ];
+
+/// The name of parent and route of requests that come to no route.
+pub(super) const UNROUTED: &str = "unrouted";
+
+/// What became of a request that came to no route: a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unrouted {
+    /// There was no place for it among those that wait for an answer.
+    Shed,
+    /// It cannot be understood.
+    BadRequest,
+    /// Nobody said in time what its destination is.
+    Undiscovered,
+    /// No route takes it.
+    NoRoute,
+    /// The policy of its destination cannot be used.
+    InvalidPolicy,
+    /// Its destination is not HTTP.
+    NotHttp,
+    /// The application went away.
+    Abandoned,
+}
+
+impl Unrouted {
+    /// The values of `fate`.
+    pub(super) const LABELS: [&str; 7] = [
+        "shed",
+        "bad_request",
+        "undiscovered",
+        "no_route",
+        "invalid_policy",
+        "not_http",
+        "abandoned",
+    ];
+}
+
+/// A request that has not come to a route yet; dropped so, it was abandoned.
+#[derive(Debug)]
+pub(crate) struct Arriving<'f> {
+    fates: &'f [Handle<Counter>; Unrouted::LABELS.len()],
+    end: Option<Unrouted>,
+}
+
+impl Arriving<'_> {
+    /// It has a route; what becomes of it is told there.
+    pub(crate) fn routed(mut self) {
+        self.end = None;
+    }
+
+    /// It comes to none.
+    pub(crate) fn ends(mut self, end: Unrouted) {
+        self.end = Some(end);
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if let Some(fate) = self.end.and_then(|end| self.fates.get(end as usize)) {
+            fate.inc();
+        }
+    }
+}
 
 /// The series of one route. There from the start, at 0.
 #[derive(Clone, Debug)]
@@ -319,6 +395,41 @@ impl Drop for Journal {
 mod tests {
     use super::*;
     use linkerd_metrics::{Format, Options};
+
+    #[test]
+    fn a_request_that_comes_to_no_route_has_one_fate_too() {
+        let registry = Registry::new(Options::default());
+        let families = RetryFamilies::register(&registry, profile::Budget::default());
+        let ends = [
+            Unrouted::Shed,
+            Unrouted::BadRequest,
+            Unrouted::Undiscovered,
+            Unrouted::NoRoute,
+            Unrouted::InvalidPolicy,
+            Unrouted::NotHttp,
+        ];
+        let count = |fate: &str| {
+            let page = String::from_utf8(registry.encode(Format::Text)).unwrap();
+            let mut lines = page
+                .lines()
+                .filter(|line| line.contains("name=\"unrouted\""));
+            let line = lines.find(|line| line.contains(&format!("fate=\"{fate}\"")));
+            line.unwrap().rsplit(' ').next().unwrap().to_owned()
+        };
+        assert!(Unrouted::LABELS.iter().all(|fate| count(fate) == "0"));
+        assert_eq!(families.numbers(), []);
+        for (end, fate) in ends.into_iter().zip(Unrouted::LABELS) {
+            families.arriving().ends(end);
+            assert_eq!(count(fate), "1", "{end:?}");
+        }
+        drop(families.arriving());
+        families.arriving().routed();
+        assert!(Unrouted::LABELS.iter().all(|fate| count(fate) == "1"));
+        let numbers = families.numbers();
+        assert_eq!(numbers.len(), 1);
+        assert_eq!(numbers[0].requests, 7);
+        assert!(numbers[0].fates.contains(&("no_route", 1)), "{numbers:?}");
+    }
 
     #[test]
     fn every_request_has_one_fate_and_series_are_there_before_the_first() {

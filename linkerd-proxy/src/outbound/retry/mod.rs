@@ -11,7 +11,7 @@ pub(crate) mod replay;
 
 pub(crate) use self::{
     budget::Budget,
-    metrics::{Journal, RetryFamilies, RouteRetries},
+    metrics::{Journal, RetryFamilies, RouteRetries, Unrouted},
     numbers::RouteNumbers,
 };
 

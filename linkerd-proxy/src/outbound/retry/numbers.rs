@@ -5,7 +5,7 @@
 
 use super::{
     Reason, Suppressed,
-    metrics::{FATES, RetryFamilies},
+    metrics::{FATES, RetryFamilies, UNROUTED, Unrouted},
 };
 use linkerd_metrics::Labels;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 const OTHER: &str = "other";
 
 /// What became of the requests of one route, for people.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct RouteNumbers {
     pub(crate) parent: String,
     pub(crate) route: String,
@@ -140,7 +140,13 @@ impl RetryFamilies {
         self.fates.each(|labels, count| {
             let row = rows.of(labels);
             row.requests += count;
-            add(&mut row.fates, &value(labels, "fate"), count);
+            let fate = value(labels, "fate");
+            let unrouted = Unrouted::LABELS.into_iter().find(|known| *known == fate);
+            if let Some(fate) = unrouted.filter(|fate| !FATES.contains(fate)) {
+                row.fates.push((fate, count));
+            } else {
+                add(&mut row.fates, &fate, count);
+            }
         });
         self.retries.each(|labels, count| {
             let row = rows.of(labels);
@@ -164,7 +170,10 @@ impl RetryFamilies {
                 row.budget = Some(left);
             }
         }
-        rows.0.into_values().collect()
+        // Most proxies have no such requests, and their series are there all the same.
+        let nowhere = format!("default.{UNROUTED}");
+        let shown = |row: &RouteNumbers| row.parent != nowhere || row.requests > 0;
+        rows.0.into_values().filter(shown).collect()
     }
 
     /// How many routes were idle for so long that their series are gone, and their numbers with them.
