@@ -202,6 +202,7 @@ struct Updates {
 impl Listener<Update> for Updates {
     fn opened(&mut self, metadata: &MetadataMap) {
         self.is_fresh = true;
+        self.state.is_connected.store(true, Ordering::Relaxed);
         // In force before the first endpoint, and for as long as this is what was said last.
         self.state.mtls.store(Arc::new(Mtls::of_metadata(metadata)));
     }
@@ -209,7 +210,6 @@ impl Listener<Update> for Updates {
     fn message(&mut self, update: Update) {
         match self.apply(update) {
             Ok(exists) => {
-                self.state.is_connected.store(true, Ordering::Relaxed);
                 let endpoints = self.known.values().cloned().collect();
                 self.state.install(endpoints, exists);
             }

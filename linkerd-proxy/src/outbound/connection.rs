@@ -1,6 +1,10 @@
 //! One accepted connection of an application, shared by its requests.
 
-use super::{ConnectionError, Worker, failure::Failure, plan::Plan};
+use super::{
+    ConnectionError, Worker,
+    failure::Failure,
+    plan::{How, Plan},
+};
 use crate::{
     discovery::outbound::{Lookup, Source, Target},
     transport::{Io, detect},
@@ -10,7 +14,10 @@ use bytes::BytesMut;
 use http::{Request, uri::Authority};
 use hyper::body::Incoming;
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -27,6 +34,7 @@ pub(super) struct Connection {
     /// When its own wait for the destination was over: the requests that come with it do not wait as long once more.
     waited: Instant,
     close: Notify,
+    is_ending: AtomicBool,
 }
 
 impl Connection {
@@ -38,6 +46,7 @@ impl Connection {
             plan: ArcSwap::new(plan),
             waited: Instant::now(),
             close: Notify::new(),
+            is_ending: AtomicBool::new(false),
         })
     }
 
@@ -52,13 +61,29 @@ impl Connection {
         plan
     }
 
+    /// The same for a request on it. Where the destination has become one for bytes, requests that come all the same are
+    /// answered by the version before, and the connection ends: the next one is passed on as bytes.
+    fn plan_of_request(&self) -> Arc<Plan> {
+        let before = self.plan.load_full();
+        if Arc::ptr_eq(&before.known, &self.lookup.current()) {
+            return before;
+        }
+        let next = self.worker.outbound.plan(&self.lookup);
+        if before.outlasts(&next) {
+            self.close();
+            return before;
+        }
+        self.plan.store(next.clone());
+        next
+    }
+
     /// Where a request goes: where the connection does, or in ingress mode where the request says.
     pub(super) async fn destination(
         &self,
         request: &mut Request<Incoming>,
     ) -> Result<Arc<Plan>, Failure> {
         if !self.worker.outbound.settings.ingress_mode {
-            let plan = self.plan();
+            let plan = self.plan_of_request();
             if plan.is_known() {
                 return Ok(plan);
             }
@@ -146,7 +171,13 @@ impl Connection {
 
     /// Ends the application's connection after what is in flight.
     pub(super) fn close(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
         self.close.notify_one();
+    }
+
+    /// Whether the application is to be told so.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     /// Completes when the connection is to end.
@@ -156,6 +187,20 @@ impl Connection {
 }
 
 impl Plan {
+    /// Whether requests may still go by this version, though the next one passes connections on as bytes: not where the
+    /// next one forbids them, or wants more of the servers.
+    fn outlasts(&self, next: &Self) -> bool {
+        let How::Opaque(streams) = &next.how else {
+            return false;
+        };
+        let is_of_requests = matches!(self.how, How::Detect(..) | How::Http1(_) | How::Http2(_));
+        let is_let_through = streams
+            .find(None)
+            .is_some_and(|rule| rule.refusal.is_none());
+        let wants = |plan: &Self| (plan.known.mtls.clone(), plan.known.workload_mtls.clone());
+        self.is_known() && is_of_requests && is_let_through && wants(self) == wants(next)
+    }
+
     /// Whether the control plane, or the configured fallback, has said what the destination is.
     pub(super) fn is_known(&self) -> bool {
         !matches!(self.known.source, Source::Unknown)

@@ -36,7 +36,8 @@ pub(crate) enum Failure {
     NoRoute,
     /// What the control plane sends about the destination cannot be used.
     InvalidPolicy,
-    /// The connection's destination is not, or no longer, HTTP.
+    /// The request's destination is not HTTP: it is named in ingress mode, or TLS now, or requests must not be passed on
+    /// as bytes either.
     NotHttp,
     /// A filter answers in place of the destination.
     Stopped(Stop),

@@ -131,7 +131,8 @@ pub(super) async fn answer(
     *response.version_mut() = wire;
     // What switches protocols is no longer for HTTP to close.
     let is_http = !switches(is_connect, response.status());
-    if is_http && wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+    let is_told = connection.worker.drain.phase() > Phase::Serving || connection.is_ending();
+    if is_http && wire < Version::HTTP_2 && is_told {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -97,6 +97,9 @@ impl Destination for Broken {
             let said = tokio_stream::once(Ok(no_endpoints())).chain(tokio_stream::pending());
             return Ok(Response::new(Box::pin(said)));
         }
+        if request.get_ref().path == SILENT {
+            return Ok(Response::new(Box::pin(tokio_stream::pending())));
+        }
         Ok(Response::new(stream(&self.endpoints)))
     }
 
@@ -126,6 +129,9 @@ impl Drop for Sides {
 
 /// A name of which the control plane says that it has no endpoints.
 pub(crate) const NOWHERE: &str = "nowhere.shop.svc.cluster.local:80";
+
+/// A name of which the control plane says nothing at all.
+pub(crate) const SILENT: &str = "silent.shop.svc.cluster.local:80";
 
 /// To the endpoints of `catalog`.
 pub(crate) fn to_catalog(meta: &Ref) -> RouteBackend {

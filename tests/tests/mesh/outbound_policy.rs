@@ -3,10 +3,13 @@
 use crate::{
     harness::{eventually, get, one_http1, one_http2, within},
     outbound::why,
-    outbound_messages::{NOWHERE, Says, Sides, add, message, to, to_catalog},
+    outbound_messages::{NOWHERE, SILENT, Says, Sides, add, message, to, to_catalog},
 };
+use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use linkerd_policy::{
     outbound::{
         Action, Distribution, GrpcPolicy, GrpcRoute, GrpcRule, HttpPolicy, HttpRoute, HttpRule,
@@ -20,7 +23,11 @@ use linkerd2_proxy_api::destination::{
     update,
 };
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 fn http_policy(backends: Distribution) -> HttpPolicy {
     let action = Action {
@@ -239,10 +246,77 @@ async fn a_server_that_speaks_first_is_heard_after_the_time_that_policy_allows_f
 }
 
 #[tokio::test]
+async fn a_name_of_which_the_control_plane_says_nothing_has_a_reason_of_its_own() {
+    let sides = Sides::start().await;
+    let client = &sides.client;
+    let queue = Queue {
+        capacity: 10,
+        failfast_timeout: Duration::from_millis(300),
+    };
+    let backends = Distribution::FirstAvailable(vec![of_name("silent", SILENT, queue)]);
+    sides
+        .says("one", Protocol::Http1(http_policy(backends)))
+        .await;
+    for (status, says) in [(504, "service in fail-fast"), (503, "service unavailable")] {
+        let response = client.get(9000, "/").await;
+        let why = why(&response);
+        assert_eq!(response.status(), status, "{why}");
+        let text = format!("{says}: the control plane has named no endpoints yet");
+        assert!(why.ends_with(&text), "{why}");
+    }
+    let unready = "outbound_http_balancer_unready_total";
+    let unknown = client.mesh.metric(unready, &[r#"reason="unknown""#]).await;
+    assert!((unknown - 2.0).abs() < f64::EPSILON, "{unknown}");
+    let all = client.mesh.metric(unready, &[]).await;
+    assert!((all - 2.0).abs() < f64::EPSILON, "{all}");
+}
+
+/// A connection for requests, and its end.
+async fn http1(
+    stream: TcpStream,
+) -> (
+    http1::SendRequest<Full<Bytes>>,
+    JoinHandle<hyper::Result<()>>,
+) {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+async fn http2(
+    stream: TcpStream,
+) -> (
+    http2::SendRequest<Full<Bytes>>,
+    JoinHandle<hyper::Result<()>>,
+) {
+    let (io, executor) = (TokioIo::new(stream), TokioExecutor::new());
+    let (sender, connection) = http2::handshake(executor, io).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+#[tokio::test]
 async fn an_opaque_profile_means_bytes_whatever_policy_says() {
     let sides = Sides::start().await;
     let client = &sides.client;
+    sides
+        .says("detected", detecting(Duration::from_secs(10)))
+        .await;
     assert_eq!(client.status(9000).await, 200);
+    // Connections that have had a request, and will have one more when all has changed.
+    let (mut kept, one) = http1(client.connect(9000).await).await;
+    let (mut shared, both) = http2(client.connect(9000).await).await;
+    assert_eq!(
+        within("an answer", kept.send_request(get("/")))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    let asked = || {
+        let request = Request::get("http://catalog.shop/");
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let answer = within("an answer", shared.send_request(asked())).await;
+    assert_eq!(answer.unwrap().status(), 200);
     sides.profiles.send_replace(message(DestinationProfile {
         fully_qualified_name: "catalog.shop.svc.cluster.local".to_owned(),
         opaque_protocol: true,
@@ -250,12 +324,22 @@ async fn an_opaque_profile_means_bytes_whatever_policy_says() {
     }));
     let opened = "outbound_tcp_route_open_total";
     eventually("a connection that is passed on as bytes", async || {
-        // Bytes are passed on without waiting for any. A request that is under way when the change comes would be told so,
-        // with the 502 of the page of failures.
-        let _used = client.connect(9000).await;
+        // Whatever is under way when the change comes is answered.
+        assert_eq!(client.status(9000).await, 200);
         (client.mesh.metric(opened, &[]).await > 0.5).then_some(())
     })
     .await;
+    // Requests on what was made for requests go by what was known before, and are its last.
+    let last = within("an answer", kept.send_request(get("/")))
+        .await
+        .unwrap();
+    assert_eq!(last.status(), 200, "{}", why(&last));
+    assert_eq!(last.headers()["connection"], "close");
+    drop(last);
+    within("the end of HTTP/1", one).await.unwrap().unwrap();
+    let last = within("an answer", shared.send_request(asked())).await;
+    assert_eq!(last.unwrap().status(), 200);
+    within("GOAWAY", both).await.unwrap().unwrap();
     let requests = "outbound_http_route_request_duration_seconds_count";
     let before = client.mesh.metric(requests, &[]).await;
     // The application answers it as it is: bytes of HTTP are bytes.
