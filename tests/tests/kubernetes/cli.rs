@@ -120,7 +120,7 @@ async fn install(api: &ApiServer, cli: &Cli) -> ControlPlane {
     .await;
     let file = |name: &str| plane.state(name).display().to_string();
     let words = format!(
-        "install -o json --identity-trust-anchors-file {} --identity-issuer-certificate-file {} --identity-issuer-key-file {}",
+        "install -o json --set clusterNetworks=10.0.0.0/8\\,127.0.0.0/8 --identity-trust-anchors-file {} --identity-issuer-certificate-file {} --identity-issuer-key-file {}",
         file("ca.crt"),
         file("issuer.crt"),
         file("issuer.key")

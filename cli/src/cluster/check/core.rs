@@ -1,6 +1,6 @@
 //! The control plane: its objects, its Pods, who writes statuses.
 
-use super::{Category, Check, Found};
+use super::{Category, Check, Found, networks};
 use crate::{
     cluster::{
         Cluster, asking,
@@ -86,9 +86,39 @@ pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
         "control plane pods are ready",
         Found::if_none(&unready, |text| Found::not_yet(text, hint)),
     ));
+    if let Ok(Some(map)) = cluster.config_map("linkerd-config").await {
+        checks.extend(networks::checks(cluster, text(&map, "/data/values")).await);
+    }
     Ok(Category {
         name: "linkerd-existence",
         checks,
+    })
+}
+
+/// Whether the control plane is of the same version as this program, which renders its charts.
+pub(super) async fn version(cluster: &Cluster) -> Result<Category, Failure> {
+    let what = "control plane and cli versions match";
+    let namespace = &cluster.namespace;
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/linkerd-destination");
+    let deployment = cluster.get(&path).await?.unwrap_or_default();
+    let labels = deployment.pointer("/metadata/labels");
+    let theirs = labels
+        .and_then(|labels| labels.get("app.kubernetes.io/version")?.as_str())
+        .unwrap_or("unknown");
+    let ours = env!("CARGO_PKG_VERSION");
+    let found = if theirs == ours {
+        Found::Good
+    } else {
+        Found::warning(
+            format!("the control plane is of version {theirs}, and this program of {ours}"),
+            format!(
+                "{UPGRADE} brings the control plane to {ours}; or take the linkerd of {theirs}"
+            ),
+        )
+    };
+    Ok(Category {
+        name: "control-plane-version",
+        checks: vec![Check::new(what, found)],
     })
 }
 

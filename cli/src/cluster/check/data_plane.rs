@@ -1,7 +1,7 @@
 //! Sidecars of applications: whether they are ready, trust what the control plane trusts, and are of its version; and Pods
 //! that should have one and have none.
 
-use super::{Category, Check, Found, core};
+use super::{Category, Check, Found, core, opaque};
 use crate::{
     cluster::{
         Cluster,
@@ -118,6 +118,8 @@ async fn sidecars(
         "data plane is up-to-date",
         Found::if_none(&old, |text| Found::warning(text, restart(&old))),
     ));
+    let defaults = &values.proxy.opaque_ports;
+    checks.push(opaque::check(cluster, namespace, &meshed, defaults).await?);
     let anchors = cluster
         .config_map("linkerd-identity-trust-roots")
         .await?

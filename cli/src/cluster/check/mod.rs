@@ -5,14 +5,20 @@
 //! |---|---|
 //! | `print` | tables, the short form, JSON |
 //! | `pre` | what an installation needs |
+//! | `clocks` | whether this host, the API server and the nodes agree on the time |
+//! | `networks` | whether the cluster's networks are those that the mesh was told |
 //! | `core` | the control plane: objects, Pods, Lease |
 //! | `trust` | the issuer, the trust anchors, webhooks' certificates |
 //! | `data_plane` | sidecars of applications, and Pods that should have one |
+//! | `opaque` | whether Services and Pods say the same of opaque ports |
 //! | `directory` | a mesh of this host |
 
+mod clocks;
 mod core;
 mod data_plane;
 mod directory;
+mod networks;
+mod opaque;
 mod pre;
 mod print;
 mod trust;
@@ -102,6 +108,12 @@ impl Check {
 
     fn error(what: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(what, Found::error(problem, hint))
+    }
+
+    /// What whoever asks may not look at: the rest can be looked at all the same.
+    fn unseen(what: impl Into<String>, why: &Failure) -> Self {
+        let hint = "kubectl auth can-i --list; somebody with the right must look";
+        Self::new(what, Found::warning(why.to_string(), hint))
     }
 }
 
@@ -220,6 +232,7 @@ async fn all(flags: &Flags) -> Vec<Category> {
     let webhooks = "linkerd-webhooks-and-apisvc-tls";
     add(webhooks, trust::webhooks(&cluster).await);
     add("linkerd-policy", core::policy(&cluster).await);
+    add("control-plane-version", core::version(&cluster).await);
     if flags.proxy {
         let namespace = flags.namespace.as_deref();
         match data_plane::categories(&cluster, namespace).await {

@@ -1,6 +1,6 @@
 //! Whether a control plane could be installed: is there one, and may whoever asks create what the charts have?
 
-use super::{Category, Check, Found};
+use super::{Category, Check, Found, clocks};
 use crate::{cluster::Cluster, outcome::Failure};
 use http::Request;
 use serde_json::{Value, json};
@@ -97,6 +97,7 @@ pub(super) async fn category(cluster: &Cluster) -> Result<Category, Failure> {
         };
         checks.push(Check::new(what, found));
     }
+    checks.push(clocks::check(cluster).await);
     Ok(Category {
         name: "pre-kubernetes-setup",
         checks,

@@ -36,6 +36,7 @@ async fn others(api: &ApiServer) -> (Cli, Cli) {
 /// Before there is a control plane: what is missing, and whether it could be installed.
 pub(super) async fn before(api: &ApiServer, cli: &Cli) {
     shows("check-pre.txt", &cli.good("check --pre").await);
+    skewed(api, cli).await;
     let (powerless, astray) = others(api).await;
     let said = powerless.check("--pre").await;
     said.names(
@@ -190,6 +191,65 @@ pub(super) async fn broken(api: &ApiServer, cli: &Cli) {
     );
     bring_injectors_certificate(api).await;
     issuer(api, cli).await;
+    versions_and_networks(api, cli).await;
+}
+
+/// A control plane of another version, and networks that the mesh was not told of.
+async fn versions_and_networks(api: &ApiServer, cli: &Cli) {
+    let deployment = "/apis/apps/v1/namespaces/linkerd/deployments/linkerd-destination";
+    let version =
+        |version: &str| json!({"metadata": {"labels": {"app.kubernetes.io/version": version}}});
+    api.merge(deployment, &version("0.0.1")).await;
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "far"},
+        "spec": {"podCIDR": "11.1.0.0/24", "podCIDRs": ["11.1.0.0/24"]},
+    });
+    api.apply(&node).await;
+    let said = cli.check("").await;
+    said.names(
+        0,
+        "‼ control plane and cli versions match",
+        "is of version 0.0.1",
+        "linkerd upgrade | kubectl apply -f -",
+    );
+    said.names(
+        0,
+        "‼ cluster networks contains all node podCIDRs",
+        "the node far has 11.1.0.0/24",
+        "linkerd upgrade --set-string 'clusterNetworks=",
+    );
+    api.delete(&node).await;
+    api.merge(deployment, &version(env!("CARGO_PKG_VERSION")))
+        .await;
+}
+
+/// A node whose clock is ahead.
+async fn skewed(api: &ApiServer, cli: &Cli) {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ahead"}});
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "ahead", "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": "ahead", "renewTime": "2100-01-01T00:00:00.000000Z"},
+    });
+    for object in [&node, &lease] {
+        api.apply(object).await;
+    }
+    // Nodes have conditions once their kubelet has reported.
+    let status = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "ahead"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    api.set_status(&status).await;
+    let said = cli.check("--pre").await;
+    said.names(
+        0,
+        "‼ no clock skew detected",
+        "the node ahead says that it was last heard of at 2100-01-01",
+        "timedatectl status",
+    );
+    for object in [&lease, &node] {
+        api.delete(object).await;
+    }
 }
 
 /// An issuer that is over, and none of the anchors'.
@@ -279,6 +339,23 @@ pub(super) async fn data_plane(api: &ApiServer, cli: &Cli, plane: &ControlPlane)
         "‼ data plane proxies certificate match CA",
         "shop/old",
         "kubectl -n shop rollout restart deploy",
+    );
+    let mut db = meshed("db", &anchors, version);
+    db["metadata"]["annotations"]["config.linkerd.io/opaque-ports"] = "6380".into();
+    db["metadata"]["labels"]["app"] = "db".into();
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "namespace": "shop"},
+        "spec": {"selector": {"app": "db"}, "ports": [{"port": 6380}]},
+    });
+    for object in [db, service] {
+        api.apply(&object).await;
+    }
+    let said = cli.check(shop).await;
+    said.names(
+        1,
+        "‼ opaque ports are properly annotated",
+        "port 6380 of the Pod shop/db is opaque, and port 6380 of the Service shop/db before it is not",
+        "kubectl annotate service",
     );
     let said = cli.check("--proxy -n none").await;
     said.names(
