@@ -411,7 +411,7 @@ impl Body {
     }
 
     /// Looks at what comes first without taking it: gives the trailers if they come first, or right after one frame
-    /// of data that is there at once. For bodies that nobody records yet.
+    /// of data that is there at once. Frames of data without data are dropped. For bodies that nobody records yet.
     pub(crate) async fn peek_trailers(&mut self) -> Option<http::HeaderMap> {
         let mut frames = std::collections::VecDeque::new();
         let mut trailers = None;
@@ -425,6 +425,7 @@ impl Body {
             })
             .await;
             match frame {
+                Some(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
                 Some(Some(Ok(frame))) => {
                     trailers = frame.trailers_ref().cloned();
                     frames.push_back(Ok(frame));

@@ -84,7 +84,8 @@ impl<F: Into<Failure>> From<F> for Failed {
 /// to work on the request, which may then be sent again as it is.
 const SAFE_BYTES: usize = 64 * 1024;
 
-/// How long a response is held back at most to see how it ends, where policy retries what ends badly.
+/// How long a gRPC response is held back at most to see how it ends: where policy retries what ends badly, and where its
+/// head says that this is all.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A request's life, with failures turned into answers.
@@ -360,6 +361,10 @@ impl Exchange<'_> {
                         }
                     } else if attempts == 1 {
                         self.rule.budget.deposit(Instant::now());
+                    }
+                    if self.sent.form.grpc {
+                        let end = attempted.end_with_head();
+                        let _ = tokio::time::timeout(PATIENCE, end).await;
                     }
                     attempted.waited += waited;
                     return Ok(self.respond(attempted, journal, arrived));

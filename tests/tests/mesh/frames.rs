@@ -39,6 +39,8 @@ pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) enum Act {
     /// Answers 200.
     Answer,
+    /// Answers with a gRPC status in the head, and ends the stream with a frame of its own.
+    StatusThenEnd,
     /// Says nothing.
     Hold,
     /// Resets the stream with a code.
@@ -161,11 +163,30 @@ async fn connected(
     }
 }
 
+/// A header that is not indexed (RFC 7541 §6.2.2).
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        bytes.push(u8::try_from(text.len()).unwrap());
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
 /// Tells whether the connection goes on.
 async fn answer(io: &mut TcpStream, stream: u32, act: Act) -> std::io::Result<bool> {
     let whole = END_HEADERS | END_STREAM;
     match act {
         Act::Answer => frame(io, HEADERS, whole, stream, STATUS_200).await?,
+        Act::StatusThenEnd => {
+            let head = [
+                STATUS_200,
+                &literal("content-type", "application/grpc"),
+                &literal("grpc-status", "12"),
+            ];
+            frame(io, HEADERS, END_HEADERS, stream, &head.concat()).await?;
+            frame(io, DATA, END_STREAM, stream, &[]).await?;
+        }
         Act::Hold | Act::Leave => {}
         Act::Cut(code) => {
             frame(io, HEADERS, END_HEADERS, stream, STATUS_200).await?;

@@ -165,6 +165,22 @@ async fn what_an_endpoint_may_have_begun_is_not_sent_twice() {
 }
 
 #[tokio::test]
+async fn a_grpc_response_of_a_head_alone_ends_with_it_however_the_endpoint_ends_it() {
+    let client = Client::start("", 1, "", &[]).await;
+    let _app = frames::serve(client.at(10), |_| Act::StatusThenEnd).await;
+    let mut send = http2(&client, 9000).await;
+    let mut request = post(5);
+    let kind = "application/grpc".parse().unwrap();
+    request.headers_mut().insert("content-type", kind);
+    let response = within("an answer", send.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["grpc-status"], "12");
+    // What h2 has not read apart from the head came with it.
+    assert!(http_body::Body::is_end_stream(response.body()));
+}
+
+#[tokio::test]
 async fn a_refused_stream_is_asked_again_without_any_retry_policy_and_counted() {
     let client = Client::start("", 1, "", &[]).await;
     let calls = Arc::new(AtomicUsize::new(0));
