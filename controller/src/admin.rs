@@ -2,8 +2,10 @@
 //! of a decision. It shows names and addresses of workloads and no secret; it belongs on a loopback address.
 
 use crate::{
+    admission,
     grpc::streams::Streams,
-    injector::Readiness,
+    injector,
+    kubernetes::access::Access,
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
@@ -29,14 +31,26 @@ pub(crate) struct State {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) streams: Arc<Streams>,
     /// Of the injector, in a process that is one.
-    pub(crate) injector: Option<Readiness>,
+    pub(crate) injector: Option<injector::Readiness>,
+    /// Of the validating webhook, in a process that serves it.
+    pub(crate) admission: Option<admission::Readiness>,
+    pub(crate) access: Access,
 }
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
     web::serve(listener, None, move |request| {
-        let page = state.page(&request);
-        async move { page }
+        let state = state.clone();
+        async move {
+            // To look at everything takes a while; streams need not wait for it.
+            if request.uri().path() == "/status" {
+                let page = tokio::task::spawn_blocking(move || state.page(&request));
+                return page.await.unwrap_or_else(|_| {
+                    text(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be made\n")
+                });
+            }
+            state.page(&request)
+        }
     })
     .await;
 }
@@ -65,12 +79,19 @@ impl State {
     }
 
     /// What is waited for before this process can be asked anything.
-    fn lacks(&self) -> Option<&'static str> {
+    fn lacks(&self) -> Option<String> {
+        if let Some(right) = self.access.lacks() {
+            return Some(right);
+        }
         if self.snapshots.borrow().version == 0 {
             // Before everything has been seen once, nothing is answered.
-            return Some("the objects of the API server");
+            return Some("the objects of the API server".to_owned());
         }
-        self.injector.as_ref().and_then(Readiness::lacks)
+        let injector = self.injector.as_ref();
+        let admission = self.admission.as_ref();
+        let lacks = injector.and_then(injector::Readiness::lacks);
+        let lacks = lacks.or_else(|| admission.and_then(admission::Readiness::lacks));
+        lacks.map(str::to_owned)
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Page {

@@ -7,7 +7,7 @@
 //! Source: `admission.k8s.io/v1` AdmissionReview.
 
 use crate::{
-    certificates::Source,
+    certificates::{Keys, Source},
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
@@ -21,7 +21,10 @@ use linkerd_policy::{
     resource::{GATEWAY_GROUP, POLICY_GROUP, Resource},
 };
 use serde_json::{Value, json};
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 use tokio::{net::TcpListener, sync::watch, time::Duration};
 use tokio_rustls::TlsAcceptor;
 
@@ -41,6 +44,23 @@ pub struct Admission {
     pub certificates: Source,
     /// Servers that overlap with an older one are refused, not only warned about.
     pub refuses_overlap: bool,
+}
+
+/// Whether the webhook can be asked, for those who ask whether this process is ready.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<OnceLock<Arc<Keys>>>);
+
+impl Readiness {
+    /// What is waited for.
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
+        let is_served = self.0.get().is_some_and(|keys| keys.is_served());
+        (!is_served).then_some("the certificates of the validating webhooks")
+    }
+
+    pub(crate) fn set(&self, keys: Arc<Keys>) {
+        // There is one such webhook in a process.
+        let _ = self.0.set(keys);
+    }
 }
 
 /// Serves for ever.

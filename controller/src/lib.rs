@@ -14,6 +14,7 @@
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
 //! | [`token`] | workload tokens: signed JWTs |
 //! | `grpc` | the three services |
+//! | `background` | what runs beside them: writing to the API server, asking what may be done there, the linter |
 //! | [`admission`] | the validating webhook |
 //! | [`certificates`] | what webhooks are served with: brought, or made and kept |
 //! | [`inject`] | the sidecar of a Pod: whether, what is added, as a JSON patch |
@@ -31,6 +32,7 @@ pub mod source;
 pub mod token;
 
 mod admin;
+mod background;
 mod config;
 mod grpc;
 mod issuer;

@@ -1,4 +1,18 @@
 //! The control plane's own metrics. Families are described in `linkerd_metrics::describe`.
+//!
+//! | module | what |
+//! |---|---|
+//! | `calls` | `grpc_server_*`: calls of the gRPC services |
+//! | `sizes` | how much the index has |
+//! | `subscribers` | who watches what of the destination service |
+
+mod calls;
+mod sizes;
+mod subscribers;
+
+pub(crate) use calls::{Call, Name};
+pub(crate) use sizes::IndexSizes;
+pub(crate) use subscribers::{About, ProfileSubscriber, Subscriber};
 
 use crate::source::Snapshot;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
@@ -20,6 +34,8 @@ pub(crate) struct ControllerMetrics {
     profile_overflow: Family<Counter>,
     endpoint_profile_overflow: Family<Counter>,
     calls: Family<Counter>,
+    begun: calls::Calls,
+    pub(crate) subscribers: subscribers::Subscribers,
     certificates: Family<Counter>,
     webhook_expiry: Family<Gauge>,
     webhook_failures: Family<Counter>,
@@ -71,6 +87,8 @@ impl ControllerMetrics {
             endpoint_profile_overflow: registry
                 .counters(&describe::ENDPOINT_PROFILE_UPDATES_QUEUE_OVERFLOW),
             calls: registry.counters(&describe::CONTROLLER_CALLS_TOTAL),
+            begun: calls::Calls::register(registry),
+            subscribers: subscribers::Subscribers::register(registry),
             certificates: registry.counters(&describe::CONTROLLER_CERTIFICATES_TOTAL),
             webhook_expiry: registry
                 .gauges(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS),
@@ -145,13 +163,33 @@ impl ControllerMetrics {
         }
     }
 
-    /// Counts the answer to a call.
-    pub(crate) fn called(&self, service: &'static str, method: &'static str, code: tonic::Code) {
+    /// A call begins.
+    pub(crate) fn begin(&self, name: Name) -> Call {
+        self.begun.begin(name)
+    }
+
+    /// Counts the answer to a call, which ends with it if it is a failure.
+    pub(crate) fn answered<T>(
+        &self,
+        call: Call,
+        result: Result<T, tonic::Status>,
+    ) -> Result<(T, Call), tonic::Status> {
+        let code = result
+            .as_ref()
+            .err()
+            .map_or(tonic::Code::Ok, tonic::Status::code);
         let labels = Labels::new()
-            .with("service", service)
-            .with("method", method)
+            .with("service", call.name.0)
+            .with("method", call.name.1)
             .with("grpc_status", code as i32);
         self.calls.get(&labels).inc();
+        match result {
+            Ok(answer) => Ok((answer, call)),
+            Err(status) => {
+                call.fails(code);
+                Err(status)
+            }
+        }
     }
 
     /// An open stream, until the value is dropped.
@@ -267,5 +305,29 @@ impl StatusMetrics {
             drops: counter(&describe::RESOURCE_STATUS_PATCH_DROPS_TOTAL),
             overflows: counter(&describe::RESOURCE_STATUS_PATCH_ENQUEUE_OVERFLOWS_TOTAL),
         }
+    }
+}
+
+/// What becomes of EndpointSlices that are to be written.
+#[derive(Debug)]
+pub(crate) struct SliceMetrics {
+    pub(crate) is_holder: Handle<Gauge>,
+    writes: Family<Counter>,
+}
+
+impl SliceMetrics {
+    pub(crate) fn register(registry: &Registry) -> Self {
+        Self {
+            is_holder: registry
+                .gauges(&describe::CONTROLLER_ENDPOINT_SLICE_LEASE_HELD)
+                .get(&Labels::new()),
+            writes: registry.counters(&describe::CONTROLLER_ENDPOINT_SLICE_WRITES_TOTAL),
+        }
+    }
+
+    /// A change was tried.
+    pub(crate) fn wrote(&self, is_ok: bool) {
+        let result = if is_ok { "ok" } else { "error" };
+        self.writes.get(&Labels::new().with("result", result)).inc();
     }
 }

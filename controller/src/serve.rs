@@ -3,6 +3,7 @@
 use crate::{
     Config, Role, admin, admission,
     authority::{Authority, AuthorityError},
+    background,
     certificates::{self, Making, Webhook},
     grpc::{
         Shared, destination::Destinations, identity::Certifier, outbound::Outbound,
@@ -10,9 +11,9 @@ use crate::{
     },
     injector,
     issuer::{Issuer, Origin, Signing},
-    kubernetes::{self, KubernetesError, Reported, issuer::Kept, review::Reviewer},
+    kubernetes::{self, KubernetesError, Reported, access::Access, issuer::Kept, review::Reviewer},
     listen::{self, Connection, connections},
-    metrics::{ControllerMetrics, Shown, StatusMetrics},
+    metrics::{ControllerMetrics, IndexSizes},
     source::{Snapshot, Source},
     watch::{Report, Watch},
 };
@@ -38,9 +39,7 @@ use tonic::transport::{Server, server::Router};
 
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// Between looks of the linter at an API server's objects.
-const LINT_PAUSE: Duration = Duration::from_secs(10);
-/// Longest time for letting go of the Lease when the process is to end: far within the grace that Pods get.
+/// Longest time for letting go of Leases when the process is to end: far within the grace that Pods get.
 const LET_GO: Duration = Duration::from_secs(3);
 
 /// Why the control plane cannot run.
@@ -217,11 +216,7 @@ pub async fn run_on(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    if config.kubernetes.is_none() {
-        // Later, what is in force stays when the directory goes; to begin with nothing would be to deny or allow all.
-        let directory = config.manifests.clone();
-        std::fs::read_dir(&directory).map_err(|source| Error::Manifests { directory, source })?;
-    }
+    has_source(&config)?;
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));
@@ -234,6 +229,7 @@ pub async fn run_on(
 
     let empty = Arc::new(Snapshot::empty(&config.cluster));
     let (publish, snapshots) = watch::channel(empty);
+    registry.collector(Box::new(IndexSizes(snapshots.clone())));
     let report = Report::new(metrics.clone(), config.kubernetes.is_none());
     let (end, ending) = watch::channel(false);
     let shared = Shared {
@@ -249,16 +245,21 @@ pub async fn run_on(
         injector,
     } = listeners;
     let readiness = injector::Readiness::default();
+    let asked = admission::Readiness::default();
+    let access = Access::default();
     let injects = config.injector.is_some() && client.is_some();
     let state = admin::State {
         registry,
         injector: injects.then(|| readiness.clone()),
+        admission: admission.is_some().then(|| asked.clone()),
+        access: access.clone(),
         snapshots: shared.snapshots.clone(),
         streams: shared.streams.clone(),
     };
-    let review = Box::pin(review(&config, &shared, client.clone(), admission));
+    let review = Box::pin(review(&config, &shared, client.clone(), admission, asked));
     let reported = Arc::<Reported>::default();
-    let statuses = statuses(&config, client.clone(), &reported, &shared, &state.registry);
+    let registry = &state.registry;
+    let writers = background::writers(&config, client.clone(), &reported, &shared, registry);
     let inject = Box::pin(inject(
         &config,
         &shared,
@@ -266,8 +267,9 @@ pub async fn run_on(
         injector,
         readiness,
     ));
+    let rights = background::rights(&config, client.clone(), access);
     let keep = keep(&config, client.clone(), reported, publish, report, issuer);
-    let keep = Box::pin(keep);
+    let keep = Box::pin(background::beside(keep, rights));
     let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
@@ -277,7 +279,7 @@ pub async fn run_on(
         }
         services(&config, &shared, signing.as_ref(), client, apis)?.await
     });
-    let statuses = tokio::spawn(statuses);
+    let writers = tokio::spawn(writers);
     let result = tokio::select! {
         result = serve => result,
         result = review => result.map_err(Error::Admission),
@@ -293,8 +295,18 @@ pub async fn run_on(
     };
     // However it ends: another replica need not wait until the Lease runs out.
     let _ = end.send(true);
-    let _ = tokio::time::timeout(LET_GO, statuses).await;
+    let _ = tokio::time::timeout(LET_GO, writers).await;
     result
+}
+
+/// Whether there is a directory to read, where one is to be read.
+fn has_source(config: &Config) -> Result<(), Error> {
+    if config.kubernetes.is_none() {
+        // Later, what is in force stays when the directory goes; to begin with nothing would be to deny or allow all.
+        let directory = config.manifests.clone();
+        std::fs::read_dir(&directory).map_err(|source| Error::Manifests { directory, source })?;
+    }
+    Ok(())
 }
 
 /// The authority, where something needs one: the identity API, or mutual TLS of our own.
@@ -325,33 +337,6 @@ fn speaks_tls(config: &Config) -> bool {
         || speaks(Role::Destination, config.destination_addr)
 }
 
-/// Writes statuses, with the role policy on an API server, until the process is to end.
-fn statuses(
-    config: &Config,
-    client: Option<Client>,
-    reported: &Arc<Reported>,
-    shared: &Shared,
-    registry: &Registry,
-) -> impl Future<Output = ()> + use<> {
-    let write = client.filter(|_| config.has(Role::Policy)).map(|client| {
-        let metrics = StatusMetrics::register(registry);
-        Box::pin(kubernetes::write_statuses(
-            config.statuses.clone(),
-            config.cluster.control_plane_namespace.clone(),
-            client,
-            reported.clone(),
-            shared.snapshots.clone(),
-            metrics,
-            shared.ending.clone(),
-        ))
-    });
-    async {
-        if let Some(write) = write {
-            write.await;
-        }
-    }
-}
-
 /// Whether mutual TLS is spoken on an address.
 fn is_tls(config: &Config, address: SocketAddr) -> bool {
     !config.behind_sidecar && !address.ip().to_canonical().is_loopback()
@@ -363,6 +348,7 @@ async fn review(
     shared: &Shared,
     client: Option<Client>,
     listener: Option<TcpListener>,
+    readiness: admission::Readiness,
 ) -> io::Result<()> {
     let Some((settings, listener)) = config.admission.clone().zip(listener) else {
         return std::future::pending().await;
@@ -370,7 +356,8 @@ async fn review(
     let webhooks = [Webhook::POLICY_VALIDATOR, Webhook::PROFILE_VALIDATOR];
     let making = making(config, client);
     let opened = certificates::open(&settings.certificates, &webhooks, &making, &shared.metrics);
-    let (tls, _, keep) = opened?;
+    let (tls, keys, keep) = opened?;
+    readiness.set(keys);
     let snapshots = shared.snapshots.clone();
     let serve = admission::serve(settings.refuses_overlap, listener, tls, snapshots);
     tokio::join!(serve, keep);
@@ -465,28 +452,10 @@ async fn keep(
             }));
         }
     };
-    let lint = lint(publish.subscribe(), metrics.clone());
+    let lint = background::lint(publish.subscribe(), metrics.clone());
     tokio::join!(follow, follow_issuer, lint);
     // The process ends with its services.
     std::future::pending().await
-}
-
-/// Shows what the linter finds in an API server's objects, some time after they changed: it reads all of them.
-async fn lint(mut snapshots: watch::Receiver<Arc<Snapshot>>, metrics: Arc<ControllerMetrics>) {
-    let mut shown = Shown::default();
-    while snapshots.changed().await.is_ok() {
-        let snapshot = snapshots.borrow_and_update().clone();
-        let metrics = metrics.clone();
-        let show = move || {
-            metrics.show_lint(&snapshot, &mut shown);
-            shown
-        };
-        match tokio::task::spawn_blocking(show).await {
-            Ok(now) => shown = now,
-            Err(_) => return,
-        }
-        tokio::time::sleep(LINT_PAUSE).await;
-    }
 }
 
 /// What runs the services of our roles.

@@ -9,12 +9,15 @@ pub(crate) mod attach;
 pub(crate) mod authorizations;
 mod authz;
 mod endpoints;
+mod external;
 pub(crate) mod inbound;
 mod outbound;
 pub(crate) mod probes;
 mod profile;
 mod reads;
 pub(crate) mod routes;
+pub(crate) mod servers;
+mod sizes;
 pub(crate) mod status;
 mod store;
 pub(crate) mod workload;
@@ -22,9 +25,11 @@ pub(crate) mod workload;
 pub use authz::Authorized;
 pub(crate) use endpoints::target_port;
 pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select};
+pub use external::{ExternalEndpoint, ExternalGroup, ExternalPort};
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
 pub use reads::Reads;
+pub use sizes::Sizes;
 pub use status::{Condition, ObjectStatus, ParentStatus, Status};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 
@@ -34,13 +39,14 @@ use crate::{
     resource::{
         AuthorizationPolicy, EgressNetwork, EndpointSlice, GrpcRoute, HttpLocalRateLimitPolicy,
         HttpRoute, IntermediateKind, MeshTlsAuthentication, NetworkAuthentication, Resource,
-        RouteGroup, Server, ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute,
-        TlsRoute, TrafficSplit,
+        RouteGroup, ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute, TlsRoute,
+        TrafficSplit,
     },
 };
 use addresses::Addresses;
 use ipnet::IpNet;
 use reads::Recorder;
+use servers::Servers;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Keys of the annotations that the index reads, on a workload or on its namespace.
@@ -138,7 +144,7 @@ pub(crate) struct Scope {
     pub(crate) slices: BTreeMap<String, BTreeMap<String, Arc<EndpointSlice>>>,
     /// What controls the ReplicaSets and Jobs: kind and name, where anything does.
     pub(crate) intermediates: BTreeMap<(IntermediateKind, String), Option<(String, String)>>,
-    pub(crate) servers: BTreeMap<String, Server>,
+    pub(crate) servers: Servers,
     pub(crate) server_authorizations: BTreeMap<String, ServerAuthorization>,
     pub(crate) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
     pub(crate) mesh_tls: BTreeMap<String, MeshTlsAuthentication>,

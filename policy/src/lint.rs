@@ -233,9 +233,29 @@ impl Index {
 
     /// What [`Index::lint`] finds about one object.
     pub fn lint_of(&self, key: &Key) -> Vec<Finding> {
+        if key.group == POLICY_GROUP && key.kind == "Server" {
+            return self.lint_of_server(key);
+        }
         let mut findings = self.lint_within(|namespace| namespace == key.namespace);
         findings.retain(|finding| finding.object == *key);
         findings
+    }
+
+    /// A namespace may have thousands of Servers, and admission asks about one.
+    fn lint_of_server(&self, key: &Key) -> Vec<Finding> {
+        let Some(scope) = self.scope(&key.namespace) else {
+            return Vec::new();
+        };
+        let lint = Lint {
+            index: self,
+            namespace: &key.namespace,
+            scope,
+        };
+        let mut report = Report(Vec::new());
+        if let Some(server) = scope.servers.get(&key.name) {
+            servers::check_one(lint, server, &mut report);
+        }
+        report.sorted()
     }
 
     fn lint_within(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Finding> {
@@ -254,10 +274,7 @@ impl Index {
         outbound::check(self, &mut report);
         workloads::check_addresses(self, &mut report);
         authorizations::check_unused(self, &mut report);
-        let mut findings = report.0;
-        findings.sort();
-        findings.dedup();
-        findings
+        report.sorted()
     }
 }
 
@@ -282,6 +299,13 @@ impl<'a> Lint<'a> {
 struct Report(Vec<Finding>);
 
 impl Report {
+    fn sorted(self) -> Vec<Finding> {
+        let mut findings = self.0;
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+
     fn add(
         &mut self,
         severity: Severity,

@@ -1,5 +1,6 @@
 //! What end-to-end and conformance tests share; the tests are in `tests/tests`.
 
+pub mod api_relay;
 pub mod api_server;
 pub mod namespaces;
 

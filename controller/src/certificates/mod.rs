@@ -23,7 +23,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio_rustls::{
@@ -130,6 +133,7 @@ pub(crate) fn open(
     let keys = Keys::new(brought.saturating_add(webhooks.len()));
     let files = files::Files::open(source.files.clone(), keys.clone())?;
     let acceptor = keys.acceptor();
+    keys.wants(brought);
     if !source.makes {
         let keep = files.keep().map(|never| match never {});
         return Ok((acceptor, keys, keep.boxed()));
@@ -152,6 +156,7 @@ pub(crate) fn open(
         Keeper::new(client, settings, keys.clone(), place, metrics.clone()).run()
     });
     let keepers: Vec<_> = keepers.collect();
+    keys.wants(brought.saturating_add(keepers.len()));
     let served = keys.clone();
     let keep = async move {
         tokio::join!(files.keep(), join_all(keepers));
@@ -212,24 +217,36 @@ pub(crate) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 /// What a listener serves at the moment: a place for each certificate, empty until there is one.
 #[derive(Debug)]
-pub(crate) struct Keys(Box<[ArcSwapOption<Served>]>);
+pub(crate) struct Keys {
+    places: Box<[ArcSwapOption<Served>]>,
+    /// How many of the first places are to be filled before every name is served.
+    wanted: AtomicUsize,
+}
 
 impl Keys {
     pub(crate) fn new(places: usize) -> Arc<Self> {
         let empty = std::iter::repeat_with(ArcSwapOption::empty);
-        Arc::new(Self(empty.take(places).collect()))
+        Arc::new(Self {
+            places: empty.take(places).collect(),
+            wanted: AtomicUsize::new(places),
+        })
+    }
+
+    /// So many certificates are to be there before every name is served.
+    fn wants(&self, places: usize) {
+        self.wanted.store(places, Ordering::Relaxed);
     }
 
     /// Serves another certificate from now on.
     pub(crate) fn serve(&self, place: usize, served: Served) {
-        if let Some(place) = self.0.get(place) {
+        if let Some(place) = self.places.get(place) {
             place.store(Some(Arc::new(served)));
         }
     }
 
     /// What is served in a place.
     pub(crate) fn served(&self, place: usize) -> Option<Arc<Served>> {
-        self.0.get(place)?.load_full()
+        self.places.get(place)?.load_full()
     }
 
     /// What connections are accepted with. Those that come before there is a certificate fail. API servers speak TLS 1.3
@@ -241,20 +258,21 @@ impl Keys {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Whether there is any certificate.
+    /// Whether there is every certificate.
     pub(crate) fn is_served(&self) -> bool {
-        self.0.iter().any(|place| place.load().is_some())
+        let mut wanted = self.places.iter().take(self.wanted.load(Ordering::Relaxed));
+        wanted.all(|place| place.load().is_some())
     }
 
     /// Whether there is a certificate for this name.
     fn has(&self, name: &str) -> bool {
-        let mut served = self.0.iter().filter_map(ArcSwapOption::load_full);
+        let mut served = self.places.iter().filter_map(ArcSwapOption::load_full);
         served.any(|served| served.is_for(name))
     }
 
     fn choose(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let mut first = None;
-        for served in self.0.iter().filter_map(ArcSwapOption::load_full) {
+        for served in self.places.iter().filter_map(ArcSwapOption::load_full) {
             if name.is_some_and(|name| served.is_for(name)) {
                 return Some(served.key.clone());
             }
@@ -284,12 +302,14 @@ mod tests {
     #[test]
     fn a_client_gets_the_certificate_of_the_name_that_it_asks_for() {
         let keys = Keys::new(2);
-        assert!(keys.choose(Some("one")).is_none());
+        assert!(keys.choose(Some("one")).is_none() && !keys.is_served());
         keys.serve(1, served("two"));
+        assert!(!keys.is_served(), "one is missing");
         let chosen = |name| keys.choose(name).unwrap().cert[0].to_vec();
         let two = keys.served(1).unwrap().certificate().to_vec();
         assert_eq!(chosen(Some("one")), two, "the only one");
         keys.serve(0, served("one"));
+        assert!(keys.is_served());
         let one = keys.served(0).unwrap().certificate().to_vec();
         assert_eq!(chosen(Some("ONE")), one);
         assert_eq!(chosen(Some("two")), two);

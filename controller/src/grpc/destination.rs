@@ -9,7 +9,7 @@ use super::{
     requirement::{annotate, of_workload},
     watch_snapshots,
 };
-use crate::metrics::Overflow;
+use crate::metrics::{About, Name, Overflow, ProfileSubscriber, Subscriber};
 use linkerd_policy::{
     index::{Index, MtlsRequirement},
     resource::Service,
@@ -18,7 +18,7 @@ use linkerd2_proxy_api::destination::{
     DestinationProfile, GetDestination, Update, destination_server::Destination,
 };
 use std::{collections::HashMap, sync::Arc};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -29,12 +29,6 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
-        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        self.shared.metrics.called("destination", method, code);
-        result
-    }
-
     /// What is counted when a client of this profile is slow. Names that only a client knows are not told apart.
     fn overflow(&self, asked: &Asked) -> Overflow {
         let snapshot = self.shared.snapshots.borrow();
@@ -49,6 +43,37 @@ impl Destinations {
             }
             Asked::Service(_) | Asked::Address(_) => Overflow::EndpointProfile,
         }
+    }
+
+    /// Shows that somebody watches the endpoints of a port that the Service declares: any other may be asked for.
+    fn subscriber(&self, asked: &path::Service, place: &Place) -> Option<Subscriber> {
+        let snapshot = self.shared.snapshots.borrow();
+        let index = &snapshot.index;
+        let service = index.service(&asked.namespace, &asked.name)?;
+        service.port(asked.port)?;
+        let is_local = service.spec.internal_traffic_policy.as_deref() == Some("Local");
+        let node = place.client(index, false).node.filter(|_| is_local);
+        let about = About {
+            namespace: &asked.namespace,
+            service: &asked.name,
+            port: asked.port,
+            instance: asked.instance.as_deref(),
+            node,
+        };
+        Some(self.shared.metrics.subscribers.endpoints(about))
+    }
+
+    /// Shows that somebody watches the profile of a Service that there is.
+    fn profile_subscriber(&self, asked: &Asked) -> Option<ProfileSubscriber> {
+        let Asked::Service(asked) = asked else {
+            return None;
+        };
+        let snapshot = self.shared.snapshots.borrow();
+        let index = &snapshot.index;
+        index.service(&asked.namespace, &asked.name)?;
+        let full_name = full_name(index, asked);
+        let subscribers = &self.shared.metrics.subscribers;
+        Some(subscribers.profile(&asked.namespace, &asked.name, &full_name))
     }
 
     /// The Service that a `Get` is about.
@@ -133,7 +158,8 @@ impl Destination for Destinations {
         &self,
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        const NAME: (&str, &str) = ("destination", "Get");
+        const NAME: Name = ("destination", "Get");
+        let call = self.shared.metrics.begin(NAME);
         let found = self.look_up(&request.get_ref().path).and_then(|asked| {
             let place = self
                 .shared
@@ -141,10 +167,10 @@ impl Destination for Destinations {
                 .begin(NAME, asked.to_string(), &request)?;
             Ok((asked, place))
         });
-        let (asked, stream) = self.counted(NAME.1, found)?;
+        let ((asked, stream), call) = self.shared.metrics.answered(call, found)?;
         let place = Place::of_token(&request.get_ref().context_token);
         let begin = Begin {
-            name: NAME,
+            call,
             place: stream,
             overflow: Overflow::Endpoints(full_name(&self.shared.snapshots.borrow().index, &asked)),
         };
@@ -155,11 +181,15 @@ impl Destination for Destinations {
         let required = move |index: &Index| index.outbound_mtls(&namespace, &name);
         let said = required(&self.shared.snapshots.borrow().index);
         let announced = said.clone();
+        let subscriber = self.subscriber(&asked, &place);
         let compute = move |index: &Index, told: &mut Told| {
             if required(index) != said {
                 return None;
             }
             let found = endpoints.of(index, &asked, &place, &hints);
+            if let Some(subscriber) = &subscriber {
+                subscriber.shows(&found);
+            }
             let labels = labels(index, &asked);
             Some(changes(found, place.zone(index), labels, &hints, told))
         };
@@ -175,7 +205,8 @@ impl Destination for Destinations {
         &self,
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
-        const NAME: (&str, &str) = ("destination", "GetProfile");
+        const NAME: Name = ("destination", "GetProfile");
+        let call = self.shared.metrics.begin(NAME);
         let place = Place::of_token(&request.get_ref().context_token);
         let found = {
             let snapshot = self.shared.snapshots.borrow();
@@ -191,9 +222,9 @@ impl Destination for Destinations {
                 .begin(NAME, asked.to_string(), &request)?;
             Ok((asked, stream))
         });
-        let (asked, stream) = self.counted(NAME.1, found)?;
+        let ((asked, stream), call) = self.shared.metrics.answered(call, found)?;
         let begin = Begin {
-            name: NAME,
+            call,
             place: stream,
             overflow: self.overflow(&asked),
         };
@@ -208,6 +239,7 @@ impl Destination for Destinations {
         };
         let said = required(&self.shared.snapshots.borrow().index);
         let announced = said.clone();
+        let subscriber = self.profile_subscriber(&asked);
         let compute = move |index: &Index, last: &mut Option<DestinationProfile>| {
             if required(index) != said {
                 return None;
@@ -218,6 +250,9 @@ impl Destination for Destinations {
                 return Some(Vec::new());
             }
             *last = Some(now.clone());
+            if let Some(subscriber) = &subscriber {
+                subscriber.sends();
+            }
             Some(vec![now])
         };
         let stream = watch_snapshots(&self.shared, begin, last, compute);

@@ -151,14 +151,17 @@ impl Identity for Certifier {
         request: Request<CertifyRequest>,
     ) -> Result<Response<CertifyResponse>, Status> {
         let request = request.into_inner();
+        let call = self.shared.metrics.begin(("identity", "Certify"));
         match self.certify_now(&request).await {
             Ok(response) => {
+                call.sends();
                 self.shared.metrics.certified("");
                 tracing::info!(identity = request.identity, "Certified");
                 Ok(Response::new(response))
             }
             Err(Refused(reason, status)) => {
                 self.shared.metrics.certified(reason);
+                call.fails(status.code());
                 tracing::warn!(identity = ?request.identity, reason, error = status.message(), "No certificate");
                 Err(status)
             }

@@ -15,7 +15,7 @@ pub(crate) mod streams;
 mod weighted;
 
 use crate::{
-    metrics::{ControllerMetrics, Overflow},
+    metrics::{Call, ControllerMetrics, Overflow},
     source::Snapshot,
 };
 use futures::Stream;
@@ -47,8 +47,7 @@ const WAITING: usize = 2;
 
 /// A stream that is about to begin.
 pub(crate) struct Begin {
-    /// Service and method.
-    pub(crate) name: (&'static str, &'static str),
+    pub(crate) call: Call,
     pub(crate) place: Place,
     /// What is counted when the client is slow.
     pub(crate) overflow: Overflow,
@@ -77,10 +76,11 @@ where
     } = shared.clone();
     tokio::spawn(async move {
         let Begin {
-            name,
+            call,
             place,
             overflow,
         } = begin;
+        let name = call.name;
         let _stream = metrics.stream(name.0, name.1);
         let mut reads: Option<Reads> = None;
         loop {
@@ -106,6 +106,7 @@ where
                         }
                     }
                     sent += 1;
+                    call.sends();
                 }
                 if has_waited && !snapshots.borrow().index.is_current(&read) {
                     metrics.overflowed(&overflow);

@@ -8,7 +8,7 @@ use super::{
     requirement::{annotate, of_policy, of_target},
     watch_snapshots,
 };
-use crate::metrics::Overflow;
+use crate::metrics::{Name, Overflow};
 use linkerd_policy::{
     index::{Index, MtlsRequirement, OutboundTarget, WorkloadRef},
     outbound::OutboundPolicy,
@@ -48,12 +48,6 @@ impl Outbound {
             target,
             policy,
         })
-    }
-
-    fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
-        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        self.0.metrics.called("outbound", method, code);
-        result
     }
 }
 
@@ -109,8 +103,10 @@ impl OutboundPolicies for Outbound {
         &self,
         request: Request<TrafficSpec>,
     ) -> Result<Response<api::OutboundPolicy>, Status> {
+        let call = self.0.metrics.begin(("outbound", "Get"));
         let found = self.look_up(request.get_ref());
-        let found = self.counted("Get", found)?;
+        let (found, call) = self.0.metrics.answered(call, found)?;
+        call.sends();
         let mut response = Response::new(outbound_to_api(&found.policy));
         annotate(response.metadata_mut(), &found.mtls);
         Ok(response)
@@ -122,7 +118,8 @@ impl OutboundPolicies for Outbound {
         &self,
         request: Request<TrafficSpec>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        const NAME: (&str, &str) = ("outbound", "Watch");
+        const NAME: Name = ("outbound", "Watch");
+        let call = self.0.metrics.begin(NAME);
         let found = self.look_up(request.get_ref()).and_then(|found| {
             let about = match &found.target {
                 OutboundTarget::Address(address) => address.to_string(),
@@ -134,7 +131,7 @@ impl OutboundPolicies for Outbound {
             };
             Ok((found, self.0.streams.begin(NAME, about, &request)?))
         });
-        let (found, place) = self.counted(NAME.1, found)?;
+        let ((found, place), call) = self.0.metrics.answered(call, found)?;
         let Found {
             client,
             target,
@@ -144,7 +141,7 @@ impl OutboundPolicies for Outbound {
         let last: Option<OutboundPolicy> = None;
         let said = told.clone();
         let begin = Begin {
-            name: NAME,
+            call,
             place,
             overflow: Overflow::None,
         };

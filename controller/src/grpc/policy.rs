@@ -1,12 +1,12 @@
 //! `io.linkerd.proxy.inbound.InboundServerPolicies`: the policy of a workload's port, and its changes.
 
 use super::{Answers, Begin, Shared, watch_snapshots};
-use crate::metrics::Overflow;
+use crate::metrics::{Name, Overflow};
 use linkerd_policy::{index::WorkloadRef, proto::server_to_api, server::ServerPolicy};
 use linkerd2_proxy_api::inbound::{
     PortSpec, Server, inbound_server_policies_server::InboundServerPolicies,
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -30,19 +30,15 @@ impl Policies {
             .ok_or_else(|| Status::not_found("unknown server"))?;
         Ok((workload, port, policy))
     }
-
-    fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
-        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        self.0.metrics.called("policy", method, code);
-        result
-    }
 }
 
 #[tonic::async_trait]
 impl InboundServerPolicies for Policies {
     async fn get_port(&self, request: Request<PortSpec>) -> Result<Response<Server>, Status> {
+        let call = self.0.metrics.begin(("policy", "GetPort"));
         let found = self.look_up(request.get_ref());
-        let (_, _, policy) = self.counted("GetPort", found)?;
+        let ((_, _, policy), call) = self.0.metrics.answered(call, found)?;
+        call.sends();
         Ok(Response::new(server_to_api(&policy)))
     }
 
@@ -52,15 +48,17 @@ impl InboundServerPolicies for Policies {
         &self,
         request: Request<PortSpec>,
     ) -> Result<Response<Self::WatchPortStream>, Status> {
-        const NAME: (&str, &str) = ("policy", "WatchPort");
+        const NAME: Name = ("policy", "WatchPort");
+        let call = self.0.metrics.begin(NAME);
         let found = self.look_up(request.get_ref()).and_then(|found| {
             let about = format!("{} port {}", found.0, found.1);
             Ok((found, self.0.streams.begin(NAME, about, &request)?))
         });
-        let ((workload, port, _), place) = self.counted(NAME.1, found)?;
+        let answered = self.0.metrics.answered(call, found)?;
+        let (((workload, port, _), place), call) = answered;
         let last: Option<ServerPolicy> = None;
         let begin = Begin {
-            name: NAME,
+            call,
             place,
             overflow: Overflow::None,
         };

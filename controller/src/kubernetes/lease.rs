@@ -1,4 +1,4 @@
-//! Which of several replicas writes statuses: who holds the Lease `policy-controller-write`.
+//! Which of several replicas writes: who holds a Lease. One is for statuses, another for EndpointSlices.
 //!
 //! The holder renews three times within the Lease's duration, and stops writing a margin before it would run out, by its
 //! own clock: from before it asked. Others wait until the Lease has stood still for its duration, by their clocks, so that
@@ -14,10 +14,29 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// The name of the Lease, which control planes of this kind have in common.
-const NAME: &str = "policy-controller-write";
-/// Who changes it, by name.
-const MANAGER: &str = "policy-controller";
+/// A Lease. Its name is one that control planes of this kind have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(super) name: &'static str,
+    /// Who changes it, by name.
+    manager: &'static str,
+    /// What its holder writes.
+    what: &'static str,
+}
+
+/// Who writes statuses.
+pub(crate) const STATUSES: Kind = Kind {
+    name: "policy-controller-write",
+    manager: "policy-controller",
+    what: "statuses",
+};
+
+/// Who writes EndpointSlices of ExternalWorkloads.
+pub(crate) const SLICES: Kind = Kind {
+    name: "linkerd-destination-endpoint-write",
+    manager: "linkerd-destination",
+    what: "EndpointSlices of ExternalWorkloads",
+};
 
 /// How the Lease is held.
 #[derive(Clone, Debug)]
@@ -35,6 +54,7 @@ pub(crate) type Held = Option<Instant>;
 
 /// Tries for the Lease, and renews it, until `ending`; then lets go of it.
 pub(crate) async fn hold(
+    lease: Kind,
     settings: Leadership,
     namespace: String,
     client: Client,
@@ -42,6 +62,7 @@ pub(crate) async fn hold(
     mut ending: watch::Receiver<bool>,
 ) {
     let mut candidate = Candidate {
+        lease,
         leases: Api::namespaced(client.clone(), &namespace),
         deployments: Api::namespaced(client, &namespace),
         namespace,
@@ -65,6 +86,7 @@ pub(crate) async fn hold(
 }
 
 struct Candidate {
+    lease: Kind,
     leases: Api<Lease>,
     deployments: Api<Deployment>,
     namespace: String,
@@ -98,8 +120,9 @@ impl Candidate {
                 if tell.send_replace(until).is_none() {
                     tracing::info!(
                         claimant = self.settings.claimant,
-                        lease = NAME,
-                        "Writes statuses"
+                        lease = self.lease.name,
+                        "Writes {}",
+                        self.lease.what
                     );
                 }
             }
@@ -108,8 +131,9 @@ impl Candidate {
                 if tell.send_replace(None).is_some() {
                     tracing::warn!(
                         holder,
-                        lease = NAME,
-                        "Writes statuses no longer: the Lease is lost"
+                        lease = self.lease.name,
+                        "Writes {} no longer: the Lease is lost",
+                        self.lease.what
                     );
                 }
             }
@@ -122,7 +146,7 @@ impl Candidate {
     fn failed(&mut self, failure: String) {
         if self.failure != failure {
             tracing::warn!(
-                lease = NAME,
+                lease = self.lease.name,
                 namespace = self.namespace,
                 error = failure,
                 "Cannot try for the Lease"
@@ -132,10 +156,10 @@ impl Candidate {
     }
 
     async fn try_for(&mut self) -> Result<Tried, String> {
-        let found = self.leases.get_opt(NAME).await;
+        let found = self.leases.get_opt(self.lease.name).await;
         let Some(mut lease) = found.map_err(|error| error.to_string())? else {
             let lease = self.new_lease().await?;
-            let created = self.leases.create(&params(), &lease).await;
+            let created = self.leases.create(&self.params(), &lease).await;
             return self.won(created);
         };
         let spec = lease.spec.take().unwrap_or_default();
@@ -162,7 +186,10 @@ impl Candidate {
             self.claim(transitions.saturating_add(1), &now())
         };
         lease.spec = Some(parsed(claim)?);
-        let replaced = self.leases.replace(NAME, &params(), &lease).await;
+        let replaced = self
+            .leases
+            .replace(self.lease.name, &self.params(), &lease)
+            .await;
         self.won(replaced)
     }
 
@@ -190,7 +217,7 @@ impl Candidate {
 
     async fn new_lease(&self) -> Result<Lease, String> {
         let mut metadata = json!({
-            "name": NAME, "namespace": self.namespace,
+            "name": self.lease.name, "namespace": self.namespace,
             "labels": {
                 "linkerd.io/control-plane-component": "destination",
                 "linkerd.io/control-plane-ns": self.namespace,
@@ -209,21 +236,24 @@ impl Candidate {
 
     /// Lets go of the Lease, so that nobody need wait until it runs out.
     async fn release(&self) {
-        let Ok(mut lease) = self.leases.get(NAME).await else {
+        let Ok(mut lease) = self.leases.get(self.lease.name).await else {
             return;
         };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() == Some(&self.settings.claimant) {
             spec.holder_identity = None;
-            let _ = self.leases.replace(NAME, &params(), &lease).await;
+            let _ = self
+                .leases
+                .replace(self.lease.name, &self.params(), &lease)
+                .await;
         }
     }
-}
 
-fn params() -> PostParams {
-    PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
+    fn params(&self) -> PostParams {
+        PostParams {
+            field_manager: Some(self.lease.manager.to_owned()),
+            ..PostParams::default()
+        }
     }
 }
 

@@ -6,22 +6,28 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `access` | which rights are missing |
+//! | `again` | asks an API server again that has no time now |
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
 //! | [`list`](mod@list) | the objects of this moment, for who asks one question |
-//! | [`lease`] | which of several replicas writes statuses |
+//! | [`lease`] | which of several replicas writes |
 //! | `reported` | the statuses that objects have |
 //! | `status` | writes those that they are to have |
+//! | `slices` | writes EndpointSlices of ExternalWorkloads |
 //! | [`issuer`] | the issuer and the trust anchors, made once where there are none |
 //! | [`review`] | tokens, judged by the API server |
 //! | [`webhooks`] | certificates of webhooks, in Secrets and in `caBundle` |
 
+pub(crate) mod access;
+mod again;
 pub(crate) mod issuer;
 mod keep;
 pub mod lease;
 pub mod list;
 mod reported;
 pub(crate) mod review;
+mod slices;
 mod status;
 mod watch;
 pub(crate) mod webhooks;
@@ -29,8 +35,11 @@ pub(crate) mod webhooks;
 pub(crate) use keep::Keeper;
 pub(crate) use reported::Reported;
 
-use crate::{metrics::StatusMetrics, source::Snapshot};
-use kube::{Client, Config, config::KubeConfigOptions};
+use crate::{
+    metrics::{SliceMetrics, StatusMetrics},
+    source::Snapshot,
+};
+use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
 use lease::Leadership;
 use linkerd_policy::{index::Cluster, manifest::KINDS};
 use std::{sync::Arc, time::Duration};
@@ -66,7 +75,7 @@ impl Kubernetes {
     /// # Errors
     /// If nothing says where the API server is, or what says it cannot be used.
     pub async fn client(&self) -> Result<Client, KubernetesError> {
-        let config = match &self.context {
+        let mut config = match &self.context {
             None => Config::infer().await?,
             Some(context) => {
                 let options = KubeConfigOptions {
@@ -76,7 +85,10 @@ impl Kubernetes {
                 Config::from_kubeconfig(&options).await?
             }
         };
-        Ok(Client::try_from(config)?)
+        // The library's own way of asking again grows to minutes, in which nobody is told.
+        config.default_retry = false;
+        let builder = ClientBuilder::try_from(config)?;
+        Ok(builder.with_layer(&again::Again).build())
     }
 }
 
@@ -101,12 +113,12 @@ pub(crate) async fn follow(
     Keeper::new(cluster, reported).run(told, publish).await;
 }
 
-/// How statuses are written.
+/// How statuses, and EndpointSlices of ExternalWorkloads, are written.
 #[derive(Clone, Debug)]
 pub struct Statuses {
     /// By which replica.
     pub leadership: Leadership,
-    /// How long the API server may take for one.
+    /// How long the API server may take for a change.
     pub patience: Duration,
 }
 
@@ -122,8 +134,38 @@ pub(crate) async fn write_statuses(
 ) {
     let (tell, held) = tokio_watch::channel(None);
     let patience = settings.patience;
-    let hold = lease::hold(settings.leadership, namespace, client.clone(), tell, ending);
+    let hold = lease::hold(
+        lease::STATUSES,
+        settings.leadership,
+        namespace,
+        client.clone(),
+        tell,
+        ending,
+    );
     let writer = status::Writer::new(client, reported, snapshots, held, metrics, patience);
+    tokio::join!(hold, writer.run());
+}
+
+/// Writes EndpointSlices of ExternalWorkloads, whenever this replica holds the lease for that. Runs until `ending`.
+pub(crate) async fn write_slices(
+    settings: Statuses,
+    namespace: String,
+    client: Client,
+    snapshots: tokio_watch::Receiver<Arc<Snapshot>>,
+    metrics: SliceMetrics,
+    ending: tokio_watch::Receiver<bool>,
+) {
+    let (tell, held) = tokio_watch::channel(None);
+    let patience = settings.patience;
+    let hold = lease::hold(
+        lease::SLICES,
+        settings.leadership,
+        namespace,
+        client.clone(),
+        tell,
+        ending,
+    );
+    let writer = slices::Writer::new(client, snapshots, held, metrics, patience);
     tokio::join!(hold, writer.run());
 }
 

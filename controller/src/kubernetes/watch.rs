@@ -85,9 +85,12 @@ impl Watcher {
                 Err(error) => {
                     self.tell(What::Failed(error.to_string().into())).await?;
                     match error {
-                        watcher::Error::InitialListFailed(error)
-                        | watcher::Error::WatchStartFailed(error)
-                            if is_absent(&error) =>
+                        watcher::Error::InitialListFailed(error) if is_absent(&error) => {
+                            return Ok(());
+                        }
+                        // From a version that is forgotten no watch can begin: everything is listed anew.
+                        watcher::Error::WatchStartFailed(error)
+                            if is_absent(&error) || is_expired(&error) =>
                         {
                             return Ok(());
                         }
@@ -163,6 +166,11 @@ fn with_type(mut value: Value, resource: &ApiResource) -> Value {
         fields.insert("kind".to_owned(), resource.kind.as_str().into());
     }
     value
+}
+
+/// Whether the API server says that it has forgotten the version that was asked for.
+fn is_expired(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410)
 }
 
 /// Whether the API server says that it does not know what was asked for.

@@ -53,6 +53,11 @@ families! {
     CONTROLLER_WEBHOOK_CERTIFICATE_FAILURES_TOTAL = Desc::counter("controller_webhook_certificate_failures_total").fixed(&[&["service"]]);
     /// Whether this replica holds the lease that lets it write statuses.
     CONTROLLER_STATUS_LEASE_HELD = Desc::gauge("controller_status_lease_held");
+    /// Whether this replica holds the lease that lets it write EndpointSlices of ExternalWorkloads.
+    CONTROLLER_ENDPOINT_SLICE_LEASE_HELD = Desc::gauge("controller_endpoint_slice_lease_held");
+    /// The number of EndpointSlices of ExternalWorkloads created, changed and deleted.
+    /// `result`: `ok`, `error`; what the API server refuses is tried again within ten seconds.
+    CONTROLLER_ENDPOINT_SLICE_WRITES_TOTAL = Desc::counter("controller_endpoint_slice_writes_total").fixed(&[&["result"]]);
     /// The number of statuses written.
     RESOURCE_STATUS_PATCHES_TOTAL = Desc::counter("resource_status_patches_total").peer();
     /// The number of statuses that the API server refused.
@@ -79,6 +84,56 @@ families! {
     /// `skip` is `false` where the answer has a patch; `skip_reason` says why there is no sidecar, as in `docs/injection.md`.
     PROXY_INJECT_ADMISSION_RESPONSES_TOTAL =
         Desc::counter("proxy_inject_admission_responses_total").labels(&[INJECTED, &["skip", "skip_reason"]]).peer();
+    /// The number of MeshTLSAuthentications in the index, by namespace.
+    INBOUND_INDEX_MESHTLS_AUTHENTICATION_INDEX_SIZE = size("inbound_index_meshtls_authentication_index_size");
+    /// The number of NetworkAuthentications in the index, by namespace.
+    INBOUND_INDEX_NETWORK_AUTHENTICATION_INDEX_SIZE = size("inbound_index_network_authentication_index_size");
+    /// The number of Pods in the index, by namespace.
+    INBOUND_INDEX_POD_INDEX_SIZE = size("inbound_index_pod_index_size");
+    /// The number of ExternalWorkloads in the index, by namespace.
+    INBOUND_INDEX_EXTERNAL_WORKLOAD_INDEX_SIZE = size("inbound_index_external_workload_index_size");
+    /// The number of Servers in the index, by namespace.
+    INBOUND_INDEX_SERVER_INDEX_SIZE = size("inbound_index_server_index_size");
+    /// The number of ServerAuthorizations in the index, by namespace.
+    INBOUND_INDEX_SERVER_AUTHORIZATION_INDEX_SIZE = size("inbound_index_server_authorization_index_size");
+    /// The number of AuthorizationPolicies in the index, by namespace.
+    INBOUND_INDEX_AUTHORIZATION_POLICY_INDEX_SIZE = size("inbound_index_authorization_policy_index_size");
+    /// The number of routes that name a Server, by namespace.
+    INBOUND_INDEX_HTTP_ROUTE_INDEX_SIZE = size("inbound_index_http_route_index_size");
+    /// The number of virtual addresses of Services.
+    OUTBOUND_INDEX_SERVICE_INDEX_SIZE = Desc::gauge("outbound_index_service_index_size").peer();
+    /// The number of Services and EgressNetworks.
+    OUTBOUND_INDEX_SERVICE_INFO_INDEX_SIZE = Desc::gauge("outbound_index_service_info_index_size").peer();
+    /// The number of Services and EgressNetworks that routes of the namespace name without a port.
+    OUTBOUND_INDEX_SERVICE_ROUTE_INDEX_SIZE = size("outbound_index_service_route_index_size");
+    /// The number of ports of Services and EgressNetworks that routes of the namespace name.
+    OUTBOUND_INDEX_SERVICE_PORT_ROUTE_INDEX_SIZE = size("outbound_index_service_port_route_index_size");
+    /// The number of calls that were begun.
+    GRPC_SERVER_STARTED_TOTAL = Desc::counter("grpc_server_started_total").peer().fixed(&[CALL]);
+    /// The number of calls that were completed, whatever came of them.
+    /// Those of a stream count when it ends.
+    GRPC_SERVER_HANDLED_TOTAL = Desc::counter("grpc_server_handled_total").peer().fixed(&[CALL, &["grpc_code"]]);
+    /// The number of messages that clients sent.
+    GRPC_SERVER_MSG_RECEIVED_TOTAL = Desc::counter("grpc_server_msg_received_total").peer().fixed(&[CALL]);
+    /// The number of messages sent to clients.
+    GRPC_SERVER_MSG_SENT_TOTAL = Desc::counter("grpc_server_msg_sent_total").peer().fixed(&[CALL]);
+    /// Time from a call's beginning to its end.
+    GRPC_SERVER_HANDLING_SECONDS =
+        Desc::histogram("grpc_server_handling_seconds", &[0.1, 1.0, 300.0, 3600.0]).unit(Unit::Seconds).peer().fixed(&[CALL]);
+    /// The number of streams of a Service's endpoints.
+    ENDPOINTS_SUBSCRIBERS = Desc::gauge("endpoints_subscribers").peer().labels(&[ENDPOINTS]);
+    /// The number of times that the endpoints of a Service became others, for those who watch them.
+    ENDPOINTS_UPDATES = Desc::counter("endpoints_updates").peer().labels(&[ENDPOINTS]);
+    /// The number of endpoints of a Service.
+    ENDPOINTS_PODS = Desc::gauge("endpoints_pods").peer().labels(&[ENDPOINTS]);
+    /// Whether the Service exists.
+    ENDPOINTS_EXISTS = Desc::gauge("endpoints_exists").peer().labels(&[ENDPOINTS]);
+    /// The number of streams of a Service's profile.
+    PROFILE_SUBSCRIBERS = Desc::gauge("profile_subscribers").peer().labels(&[&["namespace", "profile"]]);
+    /// The number of profiles of a Service sent.
+    PROFILE_UPDATES = Desc::counter("profile_updates").peer().labels(&[&["namespace", "profile"]]);
+    /// The number of streams of a Service's profile, by the Service's name.
+    SERVICE_SUBSCRIBERS = Desc::gauge("service_subscribers").peer().labels(&[&["namespace", "name"]]);
     /// The number of events that owners of Pods were not told.
     /// There were too many at once, or the API server refused.
     CONTROLLER_INJECTOR_EVENTS_LOST_TOTAL = Desc::counter("controller_injector_events_lost_total");
@@ -86,3 +141,21 @@ families! {
 
 /// What an object of the injector's is.
 const INJECTED: &[&str] = &["owner_kind", "namespace", "annotation_at", "config_*"];
+
+/// A call.
+const CALL: &[&str] = &["grpc_service", "grpc_method", "grpc_type"];
+
+/// Endpoints that somebody watches.
+const ENDPOINTS: &[&str] = &[
+    "cluster",
+    "namespace",
+    "service",
+    "port",
+    "hostname",
+    "nodename",
+];
+
+/// The number of objects of a namespace.
+const fn size(name: &'static str) -> Desc {
+    Desc::gauge(name).peer().labels(&[&["namespace"]])
+}

@@ -97,7 +97,7 @@ pub static LABELS: &[Label] = &[
     mesh("backend_section_name", "its section"),
     client(
         "hostname",
-        "host that the request or connection was for; empty unless asked for",
+        "host that the request or connection was for; empty unless asked for; in `endpoints_*` an instance of the Service",
     ),
     fixed("http_status", "HTTP status; empty on error"),
     fixed(
@@ -180,7 +180,10 @@ pub static LABELS: &[Label] = &[
     ),
     mesh("dst_*", "labels of the endpoint, from discovery"),
     fixed("protocol", "protocol by policy or detection"),
-    fixed("name", "name of the part of the proxy"),
+    fixed(
+        "name",
+        "name of the part of the proxy; in `service_subscribers` of a Service",
+    ),
     fixed("result", "how it ended"),
     fixed("reason", "why; a closed set"),
     fixed("session_protocol", "`http/1`, `http/2` or empty"),
@@ -200,7 +203,10 @@ pub static LABELS: &[Label] = &[
     fixed("record_type", "`A/AAAA` or `SRV`"),
     fixed("date", "when it was built"),
     fixed("git_sha", "commit it was built from"),
-    fixed("profile", "build profile"),
+    fixed(
+        "profile",
+        "build profile; in `profile_*` full name of a Service",
+    ),
     fixed("vendor", "who built it"),
     fixed("version", "its version"),
     fixed(
@@ -218,7 +224,7 @@ pub static LABELS: &[Label] = &[
     mesh("file", "file of the manifest directory"),
     fixed(
         "service",
-        "gRPC service; in `endpoint_updates_queue_overflow` a Service by its full name",
+        "gRPC service; in `endpoint_updates_queue_overflow` a Service by its full name, in `endpoints_*` by its name",
     ),
     mesh(
         "fqn",
@@ -226,6 +232,15 @@ pub static LABELS: &[Label] = &[
     ),
     fixed("sent", "`true` or `false`"),
     fixed("method", "gRPC method"),
+    fixed("grpc_service", "gRPC service, by its full name"),
+    fixed("grpc_method", "gRPC method"),
+    fixed("grpc_type", "`unary` or `server_stream`"),
+    fixed("grpc_code", "gRPC code, by its name"),
+    fixed("cluster", "cluster of the endpoints: `local`"),
+    mesh(
+        "nodename",
+        "node of the client, where only endpoints of its own node are for it; empty otherwise",
+    ),
 ];
 
 /// The label of this name.

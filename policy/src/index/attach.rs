@@ -205,7 +205,7 @@ impl Index {
             ParentKind::Server => match route.bad_server() {
                 Some(reason) => Some(reason),
                 None => scope
-                    .is_none_or(|scope| !scope.servers.contains_key(target.name))
+                    .is_none_or(|scope| scope.servers.get(target.name).is_none())
                     .then_some(""),
             },
             ParentKind::Service => match scope.and_then(|scope| scope.services.get(target.name)) {

@@ -1,6 +1,10 @@
 //! Which authorizations there are for each port and route of a workload: `linkerd authz`.
 
-use super::{Index, WorkloadRef, inbound::selects_port, workload::Settings};
+use super::{
+    Index, WorkloadRef,
+    inbound::{selects_port, selects_workload},
+    workload::Settings,
+};
 use crate::{
     resource::PortRef,
     server::{Authorization, Meta, Protocol},
@@ -88,10 +92,8 @@ impl Index {
             workload: found,
         };
         let is_kept = |port: u16| {
-            scope
-                .servers
-                .values()
-                .any(|server| selects_port(server, settings, port))
+            let mut servers = scope.servers.of_port(found, port);
+            servers.any(|server| selects_workload(server, settings))
         };
         let declared = found.declared_ports().into_iter();
         let declared = declared.filter(|(port, name)| {

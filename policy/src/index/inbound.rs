@@ -36,8 +36,8 @@ impl Index {
         settings
             .scope
             .servers
-            .values()
-            .filter(|s| selects_port(s, settings, port))
+            .of_port(settings.workload, port)
+            .filter(|s| selects_workload(s, settings))
             .min_by_key(|s| s.metadata.age_key())
     }
 

@@ -267,7 +267,7 @@ fn rate_limit(scope: &Scope, limit: &HttpLocalRateLimitPolicy) -> Status {
     let server = &limit.spec.target_ref.name;
     let first = accepted_rate_limit(scope, server);
     let is_first = first.is_some_and(|first| first.metadata.name == limit.metadata.name);
-    let (is_true, reason) = match (scope.servers.contains_key(server), is_first) {
+    let (is_true, reason) = match (scope.servers.get(server).is_some(), is_first) {
         (false, _) => (false, "NoMatchingTarget"),
         (true, true) => (true, "Accepted"),
         (true, false) => (false, "RateLimitReasonAlreadyExists"),

@@ -58,7 +58,7 @@ impl Index {
                 let owner = controller(&r);
                 scope.intermediates.insert((r.spec, name), owner);
             }
-            Resource::Server(r) => drop(scope.servers.insert(name, r)),
+            Resource::Server(r) => scope.servers.insert(name, r),
             Resource::ServerAuthorization(r) => {
                 scope.server_authorizations.insert(name, r);
             }
@@ -156,7 +156,7 @@ impl Index {
                 self.addresses.workload(old.as_ref(), None);
             }
             (_, "EndpointSlice") => scope.remove_slice(name),
-            (_, "Server") => drop(scope.servers.remove(name)),
+            (_, "Server") => scope.servers.remove(name),
             (_, "ServerAuthorization") => drop(scope.server_authorizations.remove(name)),
             (_, "AuthorizationPolicy") => drop(scope.authorization_policies.remove(name)),
             (_, "MeshTLSAuthentication") => drop(scope.mesh_tls.remove(name)),

@@ -79,7 +79,7 @@ fn authorization_policy(lint: Lint<'_>, policy: &AuthorizationPolicy, report: &m
 fn no_target(lint: Lint<'_>, policy: &AuthorizationPolicy) -> Option<(Severity, String, String)> {
     let scope = lint.scope;
     let to = &policy.spec.target_ref;
-    let mut servers = scope.servers.keys();
+    let mut servers = scope.servers.names();
     if servers.any(|s| targets_server(policy, lint.namespace, s)) {
         return None;
     }

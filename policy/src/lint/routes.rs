@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     index::{
+        Workload,
         attach::server_parents,
+        inbound::selects_workload,
         routes::{
             Unsupported, attached_grpc_routes, attached_http_routes, grpc_matches, grpc_rules,
             http_matches, http_rules, in_order,
@@ -82,7 +84,7 @@ fn one<'a>(
         }
     };
     for name in &names {
-        let Some(server) = lint.scope.servers.get(*name) else {
+        let Some(server) = lint.scope.servers.get(name) else {
             report.add(
                 Severity::Error,
                 "route-without-parent",
@@ -270,7 +272,8 @@ pub(super) fn never_match<M: Compared>(
 
 /// Routes that neither their own authorizations nor those of the Server open to anybody.
 fn denied(lint: Lint<'_>, server: &Server, report: &mut Report) {
-    let keeps = lint.scope.workloads().find_map(|w| {
+    let selected = |w: &&Workload| selects_workload(server, lint.settings(w));
+    let keeps = lint.scope.workloads().filter(selected).find_map(|w| {
         let settings = lint.settings(w);
         let mut ports = super::ports_of(server, w).into_iter();
         let port = ports.find(|p| {

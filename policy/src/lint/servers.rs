@@ -10,20 +10,23 @@ use std::collections::BTreeMap;
 
 pub(super) fn check(lint: Lint<'_>, report: &mut Report) {
     for server in lint.scope.servers.values() {
-        let selected: Vec<&Workload> = lint
-            .scope
-            .workloads()
-            .filter(|w| inbound::selects_workload(server, lint.settings(w)))
-            .collect();
-        if selected.is_empty() {
-            selects_nothing(server, report);
-            continue;
-        }
-        ports(server, &selected, report);
-        skipped(lint, server, &selected, report);
-        overlap(lint, server, &selected, report);
-        authorized(lint, server, &selected, report);
+        check_one(lint, server, report);
     }
+}
+
+/// All that is found about a Server: no other check speaks of one.
+pub(super) fn check_one(lint: Lint<'_>, server: &Server, report: &mut Report) {
+    let workloads = lint.scope.workloads();
+    let selected: Vec<&Workload> = workloads
+        .filter(|w| inbound::selects_workload(server, lint.settings(w)))
+        .collect();
+    if selected.is_empty() {
+        return selects_nothing(server, report);
+    }
+    ports(server, &selected, report);
+    skipped(lint, server, &selected, report);
+    overlap(lint, server, &selected, report);
+    authorized(lint, server, &selected, report);
 }
 
 fn selects_nothing(server: &Server, report: &mut Report) {

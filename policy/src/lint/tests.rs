@@ -76,6 +76,25 @@ fn resources_that_fit_together_have_no_findings() {
 }
 
 #[test]
+fn what_is_found_of_one_server_is_what_is_found_of_it_among_all() {
+    let other = policy("Server", "s", "{podSelector: {}, port: htpp}");
+    let overlap = server("web-2", "");
+    let index = index(&[WEB, &server("web", ""), &other, &overlap]);
+    let all = index.lint();
+    for name in ["web", "s", "web-2", "nobody"] {
+        let key = Key {
+            group: POLICY_GROUP.to_owned(),
+            kind: "Server".to_owned(),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        };
+        let of_one: Vec<_> = all.iter().filter(|f| f.object == key).cloned().collect();
+        assert_eq!(index.lint_of(&key), of_one, "{name}");
+        assert_eq!(of_one.is_empty(), name == "nobody", "{name}");
+    }
+}
+
+#[test]
 fn server_without_workload() {
     let selects = policy(
         "Server",

@@ -1,4 +1,5 @@
-//! What of an object of a cluster is not worth its memory: everything that no answer is made of.
+//! What of an object of a cluster is not worth its memory: everything that no answer is made of. And what holds of objects of a
+//! cluster that does not of files.
 
 use super::{Metadata, Resource, workload::Container};
 
@@ -9,7 +10,8 @@ const PROXY_ENV: &str = "LINKERD2_PROXY_";
 
 impl Resource {
     /// Drops what nothing here reads: annotations of others (`kubectl apply` keeps the whole object in one), the
-    /// environment of containers, labels that nothing selects by.
+    /// environment of containers, labels that nothing selects by. An ExternalWorkload of which nobody has said that it is ready is
+    /// not: in a cluster somebody says so.
     pub fn prune(&mut self) {
         match self {
             Self::Namespace(r) | Self::Node(r) => prune(&mut r.metadata),
@@ -25,6 +27,7 @@ impl Resource {
                 r.status.conditions.shrink_to_fit();
             }
             Self::Service(r) => prune(&mut r.metadata),
+            Self::ExternalWorkload(r) => drop(r.conditions.get_or_insert_default()),
             Self::EndpointSlice(r) => {
                 prune(&mut r.metadata);
                 let is_read = |key: &String, _: &mut String| key.contains("kubernetes.io/");

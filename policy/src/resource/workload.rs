@@ -336,6 +336,9 @@ pub struct ServiceSpec {
         deserialize_with = "values::or_default"
     )]
     pub cluster_ips: Vec<String>,
+    /// Families of its endpoints, `IPv4` and `IPv6`; none: of both.
+    #[serde(default, deserialize_with = "values::or_default")]
+    pub ip_families: Vec<String>,
     /// `ClusterIP` if absent, `NodePort`, `LoadBalancer`, `ExternalName`.
     #[serde(rename = "type")]
     pub kind: Option<String>,

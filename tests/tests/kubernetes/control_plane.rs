@@ -204,6 +204,11 @@ impl ControlPlane {
 pub(crate) struct Watched(Option<Streaming<Server>>);
 
 impl Watched {
+    /// The next version.
+    pub(crate) async fn next(&mut self) -> Server {
+        self.until("a version", |server| Some(server.clone())).await
+    }
+
     /// The next version for which there is an answer.
     pub(crate) async fn until<T>(&mut self, what: &str, ask: impl Fn(&Server) -> Option<T>) -> T {
         within(what, async {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tonic::{Code, Streaming, transport::Channel};
 
-const TOKEN: &str = r#"{"ns":"shop","nodeName":"n1","pod":"client"}"#;
+pub(crate) const TOKEN: &str = r#"{"ns":"shop","nodeName":"n1","pod":"client"}"#;
 const IDENTITY: &str = "web.shop.serviceaccount.identity.linkerd.cluster.local";
 
 fn node(name: &str, zone: &str) -> Value {
@@ -30,7 +30,7 @@ fn node(name: &str, zone: &str) -> Value {
     })
 }
 
-fn service(name: &str, spec: &Value) -> Value {
+pub(crate) fn service(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": "shop"}, "spec": spec,
@@ -38,7 +38,7 @@ fn service(name: &str, spec: &Value) -> Value {
 }
 
 /// A slice of a Service, as somebody writes one.
-fn slice(service: &str, family: &str, endpoints: &Value) -> Value {
+pub(crate) fn slice(service: &str, family: &str, endpoints: &Value) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -94,7 +94,7 @@ fn socket(address: &TcpAddress) -> SocketAddr {
     SocketAddr::new(ip, address.port.try_into().unwrap())
 }
 
-fn sockets(list: &[WeightedAddr]) -> Vec<String> {
+pub(crate) fn sockets(list: &[WeightedAddr]) -> Vec<String> {
     let addresses = list
         .iter()
         .map(|a| socket(a.addr.as_ref().unwrap()).to_string());
@@ -121,7 +121,7 @@ fn asked(path: &str, token: &str) -> GetDestination {
 }
 
 /// Endpoints of a Service of `shop`, once the Service is known.
-async fn get(plane: &ControlPlane, name: &str, token: &str) -> Streaming<Update> {
+pub(crate) async fn get(plane: &ControlPlane, name: &str, token: &str) -> Streaming<Update> {
     let mut client = client(plane).await;
     let path = format!("{name}.shop.svc.cluster.local:80");
     eventually(&path, async || {
@@ -136,7 +136,7 @@ async fn get(plane: &ControlPlane, name: &str, token: &str) -> Streaming<Update>
     .await
 }
 
-async fn next<T>(stream: &mut Streaming<T>) -> T {
+pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> T {
     within("a message", stream.message())
         .await
         .unwrap()
@@ -144,7 +144,7 @@ async fn next<T>(stream: &mut Streaming<T>) -> T {
 }
 
 /// The next update that adds something.
-async fn added(stream: &mut Streaming<Update>) -> Vec<WeightedAddr> {
+pub(crate) async fn added(stream: &mut Streaming<Update>) -> Vec<WeightedAddr> {
     loop {
         if let Some(update::Update::Add(set)) = next(stream).await.update {
             return set.addrs;

@@ -14,13 +14,16 @@ mod certificates;
 mod cli;
 mod control_plane;
 mod destination;
+mod faults;
 mod gateway;
 mod helm;
 mod identity;
 mod injection;
 mod node;
 mod policy;
+mod rights;
 mod sidecar;
+mod slices;
 mod statuses;
 
 pub(crate) use linkerd_tests::{api_server as server, free_port};

@@ -2,8 +2,8 @@
 
 use super::{Endpoint, EndpointIdentity};
 use crate::{
-    index::{Index, Scope, Workload, annotations, store::ZONE_LABEL, workload::Settings},
-    resource::{IntermediateKind, Metadata, OwnerReference, Pod, ProxyProtocol, StringMap},
+    index::{Index, Scope, Workload, annotations, servers, store::ZONE_LABEL, workload::Settings},
+    resource::{IntermediateKind, Metadata, OwnerReference, Pod, StringMap},
 };
 use std::net::IpAddr;
 
@@ -130,11 +130,9 @@ impl Index {
     /// Whether a port carries bytes: the Server that keeps it says so, or the workload's annotation or the defaults.
     fn is_opaque(&self, settings: Settings<'_>, port: u16) -> bool {
         // Most namespaces have no such Server, and then none needs to be looked for.
-        let is_opaque =
-            |s: &crate::resource::Server| s.spec.proxy_protocol == ProxyProtocol::Opaque;
-        let may_be = settings.scope.servers.values().any(is_opaque);
+        let may_be = settings.scope.servers.has_opaque();
         let server = may_be.then(|| self.server_of(settings, port)).flatten();
-        if server.is_some_and(is_opaque) {
+        if server.is_some_and(servers::is_opaque) {
             return true;
         }
         match settings.ports(annotations::OPAQUE_PORTS) {

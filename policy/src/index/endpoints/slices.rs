@@ -1,7 +1,7 @@
 //! Which endpoints a Service has. Source: control plane §4.3, §4.6.
 //!
 //! What EndpointSlices say counts. A Service without any has those that its selector finds among Pods; and those among
-//! ExternalWorkloads as long as nobody writes slices of them.
+//! ExternalWorkloads that no slice speaks of, or not yet.
 
 use super::{Endpoint, EndpointIdentity, hostname, target_port};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         workload::{ServicePort, is_tcp},
     },
 };
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// Annotations of a slice whose endpoints are gateways of another cluster: their identity, and the Service behind them.
 const GATEWAY_IDENTITY: &str = "mirror.linkerd.io/remote-gateway-identity";
@@ -31,11 +31,13 @@ impl Index {
             self.of_slice(&mut out, scope, slice, declared, port);
         }
         let pods = slices.is_none().then(|| scope.pods.values());
-        let is_written = |slice: &EndpointSlice| slice.is_of_external_workloads();
-        let has_external = slices.is_some_and(|all| all.values().any(|s| is_written(s)));
-        let external = (!has_external).then(|| scope.external_workloads.values());
+        let written = slices.into_iter().flat_map(|slices| slices.values());
+        let written = written.filter(|slice| slice.is_of_external_workloads());
+        let written: BTreeSet<&str> = written.flat_map(|slice| named_in(slice)).collect();
+        let external = scope.external_workloads.iter();
+        let external = external.filter(|(name, _)| !written.contains(name.as_str()));
         let workloads = pods.into_iter().flatten();
-        let workloads = workloads.chain(external.into_iter().flatten());
+        let workloads = workloads.chain(external.map(|(_, workload)| workload));
         self.selector_finds(&mut out, scope, service, workloads, port);
         Some(out)
     }
@@ -142,6 +144,12 @@ impl Index {
     fn zone_of_node(&self, node: Option<&str>) -> Option<String> {
         self.node_zone(node?).map(str::to_owned)
     }
+}
+
+/// The ExternalWorkloads that a slice speaks of.
+fn named_in(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
+    let references = slice.endpoints.iter().filter_map(|e| e.target_ref.as_ref());
+    references.map(|reference| reference.name.as_str())
 }
 
 /// Whether a Service counts a Pod as ready that says it is not.

@@ -171,7 +171,7 @@ fn an_address_without_an_object_has_no_identity_unless_it_is_another_clusters_ga
 }
 
 #[test]
-fn external_workloads_are_found_by_the_selector_until_somebody_writes_slices_of_them() {
+fn external_workloads_that_no_slice_speaks_of_are_found_by_the_selector() {
     let vm = VM.replace("app: vm", "app: web");
     let of_pods = slice("s", &[&of_pod("a", "10.0.0.1", "")]);
     let of_vms = slice(
@@ -187,14 +187,13 @@ fn external_workloads_are_found_by_the_selector_until_somebody_writes_slices_of_
     assert_eq!(found(&derived, 80), ["10.0.0.1:8080", "10.1.0.1:8080"]);
     let written = index(&[SERVICE, &pod, &vm, &of_pods, &of_vms]);
     assert_eq!(found(&written, 80), ["10.0.0.1:8080", "10.1.0.1:8080"]);
-    let empty = index(&[
-        SERVICE,
-        &pod,
-        &vm,
-        &of_pods,
-        &of_vms.replace("name: vm}", "name: none}"),
-    ]);
-    assert_eq!(found(&empty, 80), ["10.0.0.1:8080"]);
+    // Slices are written one after the other: until all are, nobody is left out.
+    let of_another = of_vms.replace("name: vm}", "name: none}");
+    let half = index(&[SERVICE, &pod, &vm, &of_pods, &of_another]);
+    assert_eq!(found(&half, 80), ["10.0.0.1:8080", "10.1.0.1:8080"]);
+    let unready = of_vms.replace("name: vm}", "name: vm}, conditions: {ready: false}");
+    let unready = index(&[SERVICE, &pod, &vm, &of_pods, &unready]);
+    assert_eq!(found(&unready, 80), ["10.0.0.1:8080"]);
 }
 
 #[test]

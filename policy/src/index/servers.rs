@@ -1,0 +1,149 @@
+//! The Servers of a namespace, found by name and by port: with thousands of them, those that could have a port are few.
+
+use super::Workload;
+use crate::resource::{PortRef, ProxyProtocol, Server};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Servers of one namespace. A copy shares them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Servers {
+    by_name: BTreeMap<String, Arc<Server>>,
+    /// Their names, by what they say of the port.
+    by_port: BTreeMap<PortRef, BTreeSet<String>>,
+    /// How many carry bytes.
+    opaque: usize,
+}
+
+impl Servers {
+    pub(crate) fn insert(&mut self, name: String, server: Server) {
+        self.remove(&name);
+        let names = self.by_port.entry(server.spec.port.clone()).or_default();
+        names.insert(name.clone());
+        self.opaque += usize::from(is_opaque(&server));
+        self.by_name.insert(name, Arc::new(server));
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        let Some(server) = self.by_name.remove(name) else {
+            return;
+        };
+        let port = &server.spec.port;
+        if let Some(names) = self.by_port.get_mut(port) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_port.remove(port);
+            }
+        }
+        self.opaque -= usize::from(is_opaque(&server));
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Server> {
+        self.by_name.get(name).map(Arc::as_ref)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Server> {
+        self.by_name.values().map(Arc::as_ref)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Whether any carries bytes.
+    pub(crate) fn has_opaque(&self) -> bool {
+        self.opaque > 0
+    }
+
+    /// Those whose port is this port of a workload, whether they select it or not.
+    pub(crate) fn of_port(&self, workload: &Workload, port: u16) -> impl Iterator<Item = &Server> {
+        let numbered = self.by_port.get(&PortRef::Number(port));
+        // What a port is called is for the workload to say.
+        let called = workload.declared_ports().into_iter();
+        let called: BTreeSet<&str> = called
+            .filter(|(number, _)| *number == port)
+            .filter_map(|(_, name)| name)
+            .collect();
+        let called = called.into_iter();
+        let named = called.filter_map(|name| self.by_port.get(&PortRef::Name(name.to_owned())));
+        let names = numbered.into_iter().chain(named).flatten();
+        names.filter_map(|name| self.get(name))
+    }
+}
+
+pub(crate) fn is_opaque(server: &Server) -> bool {
+    server.spec.proxy_protocol == ProxyProtocol::Opaque
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{manifest, resource::Resource};
+
+    fn server(name: &str, port: &str, protocol: &str) -> Server {
+        let text = format!(
+            "apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{podSelector: {{}}, port: {port}, proxyProtocol: {protocol}}}"
+        );
+        match manifest::parse(&text).remove(0).unwrap().resource {
+            Resource::Server(server) => server,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn workload() -> Workload {
+        let text = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec:
+  containers:
+  - {name: a, ports: [{containerPort: 8080, name: http}, {containerPort: 8080, name: dns, protocol: UDP}]}
+  - {name: b, ports: [{containerPort: 8080, name: also}]}";
+        match manifest::parse(text).remove(0).unwrap().resource {
+            Resource::Pod(pod) => Workload::Pod(Arc::new(pod)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn servers_of_a_port_are_those_that_name_its_number_or_a_name_of_it() {
+        let mut servers = Servers::default();
+        for (name, port) in [
+            ("n", "8080"),
+            ("h", "http"),
+            ("a", "also"),
+            ("d", "dns"),
+            ("x", "9090"),
+        ] {
+            servers.insert(name.to_owned(), server(name, port, "HTTP/1"));
+        }
+        let found = |servers: &Servers, port| {
+            let workload = workload();
+            let names = servers.of_port(&workload, port);
+            let names: BTreeSet<_> = names.map(|s| s.metadata.name.clone()).collect();
+            names.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(found(&servers, 8080), "a h n");
+        assert_eq!(found(&servers, 9090), "x");
+        assert_eq!(found(&servers, 1), "");
+        // One that becomes another, and one that goes.
+        servers.insert("h".to_owned(), server("h", "9090", "opaque"));
+        assert!(servers.has_opaque());
+        servers.remove("n");
+        assert_eq!(found(&servers, 8080), "a");
+        assert_eq!(found(&servers, 9090), "h x");
+        servers.remove("h");
+        assert!(!servers.has_opaque() && servers.len() == 3);
+    }
+}
