@@ -20,7 +20,7 @@ use std::{
 use tempfile::TempDir;
 
 /// A control plane with the injector; ends with the test. Its APIs are spoken over mutual TLS.
-struct Plane {
+pub(crate) struct Plane {
     process: Child,
     folder: TempDir,
     admin: SocketAddr,
@@ -46,8 +46,18 @@ impl Plane {
         Self::start_as(server, network, roles, "state/ca.crt")
     }
 
+    /// A file of its folder.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
     /// With these roles, and trust anchors from this file of its folder.
-    fn start_as(server: &ApiServer, network: Option<&Network>, roles: &str, anchors: &str) -> Self {
+    pub(crate) fn start_as(
+        server: &ApiServer,
+        network: Option<&Network>,
+        roles: &str,
+        anchors: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -97,7 +107,7 @@ impl Plane {
     }
 
     /// What makes an API server ask the injector.
-    fn webhook(&self) -> Value {
+    pub(crate) fn webhook(&self) -> Value {
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": "linkerd-proxy-injector-webhook-config"},
@@ -135,7 +145,7 @@ async fn is_not_ready_without_anchors(server: &ApiServer) {
     assert_eq!(ready().await, Some((200, "ready\n".to_owned())));
 }
 
-fn deployment(name: &str, rest: &Value) -> Value {
+pub(crate) fn deployment(name: &str, rest: &Value) -> Value {
     let mut spec = json!({
         "serviceAccountName": name, "nodeName": "node",
         "containers": [{"name": "app", "image": "app", "ports": [{"containerPort": 8080, "name": "http"}]}],
@@ -153,22 +163,15 @@ fn deployment(name: &str, rest: &Value) -> Value {
     })
 }
 
-fn service(name: &str, port: u16, target: u16) -> Value {
+pub(crate) fn service(name: &str, port: u16, target: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
         "spec": {"selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]},
     })
 }
 
-/// A cluster whose new Pods are asked about; its control plane is in a network of Pods, if there is one.
-async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
-    let api = ApiServer::start().await?;
-    let plane = Plane::start(&api, network);
-    if let Some(network) = network {
-        network.lead_out(api.address(), api.address());
-        network.lead_in(plane.admin).await;
-        network.lead_in(plane.injector).await;
-    }
+/// A namespace whose Pods get sidecars, a node and accounts for them.
+pub(crate) async fn places(api: &ApiServer) {
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "shop", "annotations": {
@@ -180,12 +183,15 @@ async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
     for object in [namespace, node].iter().chain(&accounts) {
         api.apply(object).await;
     }
-    let (status, _) = eventually("the control plane", async || {
-        let page = linkerd_tests::page(plane.admin, "/ready").await?;
-        (page.0 == 200).then_some(page)
+}
+
+/// Waits until an injector is ready and the API server asks it.
+pub(crate) async fn is_asked(api: &ApiServer, plane: &Plane) {
+    eventually("the control plane", async || {
+        let (status, _) = linkerd_tests::page(plane.admin, "/ready").await?;
+        (status == 200).then_some(())
     })
     .await;
-    assert_eq!(status, 200);
     api.apply(&plane.webhook()).await;
     // API servers take notice in their own time; nothing is created by asking.
     eventually("that the injector is asked", async || {
@@ -200,16 +206,29 @@ async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
         has_sidecar(&pod).then_some(())
     })
     .await;
+}
+
+/// A cluster whose new Pods are asked about; its control plane is in a network of Pods, if there is one.
+async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
+    let api = ApiServer::start().await?;
+    let plane = Plane::start(&api, network);
+    if let Some(network) = network {
+        network.lead_out(api.address(), api.address());
+        network.lead_in(plane.admin).await;
+        network.lead_in(plane.injector).await;
+    }
+    places(&api).await;
+    is_asked(&api, &plane).await;
     Some((api, plane))
 }
 
-fn has_sidecar(pod: &Value) -> bool {
+pub(crate) fn has_sidecar(pod: &Value) -> bool {
     let containers = pod["spec"]["initContainers"].as_array();
     containers.is_some_and(|all| all.iter().any(|one| one["name"] == "linkerd-proxy"))
 }
 
 /// The Pod that a Deployment's controller made.
-async fn pod_of(api: &ApiServer, name: &str) -> Value {
+pub(crate) async fn pod_of(api: &ApiServer, name: &str) -> Value {
     eventually("the Deployment's Pod", async || {
         let path = format!("/api/v1/namespaces/shop/pods?labelSelector=app%3D{name}");
         let mut pod = api.get(&path).await?["items"].as_array()?.first()?.clone();
@@ -368,7 +387,7 @@ async fn injected_pods_run_with_their_own_rules_and_policy_lets_in_whom_it_names
 }
 
 /// Runs the Pod of a Deployment, and tells the API server what a kubelet would.
-async fn run(api: &ApiServer, network: &mut Network, name: &str) -> Running {
+pub(crate) async fn run(api: &ApiServer, network: &mut Network, name: &str) -> Running {
     let pod = pod_of(api, name).await;
     let token = api.token("shop", name, "identity.l5d.io").await;
     let running = Running::start(network, pod.clone(), &token).await;

@@ -25,5 +25,6 @@ mod rights;
 mod sidecar;
 mod slices;
 mod statuses;
+mod upgrade;
 
 pub(crate) use linkerd_tests::{api_server as server, free_port};

@@ -14,6 +14,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
 };
 use tempfile::TempDir;
@@ -131,6 +132,31 @@ impl Network {
                             .unwrap()
                     };
                     if let Ok(Ok(to)) = tokio::task::spawn_blocking(connect).await {
+                        to.set_nonblocking(true).unwrap();
+                        relay(from, tokio::net::TcpStream::from_std(to).unwrap()).await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// Takes connections to `at`, outside of all Pods, to whichever of `to` takes them, as a Service of a cluster does.
+    pub(crate) fn balance(&self, at: SocketAddr, to: Arc<Mutex<Vec<SocketAddr>>>) {
+        let namespace = self.namespace(0);
+        let listener = listen(&namespace, at);
+        tokio::spawn(async move {
+            while let Ok((from, _)) = listener.accept().await {
+                let (namespace, to) = (namespace.clone(), to.clone());
+                tokio::spawn(async move {
+                    let mut to = to.lock().unwrap().clone();
+                    // Those who come get another one each.
+                    let first = usize::from(from.peer_addr().unwrap().port()) % to.len().max(1);
+                    to.rotate_left(first);
+                    let connect = move || {
+                        let connect = move || to.iter().find_map(|to| TcpStream::connect(to).ok());
+                        inside(&namespace, connect).join().unwrap()
+                    };
+                    if let Ok(Some(to)) = tokio::task::spawn_blocking(connect).await {
                         to.set_nonblocking(true).unwrap();
                         relay(from, tokio::net::TcpStream::from_std(to).unwrap()).await;
                     }
