@@ -52,16 +52,17 @@ impl PortSet {
         if high < low {
             return;
         }
-        self.ranges.push((low, high));
-        self.ranges.sort_unstable();
-        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(self.ranges.len());
-        for &(low, high) in &self.ranges {
-            match merged.last_mut() {
-                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
-                _ => merged.push((low, high)),
-            }
-        }
-        self.ranges = merged;
+        // Those that it touches become one with it; a list that somebody wrote may have thousands of others.
+        let start = self
+            .ranges
+            .partition_point(|&(_, end)| end.saturating_add(1) < low);
+        let end = self
+            .ranges
+            .partition_point(|&(begin, _)| begin <= high.saturating_add(1));
+        let touched = self.ranges.get(start..end).unwrap_or_default();
+        let low = touched.first().map_or(low, |&(begin, _)| begin.min(low));
+        let high = touched.last().map_or(high, |&(_, end)| end.max(high));
+        self.ranges.splice(start..end.max(start), [(low, high)]);
     }
 
     /// The ranges, ascending, both ends included.
