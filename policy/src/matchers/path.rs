@@ -12,6 +12,7 @@ use std::{borrow::Cow, collections::HashMap};
 /// left alone: they do not change which segments there are, and a path that matches no route is refused anyway.
 pub fn suspicious_path(path: &str) -> Option<&'static str> {
     let mut rest = path.as_bytes();
+    let mut is_nested = false;
     while let Some((byte, after)) = rest.split_first() {
         match byte {
             b'\\' => return Some("a backslash"),
@@ -28,12 +29,10 @@ pub fn suspicious_path(path: &str) -> Option<&'static str> {
                 if let [high, low, ..] = code
                     && let Some(found) = encoded(*high, *low)
                 {
-                    return Some(if twice {
-                        "a separator or dot that is encoded twice"
-                    } else {
-                        found
-                    });
+                    return Some(if twice { TWICE } else { found });
                 }
+                // A digit of the code may itself be encoded.
+                is_nested |= code.iter().take(2).any(|byte| *byte == b'%');
             }
             _ => {}
         }
@@ -42,7 +41,43 @@ pub fn suspicious_path(path: &str) -> Option<&'static str> {
     let dots = path
         .split('/')
         .any(|segment| segment == "." || segment == "..");
-    dots.then_some("a dot segment")
+    if dots {
+        return Some("a dot segment");
+    }
+    (is_nested && is_encoded_again(path)).then_some(TWICE)
+}
+
+const TWICE: &str = "a separator or dot that is encoded twice";
+
+/// Whether decoding again and again brings out what [`encoded`] finds, or does not come to an end.
+fn is_encoded_again(path: &str) -> bool {
+    /// Rounds of decoding that somebody may do, and more.
+    const ROUNDS: usize = 4;
+    let mut text = path.as_bytes().to_vec();
+    for _ in 0..ROUNDS {
+        let mut next = Vec::with_capacity(text.len());
+        let mut rest = text.as_slice();
+        while let Some((byte, after)) = rest.split_first() {
+            let code = after.first_chunk::<2>().filter(|_| *byte == b'%');
+            let code = code.filter(|code| code.iter().all(u8::is_ascii_hexdigit));
+            let Some([high, low]) = code else {
+                next.push(*byte);
+                rest = after;
+                continue;
+            };
+            if encoded(*high, *low).is_some() {
+                return true;
+            }
+            let digit = |digit: &u8| char::from(*digit).to_digit(16).unwrap_or(0);
+            next.push(u8::try_from(digit(high) * 16 + digit(low)).unwrap_or(0));
+            rest = after.get(2..).unwrap_or_default();
+        }
+        if next.len() == text.len() {
+            return false;
+        }
+        text = next;
+    }
+    true
 }
 
 fn encoded(high: u8, low: u8) -> Option<&'static str> {
@@ -174,6 +209,10 @@ mod tests {
             "/a;v=1/b",
             "/pub/%252e%252e/admin",
             "/pub/%25252fadmin",
+            "/pub/%%32e%%32e/admin",
+            "/pub/%25%32e/admin",
+            "/pub/%252%65/admin",
+            "/pub/%2%66admin",
             "/a\u{1}b",
             "/a%2e",
         ] {
@@ -194,6 +233,8 @@ mod tests {
             "/%61dmin",
             "/a%20b",
             "/100%25",
+            "/100%25%E2%82%AC",
+            "/%%61%bb%%",
             "/%25ab",
             "/a%3bv=1/b",
             "/é",
