@@ -136,16 +136,7 @@ fn parents(group: RouteGroup, parents: &[ParentRef]) -> Result<(), Problem> {
 pub(super) fn hostnames(hostnames: &[String]) -> Result<(), Problem> {
     at_most("spec.hostnames", hostnames, 16)?;
     for (i, host) in hostnames.iter().enumerate() {
-        let name = host.strip_prefix("*.").unwrap_or(host);
-        let label = |label: &str| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        if host.len() > 253 || !name.split('.').all(label) {
+        if host.len() > 253 || !is_host_name(host.strip_prefix("*.").unwrap_or(host)) {
             let reason = format!(
                 "`{}` is not a host name; write it in lower case without a port, `*.` may precede it",
                 short(host)
@@ -154,6 +145,18 @@ pub(super) fn hostnames(hostnames: &[String]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn http_match(field: &str, each: &HttpMatch, regexes: &mut RegexBudget) -> Result<(), Problem> {
@@ -300,6 +303,15 @@ fn redirects(field: &str, redirect: &Redirect) -> Result<(), Problem> {
         None | Some(301 | 302 | 303 | 307 | 308)
     ) {
         return refuse(format!("{field}.statusCode"), "write 301 or 302");
+    }
+    if let Some(host) = redirect
+        .hostname
+        .as_deref()
+        .filter(|host| !is_host_name(host))
+    {
+        let host = short(host);
+        let reason = format!("`{host}` is not a host name; write it in lower case without a port");
+        return refuse(format!("{field}.hostname"), reason);
     }
     if redirect.port == Some(0) {
         return refuse(
