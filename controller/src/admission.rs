@@ -121,8 +121,8 @@ impl Verdict {
     }
 }
 
-/// The answer to a review.
-fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Value {
+/// The answer to a review. Pure: what is judged by is the index.
+pub fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Value {
     let request = review.get("request").unwrap_or(&Value::Null);
     let verdict = match request.get("object") {
         Some(object) if object.is_object() => judge(object.clone(), index, refuses_overlap, now),

@@ -15,9 +15,12 @@
 //! | `table` | tables for people |
 //! | `drain`, `limit`, `activity` | what every connection shares |
 //! | `balancer` | series of everything that balances |
+//! | `fuzzing` | what the fuzz targets reach |
 //! | `hosts` | series by names that clients choose, where operators want them |
 
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 
 mod activity;
 mod admin;

@@ -3,6 +3,7 @@
 mod checks;
 mod ci;
 mod dockerfile;
+mod fuzz;
 mod image;
 mod tools;
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 type Task = fn(&[String]) -> Result<(), String>;
 
 /// What can be asked for: the name, what it does, and the code.
-const TASKS: [(&str, &str, Task); 8] = [
+const TASKS: [(&str, &str, Task); 9] = [
     (
         "test",
         "installs what tests need where it can, and runs every test",
@@ -43,6 +44,11 @@ const TASKS: [(&str, &str, Task); 8] = [
         "dockerfile",
         "runs the Dockerfile's build in a clean folder, without an engine, and looks at what the image would hold",
         dockerfile::check,
+    ),
+    (
+        "fuzz",
+        "looks for inputs that break what reads them: `fuzz [--seconds N] [TARGET...]`, with nightly and cargo-fuzz",
+        fuzz::fuzz,
     ),
     (
         "structure",

@@ -294,7 +294,7 @@ impl Drop for Attempt {
 }
 
 /// `retry-after` (seconds or a date, RFC 9110 §10.2.3) or `grpc-retry-pushback-ms`.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(pushback) = text("grpc-retry-pushback-ms") {
         return pushback.trim().parse().ok().map(Duration::from_millis);
