@@ -1,6 +1,8 @@
 //! Objects in, streamed messages out: the rows of the contract's tables `inbound_api*` and `outbound_api*`. Messages are
 //! read as a sidecar reads them, and compared in one line each.
 
+mod parents;
+
 use crate::{
     control_plane::ControlPlane,
     gateway,

@@ -174,9 +174,15 @@ impl ControlPlane {
 
     /// Watches the policy of a Pod's port.
     pub(crate) async fn watch(&self, namespace: &str, pod: &str, port: u16) -> Watched {
+        let token = format!(r#"{{"ns":"{namespace}","pod":"{pod}"}}"#);
+        self.watch_workload(token, port).await
+    }
+
+    /// As [`ControlPlane::watch`], of a workload by its token.
+    pub(crate) async fn watch_workload(&self, token: String, port: u16) -> Watched {
         let mut client = InboundServerPoliciesClient::new(self.channel(self.policy).await);
         let spec = PortSpec {
-            workload: format!(r#"{{"ns":"{namespace}","pod":"{pod}"}}"#),
+            workload: token,
             port: port.into(),
         };
         let stream = match client.watch_port(spec).await {
@@ -204,6 +210,11 @@ impl ControlPlane {
 pub(crate) struct Watched(Option<Streaming<Server>>);
 
 impl Watched {
+    /// Whether the workload is known.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The next version.
     pub(crate) async fn next(&mut self) -> Server {
         self.until("a version", |server| Some(server.clone())).await
