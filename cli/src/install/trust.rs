@@ -50,7 +50,7 @@ pub(super) async fn refuse_unbelieved(cluster: &Cluster, values: &Values) -> Res
 }
 
 /// How many Pods of each namespace were given anchors for which `is_good` does not hold.
-fn astray<'a>(pods: &'a [Value], is_good: impl Fn(&str) -> bool) -> BTreeMap<&'a str, usize> {
+fn astray(pods: &[Value], is_good: impl Fn(&str) -> bool) -> BTreeMap<&str, usize> {
     // Most have the same.
     let given: BTreeSet<&str> = pods.iter().filter_map(given_anchors).collect();
     let bad: BTreeSet<&str> = given

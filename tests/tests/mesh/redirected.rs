@@ -574,7 +574,8 @@ pub(crate) async fn everything_crosses_as_it_should(cluster: &Cluster) {
         .reaches("the last word", |segment| segment.says(&last))
         .await;
     let seen = cluster.tap.since(start);
-    for pair in [0, 1].map(|family| ([API[family]], [CATALOG[family]])) {
+    let families = API.iter().zip(&CATALOG);
+    for pair in families.map(|(api, catalog)| ([*api], [*catalog])) {
         let between: Vec<_> = seen
             .iter()
             .filter(|segment| segment.is_between(&pair.0, &pair.1))

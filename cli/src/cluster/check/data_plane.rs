@@ -62,11 +62,8 @@ async fn sidecars(
     namespace: Option<&str>,
 ) -> Result<(Vec<Check>, Check), Failure> {
     let mut checks = Vec::new();
-    let pods = cluster.list(list, "").await?;
-    let pods: Vec<Value> = pods
-        .into_iter()
-        .filter(|pod| core::is_up(pod) && !is_component(pod))
-        .collect();
+    let mut pods = cluster.list(list, "").await?;
+    pods.retain(|pod| core::is_up(pod) && !is_component(pod));
     let (meshed, plain): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| {
         sidecar(pod).is_some() && label(pod, "linkerd.io/control-plane-ns") == cluster.namespace
     });
