@@ -8,13 +8,15 @@ use std::process::{Command, Stdio};
 use linkerd_metrics::Format;
 
 /// What `promtool` says about names that are the peer's and stay. Nothing else may be said.
-const REMARKS: [&str; 9] = [
+const REMARKS: [&str; 11] = [
     "control_response_latency_ms metric names should not contain abbreviated units",
     "endpoint_profile_updates_queue_overflow counter metrics should have \"_total\" suffix",
     "endpoint_updates_queue_overflow counter metrics should have \"_total\" suffix",
+    "endpoints_updates counter metrics should have \"_total\" suffix",
     "opentelemetry_span_export_requests counter metrics should have \"_total\" suffix",
     "opentelemetry_span_export_streams counter metrics should have \"_total\" suffix",
     "opentelemetry_span_exports counter metrics should have \"_total\" suffix",
+    "profile_updates counter metrics should have \"_total\" suffix",
     "profile_updates_queue_overflow counter metrics should have \"_total\" suffix",
     "response_latency_ms metric names should not contain abbreviated units",
     "route_response_latency_ms metric names should not contain abbreviated units",

@@ -277,6 +277,11 @@ pub(crate) fn kind(desc: &Desc) -> String {
     text
 }
 
+/// Sizes of the control plane's indices, whose names begin as those of a sidecar's families do.
+pub(crate) fn is_of_an_index(name: &str) -> bool {
+    name.ends_with("_index_size")
+}
+
 #[test]
 fn every_outbound_family_of_the_contract_has_its_name_type_labels_and_buckets() {
     let mut known = BTreeSet::new();
@@ -295,7 +300,7 @@ fn every_outbound_family_of_the_contract_has_its_name_type_labels_and_buckets() 
     let others: Vec<&str> = describe::all()
         .filter(|desc| desc.origin == Origin::Peer && desc.name.starts_with("outbound_"))
         .map(|desc| desc.name)
-        .filter(|name| !known.contains(*name))
+        .filter(|name| !known.contains(*name) && !is_of_an_index(name))
         .collect();
     assert_eq!(
         others,

@@ -1,6 +1,7 @@
 //! What can be seen of traffic through a client's and a server's sidecar: access log, traces, metrics.
 
 use crate::{
+    contract::is_of_an_index,
     harness::{Mesh, eventually, get, identity, one_http1, one_http2},
     origin,
     outbound::{App, Client, TLS_ROUTE, app, pod, route, service, status, text},
@@ -687,7 +688,7 @@ async fn every_outbound_family_has_the_labels_that_dashboards_know_in_their_orde
     let mut missing = Vec::new();
     for desc in describe::all() {
         let is_outbound = desc.name.starts_with("outbound_");
-        if !is_outbound || desc.origin != describe::Origin::Peer {
+        if !is_outbound || desc.origin != describe::Origin::Peer || is_of_an_index(desc.name) {
             continue;
         }
         let Some(found) = keys.0.get(desc.name) else {

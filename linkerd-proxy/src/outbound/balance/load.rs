@@ -55,7 +55,8 @@ impl PeakEwma {
             .saturating_duration_since(self.epoch)
             .saturating_sub(stamp);
         let decay = self.settings.decay.as_secs_f64().max(f64::EPSILON);
-        (-elapsed.as_secs_f64() / decay).exp()
+        // Not the C library's: that would be all that a sidecar loads a library of mathematics for.
+        libm::exp(-elapsed.as_secs_f64() / decay)
     }
 
     /// A response took this long. A peak counts at once, what is better only by and by; but one good response is enough

@@ -116,6 +116,11 @@ impl Member {
         }
     }
 
+    /// Whether its next request is its probe.
+    fn is_to_be_probed(&self) -> bool {
+        self.circuit.load(Ordering::Relaxed) == SHUT
+    }
+
     /// When it may be ready, if that is a matter of time.
     fn ready_at(&self) -> Option<Instant> {
         let shut = match self.circuit.load(Ordering::Relaxed) {
@@ -388,6 +393,8 @@ impl Group {
 
     fn load(&self, at: usize, now: Instant) -> f64 {
         match (self.members.get(at), self.weights.get(at)) {
+            // Its failures have cost it the pause; by what they made it look it would wait for its probe for long.
+            (Some(member), _) if member.is_to_be_probed() => 0.0,
             (Some(member), Some(weight)) => member.load.load(*weight, now),
             _ => f64::INFINITY,
         }
