@@ -32,6 +32,15 @@ impl Drop for Origin {
     }
 }
 
+/// Listens at an address once it is free: a process that another test starts has, until it begins its program, all sockets
+/// that were open when it was made.
+async fn listen(address: SocketAddr) -> TcpListener {
+    linkerd_tests::eventually("a free address", async || {
+        TcpListener::bind(address).await.ok()
+    })
+    .await
+}
+
 /// Serves HTTP/1 and HTTP/2: answers with the version, the target and every header, a line each, then the body.
 pub(crate) async fn echo(address: SocketAddr) -> Origin {
     serve(address, false).await
@@ -43,7 +52,7 @@ pub(crate) async fn switching(address: SocketAddr) -> Origin {
 }
 
 async fn serve(address: SocketAddr, switches: bool) -> Origin {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listen(address).await;
     Origin(tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -113,7 +122,7 @@ pub(crate) async fn scripted(
     until: &'static [u8],
     answer: &'static [u8],
 ) -> Origin {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listen(address).await;
     Origin(tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
