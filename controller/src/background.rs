@@ -10,6 +10,7 @@ use crate::{
     metrics::{ControllerMetrics, Shown, SliceMetrics, StatusMetrics},
     source::Snapshot,
 };
+use futures::future::OptionFuture;
 use kube::Client;
 use linkerd_metrics::Registry;
 use std::{future::Future, sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 /// Between looks of the linter at an API server's objects.
 const LINT_PAUSE: Duration = Duration::from_secs(10);
+
 /// Runs `other` for as long as `main` runs.
 pub(crate) async fn beside<T>(main: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
     let other = async {
@@ -40,7 +42,7 @@ pub(crate) fn writers(
     let statuses = statuses(config, client.clone(), reported, shared, registry);
     let slices = slices(config, client, shared, registry);
     async {
-        tokio::join!(statuses, slices);
+        tokio::join!(OptionFuture::from(statuses), OptionFuture::from(slices));
     }
 }
 
@@ -51,8 +53,8 @@ fn statuses(
     reported: &Arc<Reported>,
     shared: &Shared,
     registry: &Registry,
-) -> impl Future<Output = ()> + use<> {
-    let write = client.filter(|_| config.has(Role::Policy)).map(|client| {
+) -> Option<impl Future<Output = ()> + Unpin + use<>> {
+    client.filter(|_| config.has(Role::Policy)).map(|client| {
         let metrics = StatusMetrics::register(registry);
         Box::pin(kubernetes::write_statuses(
             config.statuses.clone(),
@@ -63,12 +65,7 @@ fn statuses(
             metrics,
             shared.ending.clone(),
         ))
-    });
-    async {
-        if let Some(write) = write {
-            write.await;
-        }
-    }
+    })
 }
 
 /// Writes EndpointSlices of ExternalWorkloads, with the role destination on an API server, until the process is to end.
@@ -77,23 +74,19 @@ fn slices(
     client: Option<Client>,
     shared: &Shared,
     registry: &Registry,
-) -> impl Future<Output = ()> + use<> {
-    let client = client.filter(|_| config.has(Role::Destination));
-    let write = client.map(|client| {
-        Box::pin(kubernetes::write_slices(
-            config.statuses.clone(),
-            config.cluster.control_plane_namespace.clone(),
-            client,
-            shared.snapshots.clone(),
-            SliceMetrics::register(registry),
-            shared.ending.clone(),
-        ))
-    });
-    async {
-        if let Some(write) = write {
-            write.await;
-        }
-    }
+) -> Option<impl Future<Output = ()> + Unpin + use<>> {
+    client
+        .filter(|_| config.has(Role::Destination))
+        .map(|client| {
+            Box::pin(kubernetes::write_slices(
+                config.statuses.clone(),
+                config.cluster.control_plane_namespace.clone(),
+                client,
+                shared.snapshots.clone(),
+                SliceMetrics::register(registry),
+                shared.ending.clone(),
+            ))
+        })
 }
 
 /// Asks the API server what this process may do.

@@ -21,7 +21,7 @@ use flags::ValueFlags;
 use linkerd_charts::{Chart, InvalidValues, Release, RenderError, Values, render};
 use linkerd_tls::ca::Ca;
 use serde_json::{Value, json};
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 /// The Secret with the values that an installation was made with, for `linkerd upgrade`.
 const OVERRIDES: &str = "linkerd-config-overrides";
@@ -232,6 +232,15 @@ fn rendered(chart: Chart, namespace: &str, values: &Values) -> Result<Vec<Value>
 fn invalid(error: InvalidValues) -> Failure {
     Failure::usage(error.to_string())
         .hint("the values are listed in charts/linkerd-control-plane/README.md")
+}
+
+/// How many Pods there are, and the first of their namespaces.
+fn counted<N: AsRef<str>>(pods: &BTreeMap<N, usize>) -> (usize, String) {
+    /// Most namespaces that are named.
+    const NAMED: usize = 5;
+    let names: Vec<&str> = pods.keys().take(NAMED).map(AsRef::as_ref).collect();
+    let more = if pods.len() > NAMED { ", ..." } else { "" };
+    (pods.values().sum(), names.join(", ") + more)
 }
 
 fn print(objects: &[Value], form: Form) -> Result<Outcome, Failure> {

@@ -12,9 +12,6 @@ use linkerd_tls::ca::Ca;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most namespaces that are named.
-const NAMED: usize = 5;
-
 /// Refuses an issuer that a sidecar would not believe: it would neither get a certificate nor talk to those that did.
 ///
 /// # Errors
@@ -38,13 +35,9 @@ pub(super) async fn refuse_unbelieved(cluster: &Cluster, values: &Values) -> Res
     if astray.is_empty() {
         return Ok(());
     }
-    let count: usize = astray.values().sum();
-    let mut names: Vec<&str> = astray.keys().copied().collect();
-    let more = if names.len() > NAMED { ", ..." } else { "" };
-    names.truncate(NAMED);
+    let (count, places) = super::counted(&astray);
     Err(Failure::new(format!(
-        "{count} Pods have a sidecar that does not believe the new issuer (identity.issuer.tls), in {}{more}: none of the anchors that it was given vouches for it",
-        names.join(", ")
+        "{count} Pods have a sidecar that does not believe the new issuer (identity.issuer.tls), in {places}: none of the anchors that it was given vouches for it"
     ))
     .hint("docs/trust.md: how anchors and issuers are changed without a failed request; or --force"))
 }

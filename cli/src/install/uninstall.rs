@@ -1,15 +1,13 @@
 //! `linkerd uninstall`: what there is to delete, as manifests without anything but names.
 
-use super::{Form, Which, print};
+use super::{Form, Which, counted, print};
 use crate::{
     cluster::{Cluster, asking},
     outcome::{Failure, Outcome},
 };
 use kube::api::ListParams;
 use serde_json::{Value, json};
-
-/// Most namespaces that are named.
-const NAMED: usize = 5;
+use std::collections::BTreeMap;
 
 /// What an installation has outside of its namespace.
 const KINDS: [(&str, &str, &str); 5] = [
@@ -94,24 +92,21 @@ async fn refuse_while_meshed(cluster: &Cluster, of_ours: &ListParams) -> Result<
         .list_metadata(of_ours)
         .await
         .map_err(|error| asking("Pods", &error))?;
-    let namespaces = pods
+    let mut meshed = BTreeMap::<String, usize>::new();
+    for namespace in pods
         .items
         .into_iter()
-        .filter_map(|pod| pod.metadata.namespace);
-    let mut meshed: Vec<String> = namespaces
+        .filter_map(|pod| pod.metadata.namespace)
         .filter(|namespace| *namespace != cluster.namespace)
-        .collect();
+    {
+        *meshed.entry(namespace).or_default() += 1;
+    }
     if meshed.is_empty() {
         return Ok(());
     }
-    let count = meshed.len();
-    meshed.sort();
-    meshed.dedup();
-    let more = if meshed.len() > NAMED { ", ..." } else { "" };
-    meshed.truncate(NAMED);
+    let (count, places) = counted(&meshed);
     Err(Failure::new(format!(
-        "{count} Pods have a sidecar still, in {}{more}: they would have no controllers",
-        meshed.join(", ")
+        "{count} Pods have a sidecar still, in {places}: they would have no controllers"
     ))
     .hint("uninject them and restart them, or --force"))
 }

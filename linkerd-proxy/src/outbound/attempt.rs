@@ -107,16 +107,17 @@ impl Attempted {
         crate::http::outcome::grpc_status(&trailers)
     }
 
-    /// A gRPC status in the head says that there is nothing but the head (Trailers-Only, gRPC over HTTP/2). Where the end
-    /// of the stream comes in a frame of its own, it is waited for a moment, so that the application is told with the head:
-    /// clients take a head that does not end the stream for the beginning of a message.
+    /// Whether a gRPC response says that there is nothing but its head (Trailers-Only, gRPC over HTTP/2), and has not
+    /// ended with it.
+    pub(super) fn lacks_its_end(&self) -> bool {
+        crate::http::outcome::grpc_status(self.response.headers()).is_some()
+            && !http_body::Body::is_end_stream(self.response.body())
+    }
+
+    /// Waits for the end of such a response, so that the application is told with the head: clients take a head that
+    /// does not end the stream for the beginning of a message.
     pub(super) async fn end_with_head(&mut self) {
-        let is_over = |body: &Body| http_body::Body::is_end_stream(body);
-        if crate::http::outcome::grpc_status(self.response.headers()).is_some()
-            && !is_over(self.response.body())
-        {
-            self.response.body_mut().peek_trailers().await;
-        }
+        self.response.body_mut().peek_trailers().await;
     }
 
     /// Another attempt takes its place.

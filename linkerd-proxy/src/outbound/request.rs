@@ -362,7 +362,7 @@ impl Exchange<'_> {
                     } else if attempts == 1 {
                         self.rule.budget.deposit(Instant::now());
                     }
-                    if self.sent.form.grpc {
+                    if self.sent.form.grpc && attempted.lacks_its_end() {
                         let end = attempted.end_with_head();
                         let _ = tokio::time::timeout(PATIENCE, end).await;
                     }

@@ -4,7 +4,7 @@
 mod parents;
 
 use crate::{
-    control_plane::ControlPlane,
+    control_plane::{self, ControlPlane},
     gateway,
     policy::{namespace, server, shop},
     server::{ApiServer, path},
@@ -647,20 +647,22 @@ fn inbound(policy: &ServerPolicy) -> String {
     .to_owned()
 }
 
+/// Waits until what a port is to enforce is this.
+async fn becomes_inbound(stream: &mut control_plane::Watched, wanted: &str) {
+    let is_it = |message: &linkerd2_proxy_api::inbound::Server| {
+        let said = inbound(&server_from_api(message.clone()).unwrap());
+        (said == wanted).then_some(())
+    };
+    stream.until(wanted, is_it).await;
+}
+
 #[tokio::test]
 async fn what_a_port_is_to_enforce_follows_its_objects() {
     let Some((api, plane)) = shop().await else {
         return;
     };
     let mut stream = plane.watch("shop", "web", 8080).await;
-    let mut becomes = async |wanted: &str| {
-        stream
-            .until(wanted, |message| {
-                let said = inbound(&server_from_api(message.clone()).unwrap());
-                (said == wanted).then_some(())
-            })
-            .await;
-    };
+    let mut becomes = async |wanted: &str| becomes_inbound(&mut stream, wanted).await;
     becomes("all-unauthenticated [all-unauthenticated] default[]").await;
     let web = server("web", &json!({}));
     api.apply(&web).await;

@@ -59,6 +59,18 @@ async fn bytes(stream: &mut TcpStream, begin: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// Whether the server behind a port hears bytes: the application says something first.
+async fn is_answered(client: &Client, port: u16) -> Option<()> {
+    let mut stream = client.connect(port).await;
+    stream
+        .write_all(b"\x00\x01bytes of no protocol")
+        .await
+        .ok()?;
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).await.ok()?;
+    (&answer == b"plaintext").then_some(())
+}
+
 /// A ClientHello that asks for `secure.example`.
 fn hello() -> Vec<u8> {
     use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -230,14 +242,7 @@ spec:
     mesh.write("route.yaml", "# None.\n");
     mesh.write("other.yaml", &web(&own));
     eventually("the expected server", async || {
-        let mut stream = client.connect(9002).await;
-        stream
-            .write_all(b"\x00\x01bytes of no protocol")
-            .await
-            .ok()?;
-        let mut answer = [0; 9];
-        stream.read_exact(&mut answer).await.ok()?;
-        (&answer == b"plaintext").then_some(())
+        is_answered(&client, 9002).await
     })
     .await;
 }
@@ -294,14 +299,7 @@ async fn the_expected_servers_of_a_sidecar_hold_where_no_policy_names_any() {
             mesh.write("catalog.yaml", &(preferred + &catalog));
         }
         eventually("who may be spoken to", async || {
-            let mut stream = client.connect(port).await;
-            stream
-                .write_all(b"\x00\x01bytes of no protocol")
-                .await
-                .ok()?;
-            let mut answer = [0; 9];
-            stream.read_exact(&mut answer).await.ok()?;
-            (&answer == b"plaintext").then_some(())
+            is_answered(&client, port).await
         })
         .await;
     }

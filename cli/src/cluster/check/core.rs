@@ -24,15 +24,16 @@ const UPGRADE: &str = "linkerd upgrade | kubectl apply -f -";
 pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
     let namespace = &cluster.namespace;
     let mut checks = Vec::new();
+    let config = cluster.config_map("linkerd-config").await;
     checks.push(Check::new(
         "'linkerd-config' config map exists",
-        match cluster.config_map("linkerd-config").await {
+        match &config {
             Err(failure) => Found::error(failure.to_string(), format!("kubectl -n {namespace} auth can-i get configmaps")),
             Ok(None) => Found::error(
                 format!("there is no control plane in the namespace {namespace}"),
                 "linkerd install --crds | kubectl apply --server-side -f - && linkerd install | kubectl apply -f -; -L names another namespace",
             ),
-            Ok(Some(map)) => match linkerd_controller::inject::Values::from_yaml(text(&map, "/data/values")) {
+            Ok(Some(map)) => match linkerd_controller::inject::Values::from_yaml(text(map, "/data/values")) {
                 Ok(_) => Found::Good,
                 Err(error) => Found::error(format!("its values cannot be read: {error}"), UPGRADE),
             },
@@ -86,7 +87,7 @@ pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
         "control plane pods are ready",
         Found::if_none(&unready, |text| Found::not_yet(text, hint)),
     ));
-    if let Ok(Some(map)) = cluster.config_map("linkerd-config").await {
+    if let Ok(Some(map)) = config {
         checks.extend(networks::checks(cluster, text(&map, "/data/values")).await);
     }
     Ok(Category {

@@ -67,6 +67,9 @@ fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time is wanted, like 30s, 5m or 0s".to_owned())
 }
 
+/// What to do where something may not be looked at.
+const MAY_NOT: &str = "kubectl auth can-i --list; somebody with the right must look";
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
@@ -112,8 +115,7 @@ impl Check {
 
     /// What whoever asks may not look at: the rest can be looked at all the same.
     fn unseen(what: impl Into<String>, why: &Failure) -> Self {
-        let hint = "kubectl auth can-i --list; somebody with the right must look";
-        Self::new(what, Found::warning(why.to_string(), hint))
+        Self::new(what, Found::warning(why.to_string(), MAY_NOT))
     }
 }
 
@@ -250,7 +252,7 @@ fn seen(name: &'static str, result: Result<Category, Failure>) -> Category {
         checks: vec![Check::error(
             "what is there can be looked at",
             failure.to_string(),
-            "kubectl auth can-i --list; somebody with the right must look",
+            MAY_NOT,
         )],
     })
 }

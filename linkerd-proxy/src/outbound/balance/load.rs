@@ -13,6 +13,12 @@ const FLOOR: f64 = 1e-6;
 /// the others are worse.
 const WORST: Duration = Duration::from_secs(10);
 
+/// Nanoseconds from an epoch to an instant, as atomics keep it; 0 before the epoch.
+pub(super) fn nanos_after(epoch: Instant, at: Instant) -> u64 {
+    let since = at.saturating_duration_since(epoch).as_nanos();
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
 /// The load of one endpoint. Readers and writers on several threads may miss each other's last sample, never more.
 #[derive(Debug)]
 pub(super) struct PeakEwma {
@@ -101,8 +107,7 @@ impl PeakEwma {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX)
+        nanos_after(self.epoch, at)
     }
 
     fn set(&self, estimate: f64, now: Instant) {

@@ -3,7 +3,7 @@
 use super::{
     EndpointState, Settings, Shared,
     breaker::{Breaker, Change, Class, Report, pause},
-    load::PeakEwma,
+    load::{PeakEwma, nanos_after},
 };
 use crate::{config::Backoff, discovery::endpoints::EndpointSet};
 use linkerd_policy::outbound::{self, Endpoint};
@@ -99,8 +99,7 @@ impl Member {
     }
 
     fn after(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX)
+        nanos_after(self.epoch, at)
     }
 
     /// Whether it can take a request, if need be as a probe.

@@ -209,14 +209,7 @@ async fn what_a_port_of_an_external_workload_is_to_enforce_follows_its_objects()
         stream.is_known().then_some(stream)
     })
     .await;
-    let mut becomes = async |wanted: &str| {
-        stream
-            .until(wanted, |message| {
-                let said = inbound(&server_from_api(message.clone()).unwrap());
-                (said == wanted).then_some(())
-            })
-            .await;
-    };
+    let mut becomes = async |wanted: &str| becomes_inbound(&mut stream, wanted).await;
     // There are no probes of it.
     becomes("all-unauthenticated [all-unauthenticated] default[]").await;
     let server = object(
