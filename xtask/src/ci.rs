@@ -4,7 +4,17 @@ use crate::{checks, dockerfile, tools};
 use std::{env, process::Command};
 
 fn cargo(words: &[&str]) -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = in_path(Command::new(cargo_path()));
+    cargo.args(words);
+    cargo
+}
+
+fn cargo_path() -> String {
+    env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+/// A command that finds our tools, in the project's root.
+fn in_path(mut command: Command) -> Command {
     let path = env::var_os("PATH").unwrap_or_default();
     let more = [
         tools::cache().join("bin"),
@@ -13,61 +23,98 @@ fn cargo(words: &[&str]) -> Command {
     ];
     let paths = env::split_paths(&path).chain(more);
     if let Ok(path) = env::join_paths(paths) {
-        cargo.env("PATH", path);
+        command.env("PATH", path);
     }
-    cargo.current_dir(tools::root()).args(words);
-    cargo
+    command.current_dir(tools::root());
+    command
 }
 
 /// Every test. Further words go to `cargo test`.
 pub(crate) fn test(words: &[String]) -> Result<(), String> {
+    prepare()?;
+    tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
+}
+
+/// What tests need: the tools, and the real binaries, which end-to-end tests run beside the test's own.
+fn prepare() -> Result<(), String> {
     // Both have to wait for registries, at different times.
     let tools = std::thread::spawn(tools::prepare);
-    // End-to-end tests run the real binaries, next to the test's own.
     let built = tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]));
     tools
         .join()
         .map_err(|_| "the tools could not be prepared".to_owned())??;
-    built?;
-    tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
+    built
 }
 
 /// Everything but the tests.
 pub(crate) fn check(_: &[String]) -> Result<(), String> {
+    quick_checks()?;
+    lints(Vec::new())?;
+    deny()
+}
+
+/// What takes no time.
+fn quick_checks() -> Result<(), String> {
     tools::run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    let clippy = [
+    checks::structure()?;
+    checks::sleeps()
+}
+
+/// Lints and docs, in a target folder of their own, so that they can be made beside the tests; `before` are the words
+/// before cargo's.
+fn lints(before: Vec<&str>) -> Result<(), String> {
+    let run = |words: &[&str]| {
+        let words = [&before, words].concat();
+        let (program, words) = words.split_first().ok_or("no command")?;
+        tools::run(
+            in_path(Command::new(program))
+                .args(words)
+                .env("CARGO_TARGET_DIR", tools::cache().join("lints"))
+                .env(
+                    "RUSTDOCFLAGS",
+                    "-D warnings -A rustdoc::private_intra_doc_links",
+                ),
+        )
+    };
+    let cargo = cargo_path();
+    run(&[
+        &cargo,
         "clippy",
         "--locked",
         "--workspace",
         "--all-targets",
         "--all-features",
-    ];
-    tools::run(cargo(&clippy).args(["--", "-D", "warnings"]))?;
-    let doc = [
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    run(&[
+        &cargo,
         "doc",
         "--locked",
         "--workspace",
         "--no-deps",
         "--document-private-items",
-    ];
-    tools::run(cargo(&doc).env(
-        "RUSTDOCFLAGS",
-        "-D warnings -A rustdoc::private_intra_doc_links",
-    ))?;
-    checks::structure()?;
-    checks::sleeps()?;
-    deny()
+    ])
 }
 
-/// What `.ci/run` runs.
+/// What `.ci/run` runs. Tests mostly wait: what is not theirs is built beside them, with what they leave of the machine.
 pub(crate) fn ci(_: &[String]) -> Result<(), String> {
-    // Tests mostly wait. Where this fails, the check of the dependencies tries again and says why.
-    let deny = std::thread::spawn(tools::prepare_deny);
+    quick_checks()?;
+    prepare()?;
+    let beside = std::thread::spawn(|| {
+        let linted = lints(vec!["nice", "-n", "19"]);
+        // Where this fails, the check of the dependencies tries again and says why.
+        let _ = tools::prepare_deny();
+        linted
+    });
     test(&[])?;
-    let _ = deny.join();
+    beside
+        .join()
+        .map_err(|_| "the lints could not be run".to_owned())??;
     // With the profile of the tests: a release build of its own would take longer than all the rest.
     dockerfile::check(&["dev".to_owned()])?;
-    check(&[])
+    deny()
 }
 
 /// Measures: the words are those of `bench`.
@@ -102,6 +149,8 @@ pub(crate) fn docs(_: &[String]) -> Result<(), String> {
 /// Licences, sources, duplicates and known vulnerabilities of the dependencies.
 fn deny() -> Result<(), String> {
     tools::prepare_deny()?;
+    // It asks of the crates of all targets, of which a build has fetched its own only.
+    tools::run(&mut cargo(&["fetch", "--locked"]))?;
     let mut words = vec!["deny", "--offline", "check", "bans", "licenses", "sources"];
     if tools::advisories()? {
         words.push("advisories");

@@ -4,8 +4,10 @@
 //! comes from, so that no task stands between the origin's socket and the client's.
 
 use super::{
+    HttpError,
     client::Exchange,
-    outcome::{Break, Ending, h2_error},
+    http2::{Breaks, Receive},
+    outcome::{Break, Ending},
 };
 use crate::{
     activity::InFlight,
@@ -103,8 +105,6 @@ pub(crate) struct RequestBody {
     ended: Option<Ended>,
     stall: Option<Stall>,
     progress: Option<Arc<Progress>>,
-    /// It came over HTTP/2, where an end is said or did not happen.
-    is_http2: bool,
 }
 
 #[derive(Debug)]
@@ -112,9 +112,45 @@ enum Source {
     /// There is none, or it was sent before.
     Empty,
     /// As the client sends it.
-    Client(Incoming),
+    Client(Received),
     /// Kept in part, so that it can be sent again.
-    Replay(Box<Replay<Incoming>>),
+    Replay(Box<Replay<Received>>),
+}
+
+/// A body as a peer sends it, in either version.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Http1(Incoming),
+    Http2(Receive),
+}
+
+impl http_body::Body for Received {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(HttpError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(HttpError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
 }
 
 /// The limit of a body that stands still. Armed while a frame is awaited only.
@@ -128,16 +164,19 @@ struct Stall {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error(transparent)]
-    Client(#[from] hyper::Error),
+    Client(#[from] HttpError),
     #[error("the request's body stood still for {0:?}")]
     Stalled(Duration),
-    #[error("{CUT}")]
-    Cut,
 }
 
-/// A stream that was reset with NO_ERROR before its end. hyper lets such a body end as if it were whole (RFC 9113, 8.1
-/// allows the reset after a whole response only); passed on like that, a part would be taken for all.
-const CUT: &str = "the stream was reset before its end";
+impl Breaks for BodyError {
+    fn reason(&self) -> h2::Reason {
+        match self {
+            Self::Client(error) => error.reason(),
+            Self::Stalled(_) => h2::Reason::INTERNAL_ERROR,
+        }
+    }
+}
 
 impl Stall {
     fn new(limit: Duration) -> Self {
@@ -163,13 +202,13 @@ impl Default for RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, frames: Option<Handle<Histogram>>, ended: Ended) -> Self {
+    pub(crate) fn new(body: Received, frames: Option<Handle<Histogram>>, ended: Ended) -> Self {
         Self::of(Source::Client(body), frames, ended)
     }
 
     /// A body that can be sent again.
     pub(crate) fn replay(
-        body: Replay<Incoming>,
+        body: Replay<Received>,
         frames: Option<Handle<Histogram>>,
         ended: Ended,
     ) -> Self {
@@ -184,7 +223,6 @@ impl RequestBody {
             ended: None,
             stall: None,
             progress: None,
-            is_http2: false,
         }
     }
 
@@ -195,14 +233,7 @@ impl RequestBody {
             ended: Some(ended),
             stall: None,
             progress: None,
-            is_http2: false,
         }
-    }
-
-    /// Whether it came over HTTP/2.
-    pub(crate) fn over_http2(mut self, is_http2: bool) -> Self {
-        self.is_http2 = is_http2;
-        self
     }
 
     /// Notes each frame.
@@ -214,7 +245,7 @@ impl RequestBody {
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         match &mut self.body {
             Source::Empty => Poll::Ready(None),
             Source::Client(body) => Pin::new(body).poll_frame(cx),
@@ -262,9 +293,6 @@ impl http_body::Body for RequestBody {
         if let Some(progress) = &self.progress {
             progress.beat();
         }
-        if frame.is_none() && self.is_http2 && !self.is_end_stream() {
-            return Poll::Ready(Some(Err(BodyError::Cut)));
-        }
         if (frame.is_none() || self.is_end_stream())
             && let Some(ended) = self.ended.take()
         {
@@ -308,7 +336,7 @@ enum Content {
     /// From an HTTP/1 origin, whose connection is driven from here.
     Http1(Box<Exchange>),
     /// From an HTTP/2 origin, whose connection has a task of its own.
-    Http2(Incoming),
+    Http2(Receive),
     /// Frames that were looked at, and then the rest.
     Peeked(Box<Peeked>),
 }
@@ -317,7 +345,7 @@ enum Content {
 #[derive(Debug)]
 struct Peeked {
     /// What was read; an error is told when it is its turn.
-    frames: std::collections::VecDeque<Result<Frame<Bytes>, hyper::Error>>,
+    frames: std::collections::VecDeque<Result<Frame<Bytes>, HttpError>>,
     rest: Content,
 }
 
@@ -333,13 +361,20 @@ enum Recorder {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResponseError {
     #[error(transparent)]
-    Origin(#[from] hyper::Error),
+    Origin(#[from] HttpError),
     #[error("timed out processing response stream: {0}")]
     Expired(#[from] Expired),
     #[error("the response's body stood still for {0:?}")]
     Stalled(Duration),
-    #[error("{CUT}")]
-    Cut,
+}
+
+impl Breaks for ResponseError {
+    fn reason(&self) -> h2::Reason {
+        match self {
+            Self::Origin(error) => error.reason(),
+            Self::Expired(_) | Self::Stalled(_) => h2::Reason::INTERNAL_ERROR,
+        }
+    }
 }
 
 impl ResponseError {
@@ -348,11 +383,10 @@ impl ResponseError {
         Ending::Broken(match self {
             Self::Expired(expired) => Break::Timeout(expired.label()),
             Self::Origin(error) => {
-                let reason = h2_error(error).and_then(h2::Error::reason);
+                let reason = error.http2().and_then(h2::Error::reason);
                 reason.map_or(Break::Unknown, Break::Reset)
             }
             Self::Stalled(_) => Break::Timeout("stalled"),
-            Self::Cut => Break::Reset(h2::Reason::NO_ERROR),
         })
     }
 }
@@ -381,7 +415,7 @@ impl Body {
         Content::Http1(exchange).into()
     }
 
-    pub(crate) fn http2(body: Incoming) -> Self {
+    pub(crate) fn http2(body: Receive) -> Self {
         Content::Http2(body).into()
     }
 
@@ -480,7 +514,7 @@ impl Body {
     fn poll_content(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         self.content.poll(cx)
     }
 
@@ -503,7 +537,7 @@ impl Body {
 }
 
 impl Content {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
@@ -512,13 +546,14 @@ impl Content {
                 Poll::Ready(Some(Ok(frame)))
             }
             Self::Http1(exchange) => {
-                let frame = ready!(exchange.poll_frame(cx));
+                let frame =
+                    ready!(exchange.poll_frame(cx)).map(|frame| frame.map_err(HttpError::from));
                 if frame.is_none() || exchange.is_end_stream() {
                     self.release();
                 }
                 Poll::Ready(frame)
             }
-            Self::Http2(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(HttpError::from),
             Self::Peeked(peeked) => {
                 if let Some(frame) = peeked.frames.pop_front() {
                     return Poll::Ready(Some(frame));
@@ -527,11 +562,6 @@ impl Content {
                 self.poll(cx)
             }
         }
-    }
-
-    /// Whether a body that gives nothing more did not say that this is its end.
-    fn is_cut(&self) -> bool {
-        matches!(self, Self::Http2(body) if !body.is_end_stream())
     }
 
     /// Gives the origin's connection back as soon as the body has ended, not when the client is done with it.
@@ -610,7 +640,6 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => Poll::Ready(Some(self.told(error.into()))),
-            None if self.content.is_cut() => Poll::Ready(Some(self.told(ResponseError::Cut))),
             None => {
                 self.end(None);
                 Poll::Ready(None)

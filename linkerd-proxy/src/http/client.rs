@@ -5,8 +5,10 @@
 //! response's body. HTTP/2 multiplexes, so its one connection has a task.
 
 use super::{
+    HttpError,
     body::{Body, RequestBody},
-    outcome::h2_error,
+    http2::{self, Sender},
+    interim::Interim,
 };
 use crate::{
     inbound::metrics::{OpenConnection, Transport},
@@ -20,9 +22,9 @@ use http::{Request, Response, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http1},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use linkerd_policy::outbound::Http2Params;
 use linkerd_tls::{Credentials, Id, LocalIdentity};
 use std::{
@@ -53,7 +55,7 @@ pub(crate) enum ClientError {
     Tls(SocketAddr, linkerd_tls::HandshakeError),
     /// It broke off, or did not speak HTTP, before its response began.
     #[error("broken off: {0}")]
-    Broken(hyper::Error),
+    Broken(HttpError),
     /// It closed without an answer.
     #[error("closed without an answer")]
     Closed,
@@ -89,7 +91,7 @@ impl ClientError {
         let Self::Broken(error) = self else {
             return !matches!(self, Self::Closed | Self::Unasked);
         };
-        h2_error(error).is_some_and(|error| {
+        error.http2().is_some_and(|error| {
             error.is_remote()
                 && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
         })
@@ -101,7 +103,7 @@ impl ClientError {
         let Self::Broken(error) = self else {
             return None;
         };
-        let error = h2_error(error).filter(|error| error.is_remote())?;
+        let error = error.http2().filter(|error| error.is_remote())?;
         if error.is_go_away() {
             return Some(h2::Reason::REFUSED_STREAM);
         }
@@ -114,7 +116,7 @@ impl ClientError {
 pub(crate) enum Ready {
     /// And whether it was used before.
     Http1(Box<Connection>, bool),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Sender),
 }
 
 /// Why there is no answer.
@@ -141,7 +143,7 @@ impl NoAnswer {
         }
         Self {
             is_unsent,
-            error: ClientError::Broken(broken.into_error()),
+            error: ClientError::Broken(broken.into_error().into()),
             was_reused,
         }
     }
@@ -202,7 +204,7 @@ pub(crate) struct Client {
 /// The HTTP/2 connection that all requests share.
 #[derive(Debug)]
 struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+    sender: Sender,
     proof: Proof,
 }
 
@@ -330,10 +332,11 @@ impl Client {
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: &mut Request<RequestBody>,
+        interim: Option<&Interim>,
     ) -> Result<Answer, ClientError> {
         let version = request.version();
         let ready = self.ready(version).await?;
-        self.deliver(ready, request).await
+        self.deliver(ready, request, interim).await
     }
 
     /// Sends a request on a connection. One that had gone while it was idle is replaced: nothing was sent on it. An origin
@@ -342,11 +345,12 @@ impl Client {
         self: &Arc<Self>,
         mut ready: Ready,
         request: &mut Request<RequestBody>,
+        interim: Option<&Interim>,
     ) -> Result<Answer, ClientError> {
         let version = request.version();
         let mut is_second = false;
         loop {
-            match self.send_on(ready, request).await {
+            match self.send_on(ready, request, interim).await {
                 Ok(answer) => return Ok(answer),
                 // There are only so many idle connections of HTTP/1.
                 Err(NoAnswer {
@@ -382,18 +386,28 @@ impl Client {
         self: &Arc<Self>,
         ready: Ready,
         request: &mut Request<RequestBody>,
+        interim: Option<&Interim>,
     ) -> Result<Answer, NoAnswer> {
         let (mut connection, was_reused) = match ready {
-            Ready::Http2(mut sender) => {
-                return match sender.try_send_request(mem::take(request)).await {
+            Ready::Http2(sender) => {
+                return match sender.send(request, interim).await {
                     Ok(response) => Ok(Answer::Response(response.map(Body::http2))),
-                    Err(broken) => Err(NoAnswer::from_hyper(broken, request, true)),
+                    Err(unanswered) => Err(NoAnswer {
+                        error: ClientError::Broken(unanswered.error.into()),
+                        is_unsent: unanswered.is_unsent,
+                        was_reused: true,
+                    }),
                 };
             }
             Ready::Http1(connection, was_reused) => (connection, was_reused),
         };
         let is_connect = request.method() == http::Method::CONNECT;
         let is_asked = super::request::upgrades(request);
+        if let Some(interim) = interim.cloned() {
+            hyper::ext::on_informational(request, move |answer| {
+                interim.push(answer.status(), answer.headers());
+            });
+        }
         match connection.exchange(request).await {
             Ok(response) if switches(is_connect, response.status()) => {
                 if !is_asked {
@@ -473,7 +487,7 @@ impl Client {
         idle.drain(..keep);
         idle.shrink_to(8);
         let mut http2 = lock(&self.http2);
-        if http2.as_ref().is_some_and(|http2| !self.is_open(http2)) {
+        if http2.as_mut().is_some_and(|http2| !self.is_open(http2)) {
             *http2 = None;
         }
         !idle.is_empty() || http2.is_some()
@@ -492,7 +506,7 @@ impl Client {
             .max_header_size(self.settings.max_head)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(ClientError::Broken)?;
+            .map_err(|error| ClientError::Broken(error.into()))?;
         Ok(Box::new(Connection {
             send,
             driver,
@@ -502,7 +516,7 @@ impl Client {
         }))
     }
 
-    async fn http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
+    async fn http2(&self) -> Result<Sender, ClientError> {
         let before = lock(&self.failures).count;
         let _one_at_a_time = self.connecting.lock().await;
         if let Some(sender) = self.open_http2() {
@@ -538,57 +552,22 @@ impl Client {
         }
     }
 
-    async fn connect_http2(&self) -> Result<http2::SendRequest<RequestBody>, ClientError> {
+    async fn connect_http2(&self) -> Result<Sender, ClientError> {
         let (io, open) = self.connect().await?;
-        let (sender, connection) = http2_builder(&self.http2_params)
-            .handshake(TokioIo::new(io))
+        http2::connect(io, &self.http2_params, open)
             .await
-            .map_err(ClientError::Broken)?;
-        tokio::spawn(async move {
-            let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP/2 connection ended");
-            }
-        });
-        Ok(sender)
+            .map_err(ClientError::Broken)
     }
 
-    fn open_http2(&self) -> Option<http2::SendRequest<RequestBody>> {
-        lock(&self.http2)
-            .as_ref()
-            .filter(|http2| self.is_open(http2))
-            .map(|http2| http2.sender.clone())
+    fn open_http2(&self) -> Option<Sender> {
+        let mut http2 = lock(&self.http2);
+        let http2 = http2.as_mut()?;
+        self.is_open(http2).then(|| http2.sender.clone())
     }
 
-    fn is_open(&self, http2: &Shared) -> bool {
-        !http2.sender.is_closed() && http2.proof.is_current(&self.identity)
+    fn is_open(&self, http2: &mut Shared) -> bool {
+        http2.sender.is_open() && http2.proof.is_current(&self.identity)
     }
-}
-
-/// An HTTP/2 client with these parameters; what is absent is the library's.
-fn http2_builder(params: &Http2Params) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(params.stream_window)
-        .initial_connection_window_size(params.connection_window)
-        .max_frame_size(params.max_frame_size);
-    if params.adaptive {
-        builder.adaptive_window(true);
-    }
-    if let Some((interval, timeout)) = params.keep_alive {
-        builder
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout)
-            .keep_alive_while_idle(params.keep_alive_while_idle);
-    }
-    if let Some(resets) = params.max_concurrent_reset_streams {
-        builder.max_concurrent_reset_streams(resets as usize);
-    }
-    if let Some(bytes) = params.max_send_buf_size {
-        builder.max_send_buf_size(bytes as usize);
-    }
-    builder
 }
 
 /// Connects from the address of the same family, if there is one.

@@ -2,53 +2,47 @@
 
 pub(crate) mod body;
 pub(crate) mod client;
+pub(crate) mod http2;
+pub(crate) mod interim;
 pub(crate) mod outcome;
 pub(crate) mod request;
 pub(crate) mod serve;
 
+pub(crate) use self::http2::Settings as Http2Settings;
+
+use self::http2::Breaks;
 use crate::activity::Activity;
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::time::Duration;
 
-/// Settings of an HTTP/2 server.
-#[derive(Clone, Debug)]
-pub(crate) struct Http2Settings {
-    pub(crate) stream_window: u32,
-    pub(crate) connection_window: u32,
-    pub(crate) adaptive: bool,
-    pub(crate) max_streams: Option<u32>,
-    pub(crate) max_frame: Option<u32>,
-    pub(crate) max_header_list: u32,
-    pub(crate) max_pending_resets: usize,
-    pub(crate) max_local_resets: usize,
-    pub(crate) max_send_buffer: usize,
-    pub(crate) keep_alive: Option<(Duration, Duration)>,
+/// Why a connection, or a message on it, broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// PINGs are not answered.
+    #[error("the peer does not answer (HTTP/2 PING)")]
+    Silent,
 }
 
-impl Http2Settings {
-    /// An HTTP/2 server with these settings.
-    pub(crate) fn server(&self) -> http2::Builder<TokioExecutor> {
-        let mut server = http2::Builder::new(TokioExecutor::new());
-        server
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .max_concurrent_streams(self.max_streams)
-            .max_frame_size(self.max_frame)
-            .max_header_list_size(self.max_header_list)
-            .max_pending_accept_reset_streams(self.max_pending_resets)
-            .max_local_error_reset_streams(self.max_local_resets)
-            .max_send_buf_size(self.max_send_buffer);
-        if self.adaptive {
-            server.adaptive_window(true);
+impl HttpError {
+    /// What HTTP/2 says of it.
+    pub(crate) fn http2(&self) -> Option<&h2::Error> {
+        match self {
+            Self::Http2(error) => Some(error),
+            Self::Http1(_) | Self::Silent => None,
         }
-        if let Some((interval, timeout)) = self.keep_alive {
-            server
-                .keep_alive_interval(interval)
-                .keep_alive_timeout(timeout);
+    }
+}
+
+impl Breaks for HttpError {
+    /// The peer's own reason, but for those that some take for the end of a whole message: a part must not become all.
+    fn reason(&self) -> h2::Reason {
+        match self.http2().and_then(h2::Error::reason) {
+            None | Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => h2::Reason::INTERNAL_ERROR,
+            Some(reason) => reason,
         }
-        server
     }
 }
 

@@ -153,18 +153,6 @@ pub(crate) fn grpc_message(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&message).ok()
 }
 
-/// The HTTP/2 error behind an error.
-pub(crate) fn h2_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e h2::Error> {
-    let mut source = Some(error);
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return Some(h2);
-        }
-        source = cause.source();
-    }
-    None
-}
-
 /// Statuses with a slot of their own.
 const COMMON: [u16; 12] = [200, 201, 202, 204, 206, 302, 304, 400, 401, 404, 500, 503];
 /// How many other outcomes are remembered; the ones beyond are resolved each time.

@@ -1,29 +1,36 @@
 //! One HTTP connection of a client, on either side: driven until it ends, is idle or slow beyond its limits, or the
 //! proxy drains.
 
-use super::{ConnectionLimits, body::Body};
+use super::{
+    ConnectionLimits, HttpError,
+    body::{Body, Received},
+    http2::Serving,
+    interim::Interim,
+};
 use crate::{
     activity::Activity,
     drain::{Drain, Phase},
-    transport::Io,
+    transport::{Io, interim::Interim as Waiting},
 };
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
 };
 
 /// A connection that can be asked to end after what is in flight.
-pub(crate) trait Served: Future<Output = hyper::Result<()>> {
+pub(crate) trait Served: Future {
     /// A client without a request loses nothing when it is told to go; else it may be half-way through one.
     const IS_TOLD: bool;
 
     fn finish(self: Pin<&mut Self>);
+
+    /// How it ended.
+    fn ended(output: Self::Output) -> Result<(), HttpError>;
 }
 
 impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
@@ -36,19 +43,48 @@ where
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
+
+    fn ended(output: Self::Output) -> Result<(), HttpError> {
+        output.map_err(HttpError::from)
+    }
 }
 
-impl<S> Served for http2::Connection<TokioIo<Io>, S, TokioExecutor>
+impl<A, F> Served for Serving<A>
 where
-    S: hyper::service::HttpService<Incoming, ResBody = Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Send + 'static,
+    A: Fn(Request<Received>, Interim) -> F + Unpin,
+    F: Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static,
 {
     const IS_TOLD: bool = true;
 
     fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
+        self.get_mut().finish();
     }
+
+    fn ended(output: Self::Output) -> Result<(), HttpError> {
+        output
+    }
+}
+
+/// A client's connection of HTTP/1, with `answer` for each of its requests.
+pub(crate) fn http1<A, F>(mut io: Io, max_head: usize, answer: A) -> impl Served
+where
+    A: Fn(Request<Received>, Interim) -> F,
+    F: Future<Output = Result<Response<Body>, h2::Error>>,
+{
+    let waiting = Arc::<Waiting>::default();
+    io.interim(waiting.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
+        Box::pin(answer(
+            request.map(Received::Http1),
+            Interim::Http1(waiting.clone()),
+        ))
+    });
+    http1::Builder::new()
+        .half_close(true)
+        .max_header_size(max_head)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades()
 }
 
 /// The limits of a connection, and who is told when one is reached.
@@ -71,7 +107,7 @@ pub(crate) async fn drive<S: Served>(
     mut drain: Drain,
     phase: Phase,
     closing: impl Future<Output = ()>,
-) -> hyper::Result<()> {
+) -> Result<(), HttpError> {
     let mut served = pin!(served);
     let mut closing = pin!(closing);
     let mut ending = false;
@@ -89,7 +125,7 @@ pub(crate) async fn drive<S: Served>(
         });
         tokio::select! {
             result = served_on => match result {
-                Some(result) => return result,
+                Some(result) => return S::ended(result),
                 None => is_late = false,
             },
             () = drain.reached(due), if !ending => {

@@ -5,9 +5,9 @@ use super::{
 };
 use crate::{
     discovery::policy::{PortPolicy, Snapshot},
-    http::client::ClientError,
+    http::{HttpError, client::ClientError},
     limit::Place,
-    transport::{Io, detect, header::HeaderError, interim::Interim, relay::RelayError},
+    transport::{Io, detect, header::HeaderError, relay::RelayError},
 };
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -15,7 +15,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Where a connection goes.
@@ -50,12 +50,12 @@ pub(crate) struct Connection {
     view: ArcSwap<View>,
     /// When the client's certificate expires: from then on its identity counts no more.
     until: Option<Instant>,
+    /// When the client is asked to come again, with the certificate it has by then.
+    parting: Option<Instant>,
     /// It is in the `tcp_*` metrics and takes a place among the connections there may be, until nothing of it is left: an
     /// upgrade goes on after HTTP has ended.
     open: OnceLock<OpenConnection>,
     _place: Place,
-    /// Where interim answers go, if the client speaks HTTP/1.
-    pub(super) interim: OnceLock<Arc<Interim>>,
 }
 
 impl Connection {
@@ -76,16 +76,33 @@ impl Connection {
             policy,
             view: ArcSwap::new(view),
             until: None,
+            parting: None,
             open: OnceLock::new(),
             _place: place,
-            interim: OnceLock::new(),
         }
     }
 
     /// With the expiry of the client's certificate.
     pub(super) fn until(mut self, not_after: Option<SystemTime>) -> Arc<Self> {
-        self.until = expiry(not_after, SystemTime::now());
+        if let Some(left) = not_after.map(|at| left(at, SystemTime::now())) {
+            let now = Instant::now();
+            self.until = now.checked_add(left);
+            self.parting = now.checked_add(left - (left / 4).min(PARTING));
+        }
         Arc::new(self)
+    }
+
+    /// The client's certificate ends so soon, or has ended, that the client should come again.
+    pub(super) fn is_parting(&self) -> bool {
+        self.parting.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Completes when the client is to be asked to come again.
+    pub(super) async fn parting(&self) {
+        match self.parting {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Counts it among the open ones until its end.
@@ -181,11 +198,14 @@ impl Connection {
     }
 }
 
-/// When an identity ends that a certificate gives. By the monotonic clock, so that a clock that jumps does not end
-/// connections. A certificate is still accepted in its last second: nothing is left of that one.
-fn expiry(not_after: Option<SystemTime>, now: SystemTime) -> Option<Instant> {
-    let left = not_after?.duration_since(now).unwrap_or_default();
-    Instant::now().checked_add(left)
+/// How long before its end an identity is asked to come again, unless a quarter of what is left of it is less: time for
+/// what the client has on its way.
+const PARTING: Duration = Duration::from_secs(30);
+
+/// How long an identity lasts that a certificate gives. From there by the monotonic clock, so that a clock that jumps does
+/// not end connections. A certificate is still accepted in its last second: nothing is left of that one.
+fn left(not_after: SystemTime, now: SystemTime) -> Duration {
+    not_after.duration_since(now).unwrap_or_default()
 }
 
 /// Why a connection ended before its time.
@@ -216,7 +236,7 @@ pub(crate) enum ConnectionError {
     #[error("the policy no longer allows the connection")]
     Terminated,
     #[error("HTTP: {0}")]
-    Http(hyper::Error),
+    Http(HttpError),
     #[error("{0}")]
     Relay(#[from] RelayError),
     #[error("{0}")]
@@ -247,16 +267,16 @@ impl ConnectionError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn an_identity_ends_with_its_certificate_also_in_the_last_second() {
         let now = SystemTime::now();
-        let before = Instant::now();
         let half = Duration::from_millis(500);
-        let over = expiry(Some(now - half), now).unwrap();
-        assert!(over <= Instant::now(), "it has ended already");
-        assert!(expiry(Some(now + half), now).unwrap() >= before + half);
-        assert!(expiry(None, now).is_none(), "no certificate, no end");
+        assert_eq!(
+            left(now - half, now),
+            Duration::ZERO,
+            "it has ended already"
+        );
+        assert_eq!(left(now + half, now), half);
     }
 }

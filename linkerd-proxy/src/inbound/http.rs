@@ -25,19 +25,19 @@ use crate::{
     activity::{Activity, InFlight},
     drain::Phase,
     http::{
-        body::{Body, Ended, RequestBody},
+        body::{Body, Ended, Received, RequestBody},
         client::{self, Answer},
+        http2::Serving,
+        interim::Interim,
         request::{self as shape, Form},
-        serve::{Limits, drive},
+        serve::{Limits, drive, http1},
     },
     limit::Place,
     telemetry::trace::{Described, OpenSpan, Traced},
-    transport::{Io, detect, interim::Interim},
+    transport::{Io, detect},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use http_body::Body as _;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use linkerd_metrics::{Handle, Histogram};
 use std::{
     future::pending,
@@ -57,18 +57,12 @@ pub(super) async fn serve(
     if version == detect::Http::Http1 {
         // In HTTP/2 bytes without a request are no head that is owed: pings, windows and settings come at any time.
         io.watch(activity.clone());
-        io.interim(connection.interim.get_or_init(Arc::default).clone());
     }
     let places = connection.worker.inbound.connections.clone();
     io.linger(connection.worker.drain.clone(), places);
     let requests = connection.clone();
     let active = activity.clone();
-    let service = service_fn(move |request| {
-        let connection = requests.clone();
-        let in_flight = active.begin();
-        // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
-        async move { Box::pin(answer(connection, request, in_flight)).await }
-    });
+    let answer = move |request, interim| answer(requests.clone(), request, interim, active.begin());
     let settings = &connection.worker.inbound.settings;
     let limits = Limits {
         settings: settings.limits,
@@ -78,19 +72,15 @@ pub(super) async fn serve(
     let drain = connection.worker.drain.clone();
     match version {
         detect::Http::Http1 => {
-            let served = http1::Builder::new()
-                .half_close(true)
-                .max_header_size(settings.http1_max_head)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
+            let served = http1(io, settings.http1_max_head, answer);
             drive(served, limits, drain, Phase::Closing, pending()).await
         }
         detect::Http::Http2 => {
-            let served = settings
-                .http2
-                .server()
-                .serve_connection(TokioIo::new(io), service);
-            drive(served, limits, drain, Phase::Draining, pending()).await
+            let served = Serving::new(io, &settings.http2, answer);
+            // A client that keeps its connection for longer than its certificate lasts would end as nobody.
+            let driven = drive(served, limits, drain, Phase::Draining, connection.parting());
+            // Apart from connections of HTTP/1, which are many and need less room.
+            Box::pin(driven).await
         }
     }
     .map_err(ConnectionError::Http)
@@ -103,7 +93,8 @@ pub(super) async fn serve(
 /// so that it can tell why and whether it may ask again.
 pub(super) async fn answer(
     connection: Arc<Connection>,
-    mut request: Request<Incoming>,
+    mut request: Request<Received>,
+    interim: Interim,
     in_flight: InFlight,
 ) -> Result<Response<Body>, h2::Error> {
     let arrived = Instant::now();
@@ -137,7 +128,7 @@ pub(super) async fn answer(
     let result = match permit(&connection, &view, request, form, &mut spans) {
         Ok((permitted, _place)) => {
             let traced = spans.as_deref().map(|spans| &spans.traced);
-            forward(&connection, permitted, traced, &mut timing).await
+            forward(&connection, permitted, &interim, traced, &mut timing).await
         }
         Err(failure) => Err(failure),
     };
@@ -163,7 +154,8 @@ pub(super) async fn answer(
     *response.version_mut() = wire;
     // What switches protocols is no longer for HTTP to close.
     let is_http = !client::switches(is_connect, response.status());
-    if is_http && wire < Version::HTTP_2 && connection.worker.drain.phase() > Phase::Serving {
+    let is_told = connection.worker.drain.phase() > Phase::Serving || connection.is_parting();
+    if is_http && wire < Version::HTTP_2 && is_told {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -205,10 +197,10 @@ impl Spans {
 fn permit(
     connection: &Arc<Connection>,
     view: &Arc<View>,
-    mut request: Request<Incoming>,
+    mut request: Request<Received>,
     form: Form,
     spans: &mut Option<Box<Spans>>,
-) -> Result<(Permitted<Incoming>, Place), Failure> {
+) -> Result<(Permitted<Received>, Place), Failure> {
     let inbound = &connection.worker.inbound;
     let place = inbound.requests.enter().ok_or_else(|| {
         inbound.metrics.request_refused("in_flight");
@@ -244,7 +236,7 @@ fn described<'r, B>(request: &'r Request<B>, authority: Option<&'r Authority>) -
 
 /// The request with its body counted and bounded in its pauses, and when it will have ended.
 fn watched(
-    request: Request<Incoming>,
+    request: Request<Received>,
     frames: Handle<Histogram>,
     arrived: Instant,
     stall: Option<Duration>,
@@ -262,7 +254,8 @@ fn watched(
 /// Sends a permitted request to the origin and records what comes of it.
 async fn forward(
     connection: &Arc<Connection>,
-    permitted: Permitted<Incoming>,
+    permitted: Permitted<Received>,
+    interim: &Interim,
     traced: Option<&Traced>,
     timing: &mut Timing,
 ) -> Result<Response<Body>, Failure> {
@@ -292,12 +285,11 @@ async fn forward(
     handles.requests.inc();
     handles.legacy_requests.inc();
     let stall = connection.worker.inbound.settings.body_idle;
-    let (request, ended) = watched(request, handles.request_frames.clone(), arrived, stall);
-    let mut request = request.map(|body| body.over_http2(is_http2));
-    let interim = pass_interim(connection, &mut request);
+    let (mut request, ended) = watched(request, handles.request_frames.clone(), arrived, stall);
+    let interim = interim.of(&request);
 
     let sent = Instant::now();
-    let answer = origin.send(&mut request).await;
+    let answer = origin.send(&mut request, interim).await;
     let answered = Instant::now();
     let waited = answered.saturating_duration_since(sent);
     timing.waited = waited;
@@ -344,29 +336,6 @@ async fn forward(
         .saturating_sub(waited);
     handles.proxy_duration.observe(in_proxy.as_secs_f64());
     Ok(response.map(|body| body.stalling(stall).recorded(record)))
-}
-
-/// Passes interim answers to an HTTP/1.1 request on to its client. 100 is between each two neighbours, and 101 is none.
-fn pass_interim<'c>(
-    connection: &'c Connection,
-    request: &mut Request<RequestBody>,
-) -> Option<&'c Interim> {
-    let interim = connection.interim.get();
-    let interim = interim.filter(|_| request.version() == Version::HTTP_11)?;
-    let to = interim.clone();
-    hyper::ext::on_informational(request, move |answer| {
-        let status = answer.status();
-        if status == StatusCode::CONTINUE || status == StatusCode::SWITCHING_PROTOCOLS {
-            return;
-        }
-        let mut headers = answer.headers().clone();
-        shape::strip_hop_by_hop(&mut headers, false);
-        shape::distrust(&mut headers);
-        headers.remove(header::CONTENT_LENGTH);
-        headers.remove(header::TRANSFER_ENCODING);
-        to.push(status, &headers);
-    });
-    Some(interim)
 }
 
 /// Gives the answer the shape of HTTP/1 carried in HTTP/2.

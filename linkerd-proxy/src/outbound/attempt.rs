@@ -437,7 +437,7 @@ impl Exchange<'_> {
             endpoint: Some(address),
             is_unprocessed,
         };
-        let delivery = pin!(remote.client.deliver(ready, &mut request));
+        let delivery = pin!(remote.client.deliver(ready, &mut request, self.interim));
         let answered = self.limits.race(&ended, delivery).await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,

@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     discovery::outbound::{Lookup, Source, Target},
+    http::body::Received,
     transport::{Io, detect},
 };
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use http::{Request, uri::Authority};
-use hyper::body::Incoming;
 use std::{
     sync::{
         Arc,
@@ -80,7 +80,7 @@ impl Connection {
     /// Where a request goes: where the connection does, or in ingress mode where the request says.
     pub(super) async fn destination(
         &self,
-        request: &mut Request<Incoming>,
+        request: &mut Request<Received>,
     ) -> Result<Arc<Plan>, Failure> {
         if !self.worker.outbound.settings.ingress_mode {
             let plan = self.plan_of_request();

@@ -4,11 +4,12 @@ use super::{ConnectionError, connection::Connection, request};
 use crate::{
     activity::Activity,
     drain::Phase,
-    http::serve::{Limits, drive},
+    http::{
+        http2::Serving,
+        serve::{Limits, drive, http1},
+    },
     transport::{Io, detect},
 };
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 
 /// Serves the application's HTTP in one version until its connection ends.
@@ -26,12 +27,8 @@ pub(super) async fn serve(
     io.linger(connection.worker.drain.clone(), places);
     let requests = connection.clone();
     let active = activity.clone();
-    let service = service_fn(move |request| {
-        let connection = requests.clone();
-        let in_flight = active.begin();
-        // On the heap while there is a request: hyper keeps room for one in each connection, and most are idle.
-        async move { Box::pin(request::answer(connection, request, in_flight)).await }
-    });
+    let answer =
+        move |request, interim| request::answer(requests.clone(), request, interim, active.begin());
     let settings = &connection.worker.outbound.settings;
     let limits = Limits {
         settings: settings.limits,
@@ -42,19 +39,13 @@ pub(super) async fn serve(
     let closing = connection.closing();
     match version {
         detect::Http::Http1 => {
-            let served = http1::Builder::new()
-                .half_close(true)
-                .max_header_size(settings.max_head)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
+            let served = http1(io, settings.max_head, answer);
             drive(served, limits, drain, Phase::Closing, closing).await
         }
         detect::Http::Http2 => {
-            let served = settings
-                .http2
-                .server()
-                .serve_connection(TokioIo::new(io), service);
-            drive(served, limits, drain, Phase::Draining, closing).await
+            let served = Serving::new(io, &settings.http2, answer);
+            // Apart from connections of HTTP/1, which need less room.
+            Box::pin(drive(served, limits, drain, Phase::Draining, closing)).await
         }
     }
     .map_err(ConnectionError::Http)

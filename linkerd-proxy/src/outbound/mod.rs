@@ -52,7 +52,7 @@ use crate::{
     discovery::outbound::{Lookup, Mtls, OutboundStore, Target},
     drain::{Drain, Phase},
     http::{
-        ConnectionLimits, Http2Settings,
+        ConnectionLimits, Http2Settings, HttpError,
         client::{self, Client, ClientError, Dial},
         outcome::GrpcFailures,
         request as shape,
@@ -339,7 +339,7 @@ pub(crate) enum ConnectionError {
     #[error("{0}")]
     Relay(#[from] crate::transport::relay::RelayError),
     #[error("HTTP: {0}")]
-    Http(hyper::Error),
+    Http(HttpError),
 }
 
 impl ConnectionError {

@@ -74,7 +74,7 @@ impl Record {
         }
         let code = match error {
             ResponseError::Expired(_) | ResponseError::Stalled(_) => 4,
-            ResponseError::Origin(_) | ResponseError::Cut => 14,
+            ResponseError::Origin(_) => 14,
         };
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from(code));

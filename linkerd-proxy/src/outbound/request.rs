@@ -29,15 +29,15 @@ use crate::{
     activity::InFlight,
     drain::Phase,
     http::{
-        body::Body,
+        body::{Body, Received},
         client::switches,
+        interim::Interim,
         outcome::{Break, Ending, GrpcStatus, Outcome},
         request::{self as shape, Form},
     },
     telemetry::trace::{Described, OpenSpan, Traced},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
-use hyper::body::Incoming;
 use linkerd_policy::{RequestView, decide::Matched, filters::Stop, outbound::Ref};
 use std::{
     sync::Arc,
@@ -95,7 +95,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// why.
 pub(super) async fn answer(
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Received>,
+    interim: Interim,
     in_flight: InFlight,
 ) -> Result<Response<Body>, h2::Error> {
     let arrived = Instant::now();
@@ -105,7 +106,9 @@ pub(super) async fn answer(
     let outbound = &connection.worker.outbound;
     let asked = Asked::new(&form, wire, &outbound.settings);
     let mut span = None;
-    let mut response = match self::request(&connection, request, form, arrived, &mut span).await {
+    let answered = self::request(&connection, request, &interim, form, (arrived, &mut span)).await;
+    interim.sent().await;
+    let mut response = match answered {
         Ok(response) => {
             if let Some(span) = span {
                 span.end(response.status());
@@ -141,7 +144,7 @@ pub(super) async fn answer(
     Ok(response.map(|body| body.holding(in_flight)))
 }
 
-fn form(request: &Request<Incoming>) -> Form {
+fn form(request: &Request<Received>) -> Form {
     let is_http2 = request.version() == Version::HTTP_2;
     let kind = request.headers().get(header::CONTENT_TYPE);
     Form {
@@ -154,10 +157,10 @@ fn form(request: &Request<Incoming>) -> Form {
 /// A request's life.
 async fn request(
     connection: &Arc<Connection>,
-    mut request: Request<Incoming>,
+    mut request: Request<Received>,
+    interim: &Interim,
     form: Form,
-    arrived: Instant,
-    span: &mut Option<OpenSpan>,
+    (arrived, span): (Instant, &mut Option<OpenSpan>),
 ) -> Result<Response<Body>, Failed> {
     let outbound = &connection.worker.outbound;
     let arriving = outbound.retries.arriving();
@@ -202,6 +205,7 @@ async fn request(
     let profile_timeout = rule.profile.as_ref().and_then(|profile| profile.timeout);
     let mut exchange = Exchange {
         connection,
+        interim: interim.of(&request),
         limits: Limits::new(&timeouts, arrived)
             .with_profile(profile_timeout, arrived)
             .with_client(client_timeout, arrived, rule.allow_headers),
@@ -234,7 +238,7 @@ struct Found {
 /// Finds the route of a request.
 async fn find(
     connection: &Arc<Connection>,
-    request: &mut Request<Incoming>,
+    request: &mut Request<Received>,
     span: &mut Option<OpenSpan>,
 ) -> Result<Found, Failure> {
     request.headers_mut().remove(shape::ORIG_PROTO);
@@ -269,7 +273,7 @@ async fn find(
 /// The rule that takes a request.
 fn route(
     plan: &Plan,
-    request: &Request<Incoming>,
+    request: &Request<Received>,
     authority: Option<&Authority>,
 ) -> Result<(Arc<Rule>, Option<Matched>), Failure> {
     let http: &HttpPlan = match (&plan.how, request.version()) {
@@ -293,6 +297,7 @@ fn route(
 /// A request on its way, with all its attempts.
 pub(super) struct Exchange<'c> {
     pub(super) connection: &'c Arc<Connection>,
+    pub(super) interim: Option<&'c Interim>,
     pub(super) plan: Arc<Plan>,
     pub(super) rule: Arc<Rule>,
     pub(super) matched: Option<Matched>,

@@ -7,10 +7,9 @@ use super::{
         replay::{Kept as KeptBody, NotReplayable, Replay},
     },
 };
-use crate::http::body::{Ended, RequestBody};
-use http::{Request, Version, request::Parts};
+use crate::http::body::{Ended, Received, RequestBody};
+use http::{Request, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use linkerd_metrics::{Handle, Histogram};
 use std::time::Instant;
 
@@ -19,8 +18,6 @@ use std::time::Instant;
 pub(super) struct Upload {
     head: Option<Parts>,
     body: Kept,
-    /// It came over HTTP/2.
-    is_http2: bool,
 }
 
 #[derive(Debug)]
@@ -28,14 +25,14 @@ enum Kept {
     /// There is no body.
     None,
     /// Sent once, as it comes.
-    Once(Option<Incoming>),
+    Once(Option<Received>),
     /// Kept while it is sent, up to a limit.
-    Replay(Option<Box<Replay<Incoming>>>, KeptBody<Incoming>),
+    Replay(Option<Box<Replay<Received>>>, KeptBody<Received>),
 }
 
 impl Upload {
     /// `max_body`: bytes that may be kept.
-    pub(super) fn new(head: Parts, body: Incoming, max_body: usize) -> Self {
+    pub(super) fn new(head: Parts, body: Received, max_body: usize) -> Self {
         let body = if body.is_end_stream() {
             Kept::None
         } else if fits(&body, max_body) {
@@ -45,7 +42,6 @@ impl Upload {
             Kept::Once(Some(body))
         };
         Self {
-            is_http2: head.version == Version::HTTP_2,
             head: Some(head),
             body,
         }
@@ -100,15 +96,12 @@ impl Upload {
         } else {
             self.head.clone()?
         };
-        let request = Request::from_parts(
-            head,
-            body.over_http2(self.is_http2).noting(limits.progress()),
-        );
+        let request = Request::from_parts(head, body.noting(limits.progress()));
         Some((request, ended))
     }
 }
 
 /// A body that is known to be too large is not kept at all.
-fn fits(body: &Incoming, max: usize) -> bool {
+fn fits(body: &Received, max: usize) -> bool {
     body.size_hint().lower() <= max as u64
 }

@@ -55,6 +55,9 @@ impl Interim {
 
     /// Completes when everything has been written.
     pub(crate) async fn sent(&self) {
+        if !self.is_waiting.load(Ordering::Acquire) {
+            return;
+        }
         poll_fn(|cx| {
             self.sent.register(cx.waker());
             if self.is_waiting.load(Ordering::Acquire) {

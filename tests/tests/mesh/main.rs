@@ -22,6 +22,7 @@ mod harness;
 mod hostile;
 mod http;
 mod ingress;
+mod interim;
 mod interop;
 mod life;
 mod messages;

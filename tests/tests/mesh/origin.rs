@@ -34,7 +34,7 @@ impl Drop for Origin {
 
 /// Listens at an address once it is free: a process that another test starts has, until it begins its program, all sockets
 /// that were open when it was made.
-async fn listen(address: SocketAddr) -> TcpListener {
+pub(crate) async fn listen(address: SocketAddr) -> TcpListener {
     linkerd_tests::eventually("a free address", async || {
         TcpListener::bind(address).await.ok()
     })
