@@ -3,6 +3,7 @@
 //! `bench inbound` compares whole sidecars; it runs this same binary as origin, control plane and load client. `bench
 //! decide` measures the policy decision alone.
 
+mod changes;
 mod control;
 mod decide;
 mod inbound;
@@ -40,6 +41,8 @@ enum Command {
     Pair(pair::Arguments),
     /// Measures the policy decision alone, at 1, 100 and 10,000 authorizations.
     Decide(decide::Arguments),
+    /// Counts the answers that a change of an object makes anew in a control plane, by number of Pods.
+    Changes(changes::Arguments),
     /// Measures the control plane on a real API server: from apply to decision, memory and CPU time by Pods and proxies.
     Plane(plane::Arguments),
     /// Sends load to one address and prints what came of it as JSON.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Inbound(arguments) => inbound::run(&arguments),
         Command::Pair(arguments) => pair::run(&arguments),
         Command::Decide(arguments) => decide::run(&arguments),
+        Command::Changes(arguments) => changes::run(&arguments),
         Command::Plane(arguments) => on_one_thread(plane::run(arguments)),
         Command::Load(arguments) => on_one_thread(load::run(arguments)),
         Command::Origin(arguments) => on_one_thread(origin::run(arguments)),

@@ -16,7 +16,6 @@ pub(crate) use subscribers::{About, ProfileSubscriber, Subscriber};
 
 use crate::source::Snapshot;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
-use linkerd_policy::index::Workload;
 use linkerd_tls::ca::Ca;
 use std::{collections::HashMap, time::SystemTime};
 
@@ -129,15 +128,16 @@ impl ControllerMetrics {
                 shown.0.push(gauge);
             }
         };
-        let mut kinds: HashMap<String, usize> = HashMap::new();
-        for workload in snapshot.index.workloads() {
-            let kind = match workload {
-                Workload::Pod(_) => "Pod",
-                Workload::ExternalWorkload(_) => "ExternalWorkload",
-            };
-            *kinds.entry(kind.to_owned()).or_default() += 1;
+        let counts = snapshot.index.counts();
+        let mut kinds = HashMap::from([("Service".to_owned(), counts.services)]);
+        for (kind, count) in [
+            ("Pod", counts.pods),
+            ("ExternalWorkload", counts.external_workloads),
+        ] {
+            if count > 0 {
+                kinds.insert(kind.to_owned(), count);
+            }
         }
-        *kinds.entry("Service".into()).or_default() += snapshot.index.services().count();
         set(&self.resources, "kind", kinds);
         let mut files: HashMap<String, usize> = HashMap::new();
         for problem in &snapshot.problems {

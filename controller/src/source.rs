@@ -326,7 +326,8 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Source {
     directories: Vec<PathBuf>,
-    cluster: Cluster,
+    /// Of what is good: what does not change in a reading stays as it is, and with it the answers made of it.
+    index: Index,
     good: BTreeMap<Key, (PathBuf, Resource)>,
     problems: Vec<Problem>,
     version: u64,
@@ -337,7 +338,7 @@ impl Source {
     pub fn new(directories: Vec<PathBuf>, cluster: Cluster) -> Self {
         Self {
             directories,
-            cluster,
+            index: Index::new(cluster),
             good: BTreeMap::new(),
             problems: Vec::new(),
             version: 0,
@@ -396,14 +397,27 @@ impl Source {
             return None;
         }
         self.version += 1;
-        self.good = loaded.objects;
+        self.take(loaded.objects);
         self.problems = loaded.problems;
-        let resources = self.good.values().map(|(_, resource)| resource.clone());
         Some(Snapshot {
             version: self.version,
-            index: Index::from_resources(self.cluster.clone(), resources),
+            index: self.index.clone(),
             problems: self.problems.clone(),
         })
+    }
+
+    /// Takes over what is good now.
+    fn take(&mut self, now: BTreeMap<Key, (PathBuf, Resource)>) {
+        let before = std::mem::replace(&mut self.good, now);
+        for key in before.keys().filter(|key| !self.good.contains_key(key)) {
+            self.index.delete(key);
+        }
+        for (key, (_, resource)) in &self.good {
+            let known = before.get(key).map(|(_, known)| known);
+            if known != Some(resource) {
+                self.index.apply(resource.clone());
+            }
+        }
     }
 }
 

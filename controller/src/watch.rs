@@ -156,8 +156,9 @@ impl Report {
     /// A line for each reading of a directory. Objects of an API server change all the time: only the first is news.
     fn said(&self, snapshot: &Snapshot) {
         let (version, problems) = (snapshot.version, snapshot.problems.len());
-        let workloads = snapshot.index.workloads().count();
-        let services = snapshot.index.services().count();
+        let counts = snapshot.index.counts();
+        let workloads = counts.pods + counts.external_workloads;
+        let services = counts.services;
         if self.is_directory {
             tracing::info!(version, workloads, services, problems, "Manifests read");
         } else if version == 1 {

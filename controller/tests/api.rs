@@ -20,6 +20,52 @@ fn name(server: &Server) -> &str {
 }
 
 #[tokio::test]
+async fn a_change_makes_anew_only_what_it_is_about() {
+    let plane = Plane::start().await;
+    let other = MANIFEST
+        .replace("name: web,", "name: other,")
+        .replace("app: web", "app: other");
+    plane.write("other.yaml", &other);
+    let mut client = InboundServerPoliciesClient::new(connect(plane.config.policy_addr).await);
+    let mut open = async |workload: String| loop {
+        let spec = PortSpec {
+            workload: workload.clone(),
+            port: 8080,
+        };
+        match client.watch_port(spec).await {
+            Ok(stream) => break stream.into_inner(),
+            // It has not been read yet.
+            Err(status) => assert_eq!(status.code(), Code::NotFound),
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut web = open(WORKLOAD.to_owned()).await;
+    let mut other = open(WORKLOAD.replace("web", "other")).await;
+    for stream in [&mut web, &mut other] {
+        assert_eq!(name(&next(stream).await), "all-unauthenticated");
+    }
+    plane.write("server.yaml", SERVER);
+    assert_eq!(name(&next(&mut web).await), "web-http");
+    let of_other = SERVER.replace("web", "other");
+    plane.write("other-server.yaml", &of_other);
+    assert_eq!(name(&next(&mut other).await), "other-http");
+    let page = plane.page("/metrics").await;
+    let count = |sent: &str| {
+        let series = format!(
+            r#"controller_stream_updates_total{{service="policy",method="WatchPort",sent="{sent}"}} "#
+        );
+        let mut lines = page.lines();
+        lines.find_map(|line| line.strip_prefix(&series).map(str::to_owned))
+    };
+    assert_eq!(
+        (count("true").as_deref(), count("false")),
+        (Some("4"), None),
+        "{page}"
+    );
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_role_opens_its_own_addresses_and_makes_no_ca_unless_it_needs_one() {
     for (role, is_open, has_ca) in [
         (Role::Policy, [true, false, false], false),

@@ -1,8 +1,9 @@
 //! From resources to one policy per (workload, port), and to the endpoints of Services.
 //!
 //! Pure: resources go in by [`Index::apply`] and [`Index::delete`], answers come out. Nothing is cached, so an answer is
-//! always that of the resources as they stand. The namespace is the first step of every lookup; the only way from one
-//! namespace into another is an authentication that a policy refers to by name.
+//! always that of the resources as they stand; who keeps one may ask what it was [made of](Reads), and whether that is
+//! still so. The namespace is the first step of every lookup; the only way from one namespace into another is an
+//! authentication that a policy refers to by name.
 
 mod addresses;
 pub(crate) mod attach;
@@ -12,6 +13,7 @@ mod endpoints;
 mod external;
 pub(crate) mod inbound;
 mod outbound;
+mod part;
 pub(crate) mod probes;
 mod profile;
 mod reads;
@@ -20,6 +22,7 @@ pub(crate) mod servers;
 mod sizes;
 pub(crate) mod status;
 mod store;
+mod table;
 pub(crate) mod workload;
 
 pub use authz::Authorized;
@@ -29,7 +32,7 @@ pub use external::{ExternalEndpoint, ExternalGroup, ExternalPort};
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
 pub use reads::Reads;
-pub use sizes::Sizes;
+pub use sizes::{Counts, Sizes};
 pub use status::{Condition, ObjectStatus, ParentStatus, Status};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
 
@@ -39,15 +42,22 @@ use crate::{
     resource::{
         AuthorizationPolicy, EgressNetwork, EndpointSlice, GrpcRoute, HttpLocalRateLimitPolicy,
         HttpRoute, IntermediateKind, MeshTlsAuthentication, NetworkAuthentication, Resource,
-        RouteGroup, ServerAuthorization, Service, ServiceProfile, StringMap, TcpRoute, TlsRoute,
-        TrafficSplit,
+        RouteGroup, ServerAuthorization, Service, ServiceProfile, TcpRoute, TlsRoute, TrafficSplit,
     },
 };
 use addresses::Addresses;
 use ipnet::IpNet;
+use part::Notes;
+pub(crate) use part::{Part, Routes};
 use reads::Recorder;
 use servers::Servers;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
+use store::revision;
+pub(crate) use table::Table;
+use table::{Annotations, Targeting};
 
 /// Keys of the annotations that the index reads, on a workload or on its namespace.
 pub mod annotations {
@@ -136,60 +146,72 @@ impl Cluster {
 pub(crate) struct Scope {
     /// Of all scopes that ever were no two have the same.
     pub(crate) revision: u64,
-    pub(crate) annotations: StringMap,
-    pub(crate) pods: BTreeMap<String, Workload>,
-    pub(crate) external_workloads: BTreeMap<String, Workload>,
-    pub(crate) services: BTreeMap<String, Arc<Service>>,
+    pub(crate) annotations: Annotations,
+    pub(crate) pods: Table<String, Workload>,
+    pub(crate) external_workloads: Table<String, Workload>,
+    pub(crate) services: Table<String, Service>,
     /// By Service and name.
-    pub(crate) slices: BTreeMap<String, BTreeMap<String, Arc<EndpointSlice>>>,
-    /// What controls the ReplicaSets and Jobs: kind and name, where anything does.
-    pub(crate) intermediates: BTreeMap<(IntermediateKind, String), Option<(String, String)>>,
+    pub(crate) slices: Table<String, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// What controls a ReplicaSet: kind and name, where anything does.
+    pub(crate) replica_sets: Table<String, Option<(String, String)>>,
+    /// The same of Jobs.
+    pub(crate) jobs: Table<String, Option<(String, String)>>,
     pub(crate) servers: Servers,
-    pub(crate) server_authorizations: BTreeMap<String, ServerAuthorization>,
-    pub(crate) authorization_policies: BTreeMap<String, AuthorizationPolicy>,
-    pub(crate) mesh_tls: BTreeMap<String, MeshTlsAuthentication>,
-    pub(crate) networks: BTreeMap<String, NetworkAuthentication>,
-    pub(crate) http_routes: BTreeMap<(RouteGroup, String), HttpRoute>,
-    pub(crate) grpc_routes: BTreeMap<String, GrpcRoute>,
-    pub(crate) rate_limits: BTreeMap<String, HttpLocalRateLimitPolicy>,
-    pub(crate) tcp_routes: BTreeMap<String, TcpRoute>,
-    pub(crate) tls_routes: BTreeMap<String, TlsRoute>,
-    pub(crate) egress_networks: BTreeMap<String, EgressNetwork>,
-    pub(crate) profiles: BTreeMap<String, ServiceProfile>,
-    pub(crate) splits: BTreeMap<String, TrafficSplit>,
+    pub(crate) server_authorizations: Targeting<ServerAuthorization>,
+    pub(crate) authorization_policies: Targeting<AuthorizationPolicy>,
+    pub(crate) mesh_tls: Table<String, MeshTlsAuthentication>,
+    pub(crate) networks: Table<String, NetworkAuthentication>,
+    pub(crate) http_routes: Table<(RouteGroup, String), HttpRoute>,
+    pub(crate) grpc_routes: Table<String, GrpcRoute>,
+    pub(crate) rate_limits: Targeting<HttpLocalRateLimitPolicy>,
+    pub(crate) tcp_routes: Table<String, TcpRoute>,
+    pub(crate) tls_routes: Table<String, TlsRoute>,
+    pub(crate) egress_networks: Table<String, EgressNetwork>,
+    pub(crate) profiles: Table<String, ServiceProfile>,
+    pub(crate) splits: Table<String, TrafficSplit>,
 }
 
 impl Scope {
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &Workload> {
         self.pods.values().chain(self.external_workloads.values())
     }
+
+    pub(crate) const fn intermediates(
+        &self,
+        kind: IntermediateKind,
+    ) -> &Table<String, Option<(String, String)>> {
+        match kind {
+            IntermediateKind::ReplicaSet => &self.replica_sets,
+            IntermediateKind::Job => &self.jobs,
+        }
+    }
 }
 
-/// All resources of a control plane. A clone costs little: namespaces that do not change are shared.
+/// All resources of a control plane. A clone costs little: what does not change is shared.
 #[derive(Clone, Debug)]
 pub struct Index {
     cluster: Arc<Cluster>,
+    /// Of all indices that ever were no two with the same are about different things.
+    revision: u64,
     namespaces: Arc<BTreeMap<String, Arc<Scope>>>,
-    nodes: Arc<Nodes>,
-    addresses: Addresses,
+    /// The zone of each node that is in one.
+    zones: Arc<BTreeMap<String, String>>,
+    addresses: Arc<Addresses>,
     recorder: Option<Arc<Recorder>>,
 }
 
-/// The zone of each node that is in one.
-#[derive(Clone, Debug, Default)]
-struct Nodes {
-    revision: u64,
-    zones: BTreeMap<String, String>,
-}
+/// What a namespace has of which nothing is known.
+static NOTHING: LazyLock<Scope> = LazyLock::new(Scope::default);
 
 impl Index {
     /// An index without resources.
     pub fn new(cluster: Cluster) -> Self {
         Self {
             cluster: Arc::new(cluster),
+            revision: revision(),
             namespaces: Arc::default(),
-            nodes: Arc::default(),
-            addresses: Addresses::default(),
+            zones: Arc::default(),
+            addresses: Arc::default(),
             recorder: None,
         }
     }
@@ -213,25 +235,25 @@ impl Index {
 
     /// A workload.
     pub fn workload(&self, workload: &WorkloadRef) -> Option<&Workload> {
-        self.scope(workload.namespace())?.workload(workload)
+        self.part(workload.namespace()).workload(workload)
     }
 
     /// Every Service, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         let scopes = self.scopes();
-        scopes.flat_map(|(_, scope)| scope.services.values().map(Arc::as_ref))
+        scopes.flat_map(|(_, scope)| scope.services.values())
     }
 
     /// A Service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        let service = self.scope(namespace)?.services.get(name);
-        service.map(Arc::as_ref)
+        self.part(namespace).service(name)
     }
 
     /// The zone of a node, if it is known.
     pub fn node_zone(&self, node: &str) -> Option<&str> {
-        self.note(Recorder::nodes);
-        self.nodes.zones.get(node).map(String::as_str)
+        let zone = self.zones.get(node).map(String::as_str);
+        self.note(|recorder| recorder.node(node, zone));
+        zone
     }
 
     pub(crate) fn scopes(&self) -> impl Iterator<Item = (&str, &Scope)> {
@@ -241,10 +263,24 @@ impl Index {
             .map(|(name, s)| (name.as_str(), &**s))
     }
 
+    /// All of a namespace, for who looks at everything.
     pub(crate) fn scope(&self, namespace: &str) -> Option<&Scope> {
+        self.note(Recorder::everything);
+        self.namespaces.get(namespace).map(Arc::as_ref)
+    }
+
+    /// The objects of a namespace, of which each reading is noted.
+    pub(crate) fn part(&self, namespace: &str) -> Part<'_> {
         let scope = self.namespaces.get(namespace).map(Arc::as_ref);
-        self.note(|recorder| recorder.namespace(namespace, scope));
-        scope
+        let Some(recorder) = &self.recorder else {
+            return scope.unwrap_or(&NOTHING).part();
+        };
+        let revision = scope.map_or(0, |scope| scope.revision);
+        let notes = Notes {
+            recorder,
+            namespace: recorder.namespace(namespace, revision),
+        };
+        Part::noting(scope.unwrap_or(&NOTHING), notes)
     }
 }
 
@@ -254,7 +290,8 @@ impl Scope {
             && self.workloads().next().is_none()
             && self.services.is_empty()
             && self.slices.is_empty()
-            && self.intermediates.is_empty()
+            && self.replica_sets.is_empty()
+            && self.jobs.is_empty()
             && self.servers.is_empty()
             && self.server_authorizations.is_empty()
             && self.authorization_policies.is_empty()

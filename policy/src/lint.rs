@@ -290,7 +290,7 @@ impl<'a> Lint<'a> {
     fn settings(self, workload: &'a Workload) -> Settings<'a> {
         Settings {
             cluster: self.index.cluster(),
-            scope: self.scope,
+            part: self.scope.part(),
             workload,
         }
     }

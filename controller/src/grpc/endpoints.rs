@@ -24,7 +24,7 @@ type Key = (String, String, u16);
 
 /// What was computed last of each port that is asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Endpoints(Mutex<HashMap<Key, (Reads, List)>>);
+pub(crate) struct Endpoints(Mutex<HashMap<Key, (Arc<Reads>, List)>>);
 
 impl Endpoints {
     /// The endpoints that a client at `place` should use; `None` if there is no Service.
@@ -58,7 +58,7 @@ impl Endpoints {
         }
         let recording = index.recording();
         let now = recording.endpoints(&asked.namespace, &asked.name, asked.port)?;
-        let reads = recording.reads();
+        let reads = Arc::new(recording.into_reads());
         index.also_read(&reads);
         let before = known.get(&key).map(|(_, list)| list.clone());
         let mut list = shared(now, before.as_deref().unwrap_or_default());

@@ -91,7 +91,7 @@ where
                 let Some(messages) = compute(&index, &mut state) else {
                     return;
                 };
-                let read = index.reads();
+                let read = index.into_reads();
                 let (mut sent, mut has_waited) = (0, false);
                 for message in messages {
                     let waits = match send.try_send(Ok(message)) {

@@ -4,7 +4,7 @@
 //! HTTPRoute, TLSRoute, TCPRoute. Routes of a namespace contend with those of the parent's namespace and with each other,
 //! never with those of a third one: nobody takes another namespace's routes away.
 
-use super::{Index, Named, Scope, named};
+use super::{Index, Named, Routes, named};
 use crate::resource::{
     EgressNetwork, Metadata, POLICY_GROUP, RouteGroup, Service,
     route::{BackendRef, ParentRef},
@@ -135,16 +135,16 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl Scope {
-    /// Every route.
-    pub(crate) fn routes(&self) -> impl Iterator<Item = Facts<'_>> {
-        let grpc = self.grpc_routes.values().map(|route| Facts {
+impl<'a> Routes<'a> {
+    /// Every route, those of the most specific kind first.
+    pub(crate) fn all(self) -> impl Iterator<Item = Facts<'a>> {
+        let grpc = self.grpc.values().map(|route| Facts {
             kind: RouteKind::Grpc,
             group: RouteGroup::Gateway,
             metadata: &route.metadata,
             parents: &route.spec.parent_refs,
         });
-        let http = self.http_routes.values().map(|route| Facts {
+        let http = self.http.values().map(|route| Facts {
             kind: RouteKind::Http,
             group: route.group,
             metadata: &route.metadata,
@@ -158,9 +158,9 @@ impl Scope {
                 parents,
             }
         };
-        let tls = self.tls_routes.values();
+        let tls = self.tls.values();
         let tls = tls.map(move |r| streams(RouteKind::Tls)(&r.metadata, &r.spec.parent_refs));
-        let tcp = self.tcp_routes.values();
+        let tcp = self.tcp.values();
         let tcp = tcp.map(move |r| streams(RouteKind::Tcp)(&r.metadata, &r.spec.parent_refs));
         grpc.chain(http).chain(tls).chain(tcp)
     }
@@ -172,9 +172,9 @@ pub(crate) struct Claims<'a>(HashMap<Target<'a>, RouteKind>);
 
 impl<'a> Claims<'a> {
     /// Those on parents that are wanted.
-    pub(crate) fn of(scope: &'a Scope, is_wanted: impl Fn(&Target<'a>) -> bool) -> Self {
+    pub(crate) fn of(routes: Routes<'a>, is_wanted: impl Fn(&Target<'a>) -> bool) -> Self {
         let mut claims = HashMap::new();
-        for route in scope.routes() {
+        for route in routes.all() {
             let bad_server = route.bad_server().is_some();
             for target in route.targets().filter(&is_wanted) {
                 if bad_server && target.kind == ParentKind::Server {
@@ -200,30 +200,26 @@ impl Index {
         target: &Target<'_>,
         is_contested: bool,
     ) -> Attachment {
-        let scope = self.scope(target.namespace);
+        let part = self.part(target.namespace);
         let refused = match target.kind {
             ParentKind::Server => match route.bad_server() {
                 Some(reason) => Some(reason),
-                None => scope
-                    .is_none_or(|scope| scope.servers.get(target.name).is_none())
-                    .then_some(""),
+                None => part.server(target.name).is_none().then_some(""),
             },
-            ParentKind::Service => match scope.and_then(|scope| scope.services.get(target.name)) {
+            ParentKind::Service => match part.service(target.name) {
                 None => Some(""),
                 Some(service) if !has_virtual_address(service) => {
                     Some("parent service must have a ClusterIP")
                 }
                 Some(_) => None,
             },
-            ParentKind::EgressNetwork => {
-                match scope.and_then(|scope| scope.egress_networks.get(target.name)) {
-                    None => Some(""),
-                    Some(egress) if self.is_overlapping(egress) => {
-                        Some("EgressNetwork parent has not been accepted")
-                    }
-                    Some(_) => None,
+            ParentKind::EgressNetwork => match part.egress_network(target.name) {
+                None => Some(""),
+                Some(egress) if self.is_overlapping(egress) => {
+                    Some("EgressNetwork parent has not been accepted")
                 }
-            }
+                Some(_) => None,
+            },
         };
         match refused {
             Some(message) => Attachment::NoParent(message),
@@ -256,12 +252,12 @@ impl Index {
         let group = backend.group.as_deref().unwrap_or_default();
         let kind = backend.kind.as_deref().unwrap_or("Service");
         let namespace = backend.namespace.as_deref().unwrap_or(parent.namespace);
-        let scope = self.scope(namespace);
+        let part = self.part(namespace);
         let is_core = group.is_empty() || group.eq_ignore_ascii_case("core");
         if is_core && kind.eq_ignore_ascii_case("Service") {
             let port = backend.port.and_then(|port| u16::try_from(port).ok());
             let port = port.ok_or(Unresolved::NoPort)?;
-            if scope.is_none_or(|scope| !scope.services.contains_key(&backend.name)) {
+            if part.service(&backend.name).is_none() {
                 return Err(Unresolved::NoService);
             }
             return Ok(Resolved::Service { namespace, port });
@@ -273,10 +269,7 @@ impl Index {
                 {
                     Ok(Resolved::Parent)
                 }
-                ParentKind::EgressNetwork
-                    if scope
-                        .is_none_or(|scope| !scope.egress_networks.contains_key(&backend.name)) =>
-                {
+                ParentKind::EgressNetwork if part.egress_network(&backend.name).is_none() => {
                     Err(Unresolved::NoEgressNetwork)
                 }
                 ParentKind::EgressNetwork => Err(Unresolved::OtherEgressNetwork),

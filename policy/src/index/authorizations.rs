@@ -1,29 +1,62 @@
 //! Who is authorized: ServerAuthorizations and AuthorizationPolicies with the authentications they name.
 
-use super::{Index, Scope};
+use super::{Index, Part, table::Target};
 use crate::{
     resource::{
-        AuthorizationPolicy, POLICY_GROUP, Server, ServerAuthorization,
+        AuthorizationPolicy, HttpLocalRateLimitPolicy, POLICY_GROUP, Server, ServerAuthorization,
         policy::{MeshTlsAuthenticationSpec, NamespacedRef, Network, ServiceAccountRef},
     },
     server::{Authentication, Authorization, Meta, NetworkMatch},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::HashMap;
 
-/// Authorizations by what they target: group, kind and name of a route in lower case.
-pub(super) struct ByRoute(HashMap<[String; 3], Vec<Authorization>>);
+/// Where those are that name no Server.
+const ANY_SERVER: &str = "";
 
-impl ByRoute {
-    /// Takes the authorizations of a route out.
-    pub(super) fn take(&mut self, group: &str, kind: &str, name: &str) -> Vec<Authorization> {
-        let key = route_key(group, kind, name);
-        self.0.remove(&key).unwrap_or_default()
+/// Where those are that are about a Server.
+pub(super) fn about_server(name: &str) -> String {
+    format!("server/{name}")
+}
+
+/// Where those are that are about a namespace as a whole.
+fn about_namespace(name: &str) -> String {
+    format!("namespace/{name}")
+}
+
+/// Where those are that are about a route, or anything else: group, kind and name, whichever case they are in.
+fn about_route(group: &str, kind: &str, name: &str) -> String {
+    format!("{group}/{kind}/{name}").to_ascii_lowercase()
+}
+
+impl Target for ServerAuthorization {
+    fn target(&self) -> String {
+        let name = self.spec.server.name.as_deref();
+        name.map_or_else(|| ANY_SERVER.to_owned(), about_server)
     }
 }
 
-fn route_key(group: &str, kind: &str, name: &str) -> [String; 3] {
-    [group, kind, name].map(str::to_ascii_lowercase)
+impl Target for AuthorizationPolicy {
+    fn target(&self) -> String {
+        let to = &self.spec.target_ref;
+        if to.is_server() {
+            about_server(&to.name)
+        } else if to.is("", "Namespace") {
+            about_namespace(&to.name)
+        } else {
+            about_route(&to.group, &to.kind, &to.name)
+        }
+    }
+}
+
+impl Target for HttpLocalRateLimitPolicy {
+    fn target(&self) -> String {
+        let to = &self.spec.target_ref;
+        if to.is_server() {
+            about_server(&to.name)
+        } else {
+            about_route(&to.group, &to.kind, &to.name)
+        }
+    }
 }
 
 /// Why an authorization is left out.
@@ -42,36 +75,30 @@ impl Index {
     pub(super) fn server_authorizations(
         &self,
         namespace: &str,
-        scope: &Scope,
+        part: Part<'_>,
         server: &Server,
     ) -> Vec<Authorization> {
-        let by_server = scope
-            .server_authorizations
-            .values()
+        let about = about_server(&server.metadata.name);
+        let by_server = part
+            .server_authorizations(&[&about, ANY_SERVER])
             .filter(|a| names_server(a, server))
             .filter_map(|a| self.server_authorization(namespace, a).ok());
-        let by_policy = scope
-            .authorization_policies
-            .values()
-            .filter(|p| targets_server(p, namespace, &server.metadata.name))
+        let by_policy = part
+            .authorization_policies(&[&about, &about_namespace(namespace)])
             .filter_map(|p| self.authorization_policy(namespace, p).ok());
         by_server.chain(by_policy).collect()
     }
 
-    /// Authorizations of all routes of a namespace, those of each route by name.
-    pub(super) fn route_authorizations(&self, namespace: &str, scope: &Scope) -> ByRoute {
-        let mut by_route = ByRoute(HashMap::new());
-        for policy in scope.authorization_policies.values() {
-            let to = &policy.spec.target_ref;
-            if to.is_server() || to.is("", "Namespace") {
-                continue;
-            }
-            if let Ok(authorization) = self.authorization_policy(namespace, policy) {
-                let key = route_key(&to.group, &to.kind, &to.name);
-                by_route.0.entry(key).or_default().push(authorization);
-            }
-        }
-        by_route
+    /// Authorizations of a route, by name.
+    pub(super) fn route_authorizations(
+        &self,
+        namespace: &str,
+        part: Part<'_>,
+        (group, kind, name): (&str, &str, &str),
+    ) -> Vec<Authorization> {
+        part.authorization_policies(&[&about_route(group, kind, name)])
+            .filter_map(|p| self.authorization_policy(namespace, p).ok())
+            .collect()
     }
 
     /// What a ServerAuthorization authorizes.
@@ -124,13 +151,13 @@ impl Index {
         for required in &policy.spec.required_authentication_refs {
             let ns = required.namespace(namespace);
             let missing = || LeftOut::Missing(required);
-            let scope = self.scope(ns);
+            let part = self.part(ns);
             if required.is(POLICY_GROUP, "MeshTLSAuthentication") {
-                let found = scope.and_then(|s| s.mesh_tls.get(&required.name));
+                let found = part.mesh_tls(&required.name);
                 let spec = &found.ok_or_else(missing)?.spec;
                 authentication = self.mesh_tls(ns, spec);
             } else if required.is(POLICY_GROUP, "NetworkAuthentication") {
-                let found = scope.and_then(|s| s.networks.get(&required.name));
+                let found = part.network(&required.name);
                 networks = network_matches(&found.ok_or_else(missing)?.spec.networks);
             } else if required.is("", "ServiceAccount") {
                 let account = self.cluster().service_account_identity(ns, &required.name);

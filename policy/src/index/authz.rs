@@ -3,7 +3,6 @@
 use super::{
     Index, WorkloadRef,
     inbound::{selects_port, selects_workload},
-    workload::Settings,
 };
 use crate::{
     resource::PortRef,
@@ -86,14 +85,9 @@ impl Index {
         let Some(found) = scope.workload(workload) else {
             return BTreeSet::new();
         };
-        let settings = Settings {
-            cluster: self.cluster(),
-            scope,
-            workload: found,
-        };
         let is_kept = |port: u16| {
             let mut servers = scope.servers.of_port(found, port);
-            servers.any(|server| selects_workload(server, settings))
+            servers.any(|server| selects_workload(server, found))
         };
         let declared = found.declared_ports().into_iter();
         let declared = declared.filter(|(port, name)| {
@@ -104,7 +98,7 @@ impl Index {
             .servers
             .values()
             .filter_map(|server| match server.spec.port {
-                PortRef::Number(port) => selects_port(server, settings, port).then_some(port),
+                PortRef::Number(port) => selects_port(server, found, port).then_some(port),
                 PortRef::Name(_) => None,
             });
         declared.chain(named).collect()

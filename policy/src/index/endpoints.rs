@@ -88,14 +88,14 @@ impl Index {
         let holders = self.holders(ip).into_iter().flat_map(|h| &h.workloads);
         let found: Vec<_> = holders
             .filter_map(|reference| {
-                let scope = self.scope(reference.namespace())?;
-                let workload = scope.workload(reference)?;
-                Some((scope, workload, behind_address(workload, ip, port)?))
+                let part = self.part(reference.namespace());
+                let workload = part.workload(reference)?;
+                Some((part, workload, behind_address(workload, ip, port)?))
             })
             .collect();
         match found.as_slice() {
             [] => Ok(None),
-            [(scope, workload, port)] => Ok(Some(self.endpoint(scope, workload, ip, *port))),
+            [(part, workload, port)] => Ok(Some(self.endpoint(*part, workload, ip, *port))),
             many => {
                 let metadata = many.iter().map(|(_, w, _)| w.metadata());
                 Err(ambiguous("workloads with conflicting IP", ip, metadata))
@@ -113,10 +113,10 @@ impl Index {
 
     /// A pod or external workload as an endpoint of `port`, by its first address.
     pub fn workload_endpoint(&self, workload: &WorkloadRef, port: u16) -> Option<Endpoint> {
-        let scope = self.scope(workload.namespace())?;
-        let workload = scope.workload(workload)?;
+        let part = self.part(workload.namespace());
+        let workload = part.workload(workload)?;
         let addr = *workload.addresses().first()?;
-        Some(self.endpoint(scope, workload, addr, port))
+        Some(self.endpoint(part, workload, addr, port))
     }
 
     /// The Service that has a cluster IP.
@@ -142,7 +142,7 @@ impl Index {
     pub fn service_opaque_ports(&self, service: &Service) -> PortSet {
         let key = annotations::OPAQUE_PORTS;
         let metadata = &service.metadata;
-        let inherited = || self.scope(&metadata.namespace)?.annotations.get(key);
+        let inherited = || self.part(&metadata.namespace).annotations().get(key);
         let Some(list) = metadata.annotations.get(key).or_else(inherited) else {
             return self.cluster().default_opaque_ports.clone();
         };

@@ -1,6 +1,6 @@
 //! The policy of one port of one workload.
 
-use super::{Index, Scope, WorkloadRef, workload::Settings};
+use super::{Index, Part, Workload, WorkloadRef, authorizations::about_server, workload::Settings};
 use crate::{
     default_policy::DefaultPolicy,
     resource::{
@@ -19,26 +19,16 @@ impl Index {
     /// A port that no Server selects has the workload's default policy.
     pub fn inbound(&self, workload: &WorkloadRef, port: u16) -> Option<ServerPolicy> {
         let namespace = workload.namespace();
-        let scope = self.scope(namespace)?;
+        let part = self.part(namespace);
         let settings = Settings {
             cluster: self.cluster(),
-            scope,
-            workload: scope.workload(workload)?,
+            part,
+            workload: part.workload(workload)?,
         };
-        Some(match self.server_of(settings, port) {
+        Some(match part.keeper(settings.workload, port) {
             Some(server) => self.selected(namespace, settings, server, port),
             None => self.default_server(settings, port),
         })
-    }
-
-    /// The Server that keeps a port: of those that select it the oldest, then the first by name.
-    pub(crate) fn server_of<'a>(&self, settings: Settings<'a>, port: u16) -> Option<&'a Server> {
-        settings
-            .scope
-            .servers
-            .of_port(settings.workload, port)
-            .filter(|s| selects_workload(s, settings))
-            .min_by_key(|s| s.metadata.age_key())
     }
 
     /// A port that a Server selects.
@@ -50,14 +40,14 @@ impl Index {
         port: u16,
     ) -> ServerPolicy {
         let name = &server.metadata.name;
-        let mut authorizations = self.server_authorizations(namespace, settings.scope, server);
+        let mut authorizations = self.server_authorizations(namespace, settings.part, server);
         if let Some(mode) = access_policy(server) {
             let networks = &self.cluster().cluster_networks;
             authorizations.extend(mode.authorization(networks));
         }
         let http = || HttpPolicy {
             routes: self.http_routes(namespace, settings, Some(server), port),
-            rate_limit: self.rate_limit(namespace, settings.scope, server),
+            rate_limit: self.rate_limit(namespace, settings.part, server),
         };
         let protocol = match server.spec.proxy_protocol {
             ProxyProtocol::Unknown => Protocol::Detect {
@@ -104,8 +94,8 @@ impl Index {
     }
 
     /// The rate limit in force on a Server: of those that name it the oldest, then the first by name.
-    fn rate_limit(&self, namespace: &str, scope: &Scope, server: &Server) -> Option<RateLimit> {
-        let limit = accepted_rate_limit(scope, &server.metadata.name)?;
+    fn rate_limit(&self, namespace: &str, part: Part<'_>, server: &Server) -> Option<RateLimit> {
+        let limit = accepted_rate_limit(part, &server.metadata.name)?;
         let per_second = |l: policy::Limit| per_second(l.requests_per_second);
         Some(RateLimit {
             meta: Some(Meta::resource(
@@ -142,12 +132,10 @@ fn per_second(value: i64) -> u32 {
 
 /// Of the rate limits that name a Server, the one that is accepted.
 pub(crate) fn accepted_rate_limit<'a>(
-    scope: &'a Scope,
+    part: Part<'a>,
     server: &str,
 ) -> Option<&'a HttpLocalRateLimitPolicy> {
-    scope
-        .rate_limits
-        .values()
+    part.rate_limits(&about_server(server))
         .filter(|l| l.spec.target_ref.is_server() && l.spec.target_ref.name == server)
         .min_by_key(|l| l.metadata.age_key())
 }
@@ -158,21 +146,20 @@ pub(crate) fn access_policy(server: &Server) -> Option<DefaultPolicy> {
 }
 
 /// Whether a Server selects a workload, without regard to the port.
-pub(crate) fn selects_workload(server: &Server, settings: Settings<'_>) -> bool {
-    let labels = &settings.workload.metadata().labels;
-    match (server.spec.selector(), settings.workload) {
-        (Some(WorkloadSelector::Pods(selector)), super::Workload::Pod(_))
-        | (
-            Some(WorkloadSelector::ExternalWorkloads(selector)),
-            super::Workload::ExternalWorkload(_),
-        ) => selector.matches(labels),
+pub(crate) fn selects_workload(server: &Server, workload: &Workload) -> bool {
+    let labels = &workload.metadata().labels;
+    match (server.spec.selector(), workload) {
+        (Some(WorkloadSelector::Pods(selector)), Workload::Pod(_))
+        | (Some(WorkloadSelector::ExternalWorkloads(selector)), Workload::ExternalWorkload(_)) => {
+            selector.matches(labels)
+        }
         _ => false,
     }
 }
 
 /// Whether a Server selects a port of a workload.
-pub(crate) fn selects_port(server: &Server, settings: Settings<'_>, port: u16) -> bool {
-    settings.workload.is_port(&server.spec.port, port) && selects_workload(server, settings)
+pub(crate) fn selects_port(server: &Server, workload: &Workload, port: u16) -> bool {
+    workload.is_port(&server.spec.port, port) && selects_workload(server, workload)
 }
 
 /// The default route of HTTP ports: every request, with the authorizations of the Server.

@@ -7,7 +7,7 @@ pub(crate) mod annotations;
 mod backends;
 
 use super::{
-    Index, Scope, WorkloadRef,
+    Index, Routes, WorkloadRef,
     attach::{self, Attachment, Claims, Facts, RouteKind, Target},
     routes,
 };
@@ -141,20 +141,20 @@ impl Parent<'_> {
 struct Attached<'a> {
     index: &'a Index,
     parent: &'a Parent<'a>,
-    scopes: Vec<(&'a Scope, Claims<'a>)>,
+    routes: Vec<(Routes<'a>, Claims<'a>)>,
 }
 
 impl<'a> Attached<'a> {
     fn new(index: &'a Index, client: &'a str, parent: &'a Parent<'a>) -> Self {
-        let own = index.scope(&parent.metadata.namespace);
+        let own = index.part(&parent.metadata.namespace).routes();
         let is_other = parent.metadata.namespace != client;
-        let consumer = is_other.then(|| index.scope(client)).flatten();
-        let scopes = own.into_iter().chain(consumer);
-        let claims = |scope| (scope, Claims::of(scope, |target| parent.is_named(target)));
+        let consumer = is_other.then(|| index.part(client).routes());
+        let all = std::iter::once(own).chain(consumer);
+        let claims = |routes| (routes, Claims::of(routes, |target| parent.is_named(target)));
         Self {
             index,
             parent,
-            scopes: scopes.map(claims).collect(),
+            routes: all.map(claims).collect(),
         }
     }
 
@@ -168,7 +168,7 @@ impl<'a> Attached<'a> {
             let is_own = route.metadata.namespace == target.namespace;
             let contending = if is_own { 1 } else { 2 };
             let is_contested = self
-                .scopes
+                .routes
                 .iter()
                 .take(contending)
                 .any(|(_, claims)| claims.has_before(route.kind, &target));
@@ -178,9 +178,9 @@ impl<'a> Attached<'a> {
 
     fn http(&self) -> Vec<&'a crate::resource::HttpRoute> {
         let all = self
-            .scopes
+            .routes
             .iter()
-            .flat_map(|(scope, _)| scope.http_routes.values());
+            .flat_map(|(routes, _)| routes.http.values());
         let mut counting: Vec<_> = all
             .filter(|route| {
                 self.has(Facts {
@@ -197,27 +197,27 @@ impl<'a> Attached<'a> {
 
     fn grpc(&self) -> Vec<&'a crate::resource::GrpcRoute> {
         let all = self
-            .scopes
+            .routes
             .iter()
-            .flat_map(|(scope, _)| scope.grpc_routes.values());
+            .flat_map(|(routes, _)| routes.grpc.values());
         let parents = |route: &'a crate::resource::GrpcRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Grpc, all, parents)
     }
 
     fn tls(&self) -> Vec<&'a crate::resource::TlsRoute> {
         let all = self
-            .scopes
+            .routes
             .iter()
-            .flat_map(|(scope, _)| scope.tls_routes.values());
+            .flat_map(|(routes, _)| routes.tls.values());
         let parents = |route: &'a crate::resource::TlsRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Tls, all, parents)
     }
 
     fn tcp(&self) -> Vec<&'a crate::resource::TcpRoute> {
         let all = self
-            .scopes
+            .routes
             .iter()
-            .flat_map(|(scope, _)| scope.tcp_routes.values());
+            .flat_map(|(routes, _)| routes.tcp.values());
         let parents = |route: &'a crate::resource::TcpRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Tcp, all, parents)
     }
@@ -323,11 +323,13 @@ impl Index {
     /// then the oldest.
     fn egress_network(&self, client: &str, ip: IpAddr) -> Option<&EgressNetwork> {
         let ip = ip.to_canonical();
-        let own = self.scope(client);
-        let global = self.scope(&self.cluster().global_egress_namespace);
-        let scope = own
-            .filter(|scope| !scope.egress_networks.is_empty())
-            .or(global)?;
+        let own = self.part(client).egress_networks();
+        let global = || self.part(&self.cluster().global_egress_namespace);
+        let networks = if own.is_empty() {
+            global().egress_networks()
+        } else {
+            own
+        };
         let size = |network: &EgressNetwork| {
             if network.spec.networks.is_empty() {
                 let networks = &self.cluster().cluster_networks;
@@ -340,8 +342,7 @@ impl Index {
             });
             containing.map(|network| network.cidr.0.prefix_len()).max()
         };
-        scope
-            .egress_networks
+        networks
             .values()
             .filter_map(|network| Some((size(network)?, network)))
             .min_by_key(|(size, network)| (std::cmp::Reverse(*size), network.metadata.age_key()))
@@ -351,13 +352,11 @@ impl Index {
     /// Whether traffic to a Service may leave in plaintext: the Service's own annotations, else its namespace's.
     pub fn outbound_mtls(&self, namespace: &str, name: &str) -> MtlsRequirement {
         use super::annotations::{OUTBOUND_MTLS, OUTBOUND_SERVER_IDENTITIES};
-        let scope = self.scope(namespace);
-        let own = self
-            .service(namespace, name)
-            .map(|s| &s.metadata.annotations);
-        let inherited = scope.map(|scope| &scope.annotations);
+        let part = self.part(namespace);
+        let own = part.service(name).map(|s| &s.metadata.annotations);
+        let inherited: &StringMap = part.annotations();
         let find = |key: &str| {
-            let sources = [own, inherited].into_iter().flatten();
+            let sources = own.into_iter().chain([inherited]);
             sources
                 .filter_map(|annotations: &StringMap| annotations.get(key))
                 .next()
@@ -384,14 +383,12 @@ impl Index {
     /// wants, else what its namespace does. An identity that one of them expects will do.
     pub fn workload_outbound_mtls(&self, reference: &WorkloadRef) -> MtlsRequirement {
         let namespace = reference.namespace();
-        let found = self
-            .scope(namespace)
-            .and_then(|scope| Some((scope, scope.workload(reference)?)));
-        let Some((scope, workload)) = found else {
+        let part = self.part(namespace);
+        let Some(workload) = part.workload(reference) else {
             return MtlsRequirement::default();
         };
         let labels = &workload.metadata().labels;
-        let selecting = scope.services.values().filter(|service| {
+        let selecting = part.services().values().filter(|service| {
             let selector = service.selector();
             selector.is_some_and(|selector| selector.matches(labels))
         });

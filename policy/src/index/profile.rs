@@ -51,23 +51,17 @@ impl Index {
         let name = format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace);
         [client, metadata.namespace.as_str()]
             .iter()
-            .find_map(|namespace| self.scope(namespace)?.profiles.get(&name))
+            .find_map(|namespace| self.part(namespace).profile(&name))
     }
 
     fn split(&self, service: &Service, port: u16, domain: &str) -> Vec<(String, u32)> {
         let metadata = &service.metadata;
-        let Some(scope) = self.scope(&metadata.namespace) else {
-            return Vec::new();
-        };
         let apex = |name: &str| {
             name == metadata.name
                 || name.starts_with(&format!("{}.{}.", metadata.name, metadata.namespace))
         };
-        let Some(split) = scope
-            .splits
-            .values()
-            .find(|split| apex(&split.spec.service))
-        else {
+        let splits = self.part(&metadata.namespace).splits();
+        let Some(split) = splits.values().find(|split| apex(&split.spec.service)) else {
             return Vec::new();
         };
         split

@@ -3,50 +3,78 @@
 //! [`Index::recording`] gives a copy that notes each place it is asked about. [`Index::is_current`] tells of another
 //! index whether all these places are as they were: then every answer is too, and need not be computed again.
 
-use super::{Index, Scope, addresses::Holders};
+use super::{Index, addresses::Holders, part::Place};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-/// Places that were read, and their revisions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Places that were read, and the states that they were in.
+#[derive(Debug, Default)]
 pub struct Reads {
-    /// Namespaces; `None` for one that was not there.
-    namespaces: BTreeMap<String, Option<u64>>,
-    addresses: BTreeMap<IpAddr, Option<u64>>,
-    has_nodes: bool,
-    nodes: u64,
+    namespaces: Vec<OfNamespace>,
+    addresses: BTreeMap<IpAddr, u64>,
+    /// Zones of nodes.
+    zones: BTreeMap<String, Option<String>>,
     has_everything: bool,
+    /// What other answers were made of, of which this one is made.
+    others: Vec<Arc<Self>>,
+    /// The last index that was found to have everything as it was.
+    current_in: AtomicU64,
+}
+
+/// What was read of a namespace.
+#[derive(Debug)]
+struct OfNamespace {
+    name: String,
+    /// The last state of it in which all places are as they were; 0 while it is not there.
+    current_in: AtomicU64,
+    places: HashMap<Place, u64>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Recorder(Mutex<Reads>);
 
 impl Recorder {
-    fn with(&self, note: impl FnOnce(&mut Reads)) {
-        note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn with<T>(&self, note: impl FnOnce(&mut Reads) -> T) -> T {
+        note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn namespace(&self, name: &str, scope: Option<&Scope>) {
+    /// The number under which places of a namespace are noted.
+    pub(super) fn namespace(&self, name: &str, revision: u64) -> usize {
         self.with(|reads| {
-            if !reads.namespaces.contains_key(name) {
-                let revision = scope.map(|scope| scope.revision);
-                reads.namespaces.insert(name.to_owned(), revision);
+            let known = reads.namespaces.iter().position(|known| known.name == name);
+            known.unwrap_or_else(|| {
+                reads.namespaces.push(OfNamespace {
+                    name: name.to_owned(),
+                    current_in: AtomicU64::new(revision),
+                    places: HashMap::new(),
+                });
+                reads.namespaces.len() - 1
+            })
+        })
+    }
+
+    pub(super) fn place(&self, namespace: usize, place: Place, revision: u64) {
+        self.with(|reads| {
+            if let Some(known) = reads.namespaces.get_mut(namespace) {
+                known.places.insert(place, revision);
             }
         });
     }
 
     pub(super) fn address(&self, ip: IpAddr, holders: Option<&Holders>) {
-        self.with(|reads| {
-            let revision = holders.map(|holders| holders.revision);
-            reads.addresses.insert(ip, revision);
-        });
+        let revision = holders.map_or(0, |holders| holders.revision);
+        self.with(|reads| reads.addresses.insert(ip, revision));
     }
 
-    pub(super) fn nodes(&self) {
-        self.with(|reads| reads.has_nodes = true);
+    pub(super) fn node(&self, name: &str, zone: Option<&str>) {
+        let zone = zone.map(str::to_owned);
+        self.with(|reads| reads.zones.insert(name.to_owned(), zone));
     }
 
     pub(super) fn everything(&self) {
@@ -63,44 +91,72 @@ impl Index {
         }
     }
 
-    /// What a [recording](Self::recording) index was asked about so far; of others nothing is known.
-    pub fn reads(&self) -> Reads {
-        let Some(recorder) = &self.recorder else {
-            return Reads {
+    /// What a [recording](Self::recording) index was asked about; of others nothing is known.
+    pub fn into_reads(self) -> Reads {
+        match &self.recorder {
+            Some(recorder) => Reads {
+                current_in: AtomicU64::new(self.revision),
+                ..recorder.with(std::mem::take)
+            },
+            None => Reads {
                 has_everything: true,
                 ..Reads::default()
-            };
-        };
-        let reads = recorder.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Reads {
-            nodes: self.nodes.revision,
-            ..reads.clone()
+            },
         }
     }
 
     /// Whether everything that was read is here as it was there. The configuration is taken to be the same.
+    ///
+    /// Asked again about an index that was found to be current, or about one that differs from it in other namespaces,
+    /// it says so without looking at each place.
     pub fn is_current(&self, reads: &Reads) -> bool {
-        !reads.has_everything
-            && (!reads.has_nodes || reads.nodes == self.nodes.revision)
-            && reads.namespaces.iter().all(|(name, revision)| {
-                self.namespaces.get(name).map(|scope| scope.revision) == *revision
-            })
+        if reads.has_everything {
+            return false;
+        }
+        if reads.current_in.load(Ordering::Relaxed) == self.revision {
+            return true;
+        }
+        let is_current = reads.namespaces.iter().all(|known| self.has_places(known))
             && reads.addresses.iter().all(|(ip, revision)| {
-                self.addresses.get(*ip).map(|holders| holders.revision) == *revision
+                let holders = self.addresses.get(*ip);
+                holders.map_or(0, |holders| holders.revision) == *revision
             })
+            && reads
+                .zones
+                .iter()
+                .all(|(node, zone)| self.zones.get(node) == zone.as_ref())
+            && reads.others.iter().all(|other| self.is_current(other));
+        if is_current {
+            reads.current_in.store(self.revision, Ordering::Relaxed);
+        }
+        is_current
+    }
+
+    fn has_places(&self, known: &OfNamespace) -> bool {
+        let scope = self.namespaces.get(&known.name);
+        let revision = scope.map_or(0, |scope| scope.revision);
+        if known.current_in.load(Ordering::Relaxed) == revision {
+            return true;
+        }
+        let mut places = known.places.iter();
+        let is_current = places.all(|(place, revision)| {
+            scope.map_or(0, |scope| scope.revision_at(place)) == *revision
+        });
+        if is_current {
+            known.current_in.store(revision, Ordering::Relaxed);
+        }
+        is_current
     }
 
     /// Notes what another answer was made of, which this one is made of too.
-    pub fn also_read(&self, reads: &Reads) {
-        let also = |own: &mut Reads| {
-            for (name, revision) in &reads.namespaces {
-                own.namespaces.entry(name.clone()).or_insert(*revision);
-            }
-            own.addresses.extend(&reads.addresses);
-            own.has_nodes |= reads.has_nodes;
-            own.has_everything |= reads.has_everything;
-        };
-        self.note(|recorder| recorder.with(also));
+    pub fn also_read(&self, reads: &Arc<Reads>) {
+        self.note(|recorder| {
+            recorder.with(|own| {
+                if !own.others.iter().any(|other| Arc::ptr_eq(other, reads)) {
+                    own.others.push(reads.clone());
+                }
+            });
+        });
     }
 
     pub(super) fn note(&self, note: impl FnOnce(&Recorder)) {

@@ -1,16 +1,15 @@
 //! Routes of a port: which are attached, in which order, and what they become.
 
 use super::{
-    Index, Scope,
+    Index, Routes,
     attach::{Claims, Facts, ParentKind, RouteKind, Target, server_parents},
-    authorizations::ByRoute,
     inbound::default_http_route,
     probes,
     workload::Settings,
 };
 use crate::{
     resource::{self, GATEWAY_GROUP, RouteGroup, Server, route as api},
-    server::{self, Filter, HostMatch, Meta},
+    server::{self, Authorization, Filter, HostMatch, Meta},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -35,16 +34,17 @@ impl Index {
     ) -> Vec<server::HttpRoute> {
         let probe = probes::http_route(settings, port);
         let mut attached = server
-            .map(|s| attached_http_routes(settings.scope, namespace, s))
+            .map(|s| attached_http_routes(settings.part.routes(), namespace, s))
             .unwrap_or_default();
         in_order(&mut attached);
         if attached.is_empty() {
             return std::iter::once(default_http_route()).chain(probe).collect();
         }
-        let mut authorizations = self.route_authorizations(namespace, settings.scope);
+        let authorizations =
+            |id: (&str, &str, &str)| self.route_authorizations(namespace, settings.part, id);
         let converted: Vec<_> = attached
             .into_iter()
-            .filter_map(|r| http_route(r, &mut authorizations).ok())
+            .filter_map(|r| http_route(r, authorizations).ok())
             .collect();
         if converted.is_empty() {
             std::iter::once(default_http_route()).chain(probe).collect()
@@ -62,12 +62,13 @@ impl Index {
         port: u16,
     ) -> Vec<server::GrpcRoute> {
         let probe = probes::grpc_route(settings, port);
-        let mut attached = attached_grpc_routes(settings.scope, namespace, server);
+        let mut attached = attached_grpc_routes(settings.part.routes(), namespace, server);
         attached.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
-        let mut authorizations = self.route_authorizations(namespace, settings.scope);
+        let authorizations =
+            |id: (&str, &str, &str)| self.route_authorizations(namespace, settings.part, id);
         let converted: Vec<_> = attached
             .into_iter()
-            .filter_map(|r| grpc_route(r, &mut authorizations).ok())
+            .filter_map(|r| grpc_route(r, authorizations).ok())
             .collect();
         if converted.is_empty() {
             std::iter::once(default_grpc_route()).chain(probe).collect()
@@ -80,13 +81,13 @@ impl Index {
 /// What an HTTPRoute becomes.
 fn http_route(
     route: &resource::HttpRoute,
-    authorizations: &mut ByRoute,
+    authorizations: impl Fn((&str, &str, &str)) -> Vec<Authorization>,
 ) -> Result<server::HttpRoute, Unsupported> {
     let (group, name) = (route.group.as_str(), &route.metadata.name);
     Ok(server::HttpRoute {
         meta: Meta::resource(group, "HTTPRoute", name),
         hosts: hosts(&route.spec.hostnames),
-        authorizations: authorizations.take(group, "HTTPRoute", name),
+        authorizations: authorizations((group, "HTTPRoute", name)),
         rules: http_rules(&route.spec.rules)?,
     })
 }
@@ -94,13 +95,13 @@ fn http_route(
 /// What a GRPCRoute becomes.
 fn grpc_route(
     route: &resource::GrpcRoute,
-    authorizations: &mut ByRoute,
+    authorizations: impl Fn((&str, &str, &str)) -> Vec<Authorization>,
 ) -> Result<server::GrpcRoute, Unsupported> {
     let name = &route.metadata.name;
     Ok(server::GrpcRoute {
         meta: Meta::resource(GATEWAY_GROUP, "GRPCRoute", name),
         hosts: hosts(&route.spec.hostnames),
-        authorizations: authorizations.take(GATEWAY_GROUP, "GRPCRoute", name),
+        authorizations: authorizations((GATEWAY_GROUP, "GRPCRoute", name)),
         rules: grpc_rules(&route.spec.rules)?,
     })
 }
@@ -137,12 +138,12 @@ fn target<'a>(namespace: &'a str, server: &'a Server) -> Target<'a> {
 
 /// HTTPRoutes attached to a Server.
 pub(crate) fn attached_http_routes<'a>(
-    scope: &'a Scope,
+    routes: Routes<'a>,
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::HttpRoute> {
     let target = target(namespace, server);
-    let claims = Claims::of(scope, |claimed| *claimed == target);
+    let claims = Claims::of(routes, |claimed| *claimed == target);
     let attached = |r: &&resource::HttpRoute| {
         let facts = Facts {
             kind: RouteKind::Http,
@@ -152,7 +153,7 @@ pub(crate) fn attached_http_routes<'a>(
         };
         is_attached(facts, &claims, &target)
     };
-    scope.http_routes.values().filter(attached).collect()
+    routes.http.values().filter(attached).collect()
 }
 
 /// Sorts HTTPRoutes: the oldest first, then by name and group.
@@ -162,7 +163,7 @@ pub(crate) fn in_order(routes: &mut [&resource::HttpRoute]) {
 
 /// GRPCRoutes attached to a Server.
 pub(crate) fn attached_grpc_routes<'a>(
-    scope: &'a Scope,
+    routes: Routes<'a>,
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::GrpcRoute> {
@@ -178,7 +179,7 @@ pub(crate) fn attached_grpc_routes<'a>(
         };
         is_attached(facts, &claims, &target)
     };
-    scope.grpc_routes.values().filter(attached).collect()
+    routes.grpc.values().filter(attached).collect()
 }
 
 pub(super) fn hosts(hostnames: &[String]) -> Vec<HostMatch> {

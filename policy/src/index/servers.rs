@@ -1,6 +1,10 @@
 //! The Servers of a namespace, found by name and by port: with thousands of them, those that could have a port are few.
 
-use super::Workload;
+use super::{
+    Workload,
+    inbound::selects_workload,
+    table::{Revisions, Table},
+};
 use crate::resource::{PortRef, ProxyProtocol, Server};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +14,9 @@ use std::{
 /// Servers of one namespace. A copy shares them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Servers {
-    by_name: BTreeMap<String, Arc<Server>>,
+    by_name: Table<String, Server>,
     /// Their names, by what they say of the port.
-    by_port: BTreeMap<PortRef, BTreeSet<String>>,
+    by_port: Arc<BTreeMap<PortRef, BTreeSet<String>>>,
     /// How many carry bytes.
     opaque: usize,
 }
@@ -20,32 +24,35 @@ pub(crate) struct Servers {
 impl Servers {
     pub(crate) fn insert(&mut self, name: String, server: Server) {
         self.remove(&name);
-        let names = self.by_port.entry(server.spec.port.clone()).or_default();
+        let by_port = Arc::make_mut(&mut self.by_port);
+        let names = by_port.entry(server.spec.port.clone()).or_default();
         names.insert(name.clone());
         self.opaque += usize::from(is_opaque(&server));
-        self.by_name.insert(name, Arc::new(server));
+        self.by_name.insert(name, server);
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        let Some(server) = self.by_name.remove(name) else {
+        let Some(server) = self.by_name.get(name) else {
             return;
         };
         let port = &server.spec.port;
-        if let Some(names) = self.by_port.get_mut(port) {
+        let by_port = Arc::make_mut(&mut self.by_port);
+        if let Some(names) = by_port.get_mut(port) {
             names.remove(name);
             if names.is_empty() {
-                self.by_port.remove(port);
+                by_port.remove(port);
             }
         }
-        self.opaque -= usize::from(is_opaque(&server));
+        self.opaque -= usize::from(is_opaque(server));
+        self.by_name.remove(name);
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Server> {
-        self.by_name.get(name).map(Arc::as_ref)
+        self.by_name.get(name)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &Server> {
-        self.by_name.values().map(Arc::as_ref)
+        self.by_name.values()
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
@@ -78,6 +85,23 @@ impl Servers {
         let named = called.filter_map(|name| self.by_port.get(&PortRef::Name(name.to_owned())));
         let names = numbered.into_iter().chain(named).flatten();
         names.filter_map(|name| self.get(name))
+    }
+
+    /// The one that keeps a port of a workload: of those that select it the oldest, then the first by name.
+    pub(crate) fn keeper(&self, workload: &Workload, port: u16) -> Option<&Server> {
+        self.of_port(workload, port)
+            .filter(|server| selects_workload(server, workload))
+            .min_by_key(|server| server.metadata.age_key())
+    }
+}
+
+impl Revisions for Servers {
+    fn whole(&self) -> u64 {
+        self.by_name.whole()
+    }
+
+    fn one(&self, name: &str) -> u64 {
+        self.by_name.one(name)
     }
 }
 

@@ -35,7 +35,28 @@ pub struct Sizes {
     pub routed_ports: usize,
 }
 
+/// Numbers of objects of all namespaces together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods.
+    pub pods: usize,
+    /// ExternalWorkloads.
+    pub external_workloads: usize,
+    /// Services.
+    pub services: usize,
+}
+
 impl Index {
+    /// How many workloads and Services there are. Costs as much as there are namespaces.
+    pub fn counts(&self) -> Counts {
+        let add = |sum: Counts, (_, scope): (&str, &Scope)| Counts {
+            pods: sum.pods + scope.pods.len(),
+            external_workloads: sum.external_workloads + scope.external_workloads.len(),
+            services: sum.services + scope.services.len(),
+        };
+        self.scopes().fold(Counts::default(), add)
+    }
+
     /// Numbers of objects, by namespace. Reads everything: not for each change.
     pub fn sizes(&self) -> impl Iterator<Item = (&str, Sizes)> {
         self.scopes().map(|(name, scope)| (name, scope.sizes()))
@@ -46,7 +67,7 @@ impl Scope {
     fn sizes(&self) -> Sizes {
         let mut parents: BTreeSet<(bool, &str, Option<u16>)> = BTreeSet::new();
         let mut http_routes = 0;
-        for route in self.routes() {
+        for route in self.routes().all() {
             let mut has_server = false;
             for Target {
                 kind, name, port, ..

@@ -92,7 +92,7 @@ impl Index {
     pub fn statuses(&self) -> Vec<ObjectStatus> {
         let claims: BTreeMap<&str, Claims<'_>> = self
             .scopes()
-            .map(|(namespace, scope)| (namespace, Claims::of(scope, |_| true)))
+            .map(|(namespace, scope)| (namespace, Claims::of(scope.routes(), |_| true)))
             .collect();
         let mut out = Vec::new();
         for (_, scope) in self.scopes() {
@@ -218,7 +218,7 @@ fn each_route(
     scope: &Scope,
     give: &mut impl FnMut(&'static str, &'static str, Facts<'_>, &[&BackendRef]),
 ) {
-    for route in scope.routes() {
+    for route in scope.routes().all() {
         let name = &route.metadata.name;
         let (group, kind, backends) = match route.kind {
             RouteKind::Grpc => (
@@ -265,7 +265,7 @@ fn stream_backends(
 
 fn rate_limit(scope: &Scope, limit: &HttpLocalRateLimitPolicy) -> Status {
     let server = &limit.spec.target_ref.name;
-    let first = accepted_rate_limit(scope, server);
+    let first = accepted_rate_limit(scope.part(), server);
     let is_first = first.is_some_and(|first| first.metadata.name == limit.metadata.name);
     let (is_true, reason) = match (scope.servers.get(server).is_some(), is_first) {
         (false, _) => (false, "NoMatchingTarget"),

@@ -1,8 +1,9 @@
 //! Resources into the index and out of it.
 
-use super::{Index, Scope, Workload};
+use super::{Addresses, Index, Scope, Workload};
 use crate::resource::{
-    GATEWAY_GROUP, IntermediateKind, Key, Node, Resource, RouteGroup, discovery::Intermediate,
+    GATEWAY_GROUP, IntermediateKind, Key, Node, Resource, RouteGroup, StringMap,
+    discovery::Intermediate,
 };
 use std::sync::{
     Arc,
@@ -12,7 +13,7 @@ use std::sync::{
 /// Label of a node's zone, and of a workload's.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// A number that no other scope, map of nodes or list of an address has, in any index.
+/// A number that no other state of anything has, in any index.
 pub(super) fn revision() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -30,51 +31,53 @@ impl Index {
             Resource::Namespace(_) => name.clone(),
             _ => namespace,
         };
-        let scope = self.change(&namespace);
+        let (scope, addresses) = self.change(&namespace);
         match resource {
-            Resource::Namespace(r) => scope.annotations = r.metadata.annotations,
+            Resource::Namespace(r) => scope.annotations.set(r.metadata.annotations),
             Resource::Pod(r) => {
                 let new = Workload::Pod(Arc::new(r));
-                let old = scope.pods.insert(name, new.clone());
-                self.addresses.workload(old.as_ref(), Some(&new));
+                addresses.workload(scope.pods.get(&name), Some(&new));
+                scope.pods.insert(name, new);
             }
             Resource::ExternalWorkload(r) => {
                 let new = Workload::ExternalWorkload(Arc::new(r));
-                let old = scope.external_workloads.insert(name, new.clone());
-                self.addresses.workload(old.as_ref(), Some(&new));
+                addresses.workload(scope.external_workloads.get(&name), Some(&new));
+                scope.external_workloads.insert(name, new);
             }
             Resource::Service(r) => {
-                let new = Arc::new(r);
-                let old = scope.services.insert(name, new.clone());
-                self.addresses.service(old.as_deref(), Some(&new));
+                addresses.service(scope.services.get(&name), Some(&r));
+                scope.services.insert(name, r);
             }
             Resource::EndpointSlice(r) => {
                 let service = r.service().unwrap_or_default().to_owned();
-                scope.remove_slice(&name);
-                let slices = scope.slices.entry(service).or_default();
+                let mut slices = scope.slices.get(&service).cloned().unwrap_or_default();
+                if !slices.contains_key(&name) {
+                    // It may have been another Service's.
+                    scope.remove_slice(&name);
+                }
                 slices.insert(name, Arc::new(r));
+                scope.slices.insert(service, slices);
             }
             Resource::Intermediate(r) => {
                 let owner = controller(&r);
-                scope.intermediates.insert((r.spec, name), owner);
+                match r.spec {
+                    IntermediateKind::ReplicaSet => scope.replica_sets.insert(name, owner),
+                    IntermediateKind::Job => scope.jobs.insert(name, owner),
+                }
             }
             Resource::Server(r) => scope.servers.insert(name, r),
-            Resource::ServerAuthorization(r) => {
-                scope.server_authorizations.insert(name, r);
-            }
-            Resource::AuthorizationPolicy(r) => {
-                scope.authorization_policies.insert(name, r);
-            }
-            Resource::MeshTlsAuthentication(r) => drop(scope.mesh_tls.insert(name, r)),
-            Resource::NetworkAuthentication(r) => drop(scope.networks.insert(name, r)),
-            Resource::HttpRoute(r) => drop(scope.http_routes.insert((r.group, name), r)),
-            Resource::GrpcRoute(r) => drop(scope.grpc_routes.insert(name, r)),
-            Resource::HttpLocalRateLimitPolicy(r) => drop(scope.rate_limits.insert(name, r)),
-            Resource::TcpRoute(r) => drop(scope.tcp_routes.insert(name, r)),
-            Resource::TlsRoute(r) => drop(scope.tls_routes.insert(name, r)),
-            Resource::EgressNetwork(r) => drop(scope.egress_networks.insert(name, r)),
-            Resource::ServiceProfile(r) => drop(scope.profiles.insert(name, r)),
-            Resource::TrafficSplit(r) => drop(scope.splits.insert(name, r)),
+            Resource::ServerAuthorization(r) => scope.server_authorizations.insert(name, r),
+            Resource::AuthorizationPolicy(r) => scope.authorization_policies.insert(name, r),
+            Resource::MeshTlsAuthentication(r) => scope.mesh_tls.insert(name, r),
+            Resource::NetworkAuthentication(r) => scope.networks.insert(name, r),
+            Resource::HttpRoute(r) => scope.http_routes.insert((r.group, name), r),
+            Resource::GrpcRoute(r) => scope.grpc_routes.insert(name, r),
+            Resource::HttpLocalRateLimitPolicy(r) => scope.rate_limits.insert(name, r),
+            Resource::TcpRoute(r) => scope.tcp_routes.insert(name, r),
+            Resource::TlsRoute(r) => scope.tls_routes.insert(name, r),
+            Resource::EgressNetwork(r) => scope.egress_networks.insert(name, r),
+            Resource::ServiceProfile(r) => scope.profiles.insert(name, r),
+            Resource::TrafficSplit(r) => scope.splits.insert(name, r),
             Resource::Node(_) | Resource::Other { .. } => {}
         }
     }
@@ -88,13 +91,13 @@ impl Index {
             _ => &key.namespace,
         };
         if let Resource::Node(node) = resource {
-            return self.nodes.zones.get(name).map(String::as_str) == zone_of(node);
+            return self.zones.get(name).map(String::as_str) == zone_of(node);
         }
         let Some(scope) = self.namespaces.get(namespace) else {
             return false;
         };
         match resource {
-            Resource::Namespace(r) => scope.annotations == r.metadata.annotations,
+            Resource::Namespace(r) => *scope.annotations == r.metadata.annotations,
             Resource::Pod(r) => {
                 matches!(scope.pods.get(name), Some(Workload::Pod(pod)) if **pod == *r)
             }
@@ -102,14 +105,14 @@ impl Index {
                 let found = scope.external_workloads.get(name);
                 matches!(found, Some(Workload::ExternalWorkload(workload)) if **workload == *r)
             }
-            Resource::Service(r) => scope.services.get(name).is_some_and(|s| **s == *r),
+            Resource::Service(r) => scope.services.get(name) == Some(r),
             Resource::EndpointSlice(r) => scope
                 .slices
                 .get(r.service().unwrap_or_default())
                 .and_then(|slices| slices.get(name))
                 .is_some_and(|slice| **slice == *r),
             Resource::Intermediate(r) => {
-                scope.intermediates.get(&(r.spec, name.clone())) == Some(&controller(r))
+                scope.intermediates(r.spec).get(name) == Some(&controller(r))
             }
             Resource::Server(r) => scope.servers.get(name) == Some(r),
             Resource::ServerAuthorization(r) => scope.server_authorizations.get(name) == Some(r),
@@ -139,35 +142,35 @@ impl Index {
         if !self.namespaces.contains_key(scope_name) {
             return;
         }
-        let scope = self.change(scope_name);
+        let (scope, addresses) = self.change(scope_name);
         let name = &key.name;
         match (key.group.as_str(), key.kind.as_str()) {
-            ("", "Namespace") => scope.annotations.clear(),
+            ("", "Namespace") => scope.annotations.set(StringMap::new()),
             ("", "Pod") => {
-                let old = scope.pods.remove(name);
-                self.addresses.workload(old.as_ref(), None);
+                addresses.workload(scope.pods.get(name), None);
+                scope.pods.remove(name);
             }
             ("", "Service") => {
-                let old = scope.services.remove(name);
-                self.addresses.service(old.as_deref(), None);
+                addresses.service(scope.services.get(name), None);
+                scope.services.remove(name);
             }
             (_, "ExternalWorkload") => {
-                let old = scope.external_workloads.remove(name);
-                self.addresses.workload(old.as_ref(), None);
+                addresses.workload(scope.external_workloads.get(name), None);
+                scope.external_workloads.remove(name);
             }
             (_, "EndpointSlice") => scope.remove_slice(name),
             (_, "Server") => scope.servers.remove(name),
-            (_, "ServerAuthorization") => drop(scope.server_authorizations.remove(name)),
-            (_, "AuthorizationPolicy") => drop(scope.authorization_policies.remove(name)),
-            (_, "MeshTLSAuthentication") => drop(scope.mesh_tls.remove(name)),
-            (_, "NetworkAuthentication") => drop(scope.networks.remove(name)),
-            (_, "HTTPLocalRateLimitPolicy") => drop(scope.rate_limits.remove(name)),
-            (_, "GRPCRoute") => drop(scope.grpc_routes.remove(name)),
-            (_, "TCPRoute") => drop(scope.tcp_routes.remove(name)),
-            (_, "TLSRoute") => drop(scope.tls_routes.remove(name)),
-            (_, "EgressNetwork") => drop(scope.egress_networks.remove(name)),
-            (_, "ServiceProfile") => drop(scope.profiles.remove(name)),
-            (_, "TrafficSplit") => drop(scope.splits.remove(name)),
+            (_, "ServerAuthorization") => scope.server_authorizations.remove(name),
+            (_, "AuthorizationPolicy") => scope.authorization_policies.remove(name),
+            (_, "MeshTLSAuthentication") => scope.mesh_tls.remove(name),
+            (_, "NetworkAuthentication") => scope.networks.remove(name),
+            (_, "HTTPLocalRateLimitPolicy") => scope.rate_limits.remove(name),
+            (_, "GRPCRoute") => scope.grpc_routes.remove(name),
+            (_, "TCPRoute") => scope.tcp_routes.remove(name),
+            (_, "TLSRoute") => scope.tls_routes.remove(name),
+            (_, "EgressNetwork") => scope.egress_networks.remove(name),
+            (_, "ServiceProfile") => scope.profiles.remove(name),
+            (_, "TrafficSplit") => scope.splits.remove(name),
             (group, "HTTPRoute") => {
                 let group = match group {
                     GATEWAY_GROUP => RouteGroup::Gateway,
@@ -175,11 +178,9 @@ impl Index {
                 };
                 scope.http_routes.remove(&(group, name.clone()));
             }
-            (_, kind) => {
-                if let Some(kind) = IntermediateKind::named(kind) {
-                    scope.intermediates.remove(&(kind, name.clone()));
-                }
-            }
+            (_, "ReplicaSet") => scope.replica_sets.remove(name),
+            (_, "Job") => scope.jobs.remove(name),
+            _ => {}
         }
         if self
             .namespaces
@@ -190,34 +191,43 @@ impl Index {
         }
     }
 
-    /// The scope of a namespace, to be changed.
-    fn change(&mut self, namespace: &str) -> &mut Scope {
+    /// The scope of a namespace, to be changed, and who has which address.
+    fn change(&mut self, namespace: &str) -> (&mut Scope, &mut Addresses) {
+        self.revision = revision();
         let namespaces = Arc::make_mut(&mut self.namespaces);
         let scope = namespaces.entry(namespace.to_owned()).or_default();
         let scope = Arc::make_mut(scope);
-        scope.revision = revision();
-        scope
+        scope.revision = self.revision;
+        (scope, Arc::make_mut(&mut self.addresses))
     }
 
     fn set_zone(&mut self, node: String, zone: Option<&str>) {
-        if self.nodes.zones.get(&node).map(String::as_str) == zone {
+        if self.zones.get(&node).map(String::as_str) == zone {
             return;
         }
-        let nodes = Arc::make_mut(&mut self.nodes);
-        nodes.revision = revision();
+        self.revision = revision();
+        let zones = Arc::make_mut(&mut self.zones);
         match zone {
-            Some(zone) => drop(nodes.zones.insert(node, zone.to_owned())),
-            None => drop(nodes.zones.remove(&node)),
+            Some(zone) => drop(zones.insert(node, zone.to_owned())),
+            None => drop(zones.remove(&node)),
         }
     }
 }
 
 impl Scope {
     fn remove_slice(&mut self, name: &str) {
-        let holding = |slices: &&mut std::collections::BTreeMap<_, _>| slices.contains_key(name);
-        if let Some(slices) = self.slices.values_mut().find(holding) {
-            slices.remove(name);
-            self.slices.retain(|_, slices| !slices.is_empty());
+        let holding = self
+            .slices
+            .iter()
+            .find(|(_, slices)| slices.contains_key(name));
+        let Some((service, mut slices)) = holding.map(|(s, all)| (s.clone(), all.clone())) else {
+            return;
+        };
+        slices.remove(name);
+        if slices.is_empty() {
+            self.slices.remove(&service);
+        } else {
+            self.slices.insert(service, slices);
         }
     }
 }

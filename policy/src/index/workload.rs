@@ -1,6 +1,6 @@
 //! A workload, what names it, and what its annotations (or its namespace's) say about its ports.
 
-use super::{Cluster, Scope, annotations};
+use super::{Cluster, Part, annotations};
 use crate::{
     default_policy::DefaultPolicy,
     ports::{InvalidPorts, PortSet},
@@ -194,7 +194,7 @@ impl Workload {
 #[derive(Clone, Copy)]
 pub(crate) struct Settings<'a> {
     pub(crate) cluster: &'a Cluster,
-    pub(crate) scope: &'a Scope,
+    pub(crate) part: Part<'a>,
     pub(crate) workload: &'a Workload,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Settings<'a> {
     /// An annotation of the workload, else of its namespace.
     pub(crate) fn annotation(&self, key: &str) -> Option<&'a str> {
         let own = self.workload.metadata().annotations.get(key);
-        own.or_else(|| self.scope.annotations.get(key))
+        own.or_else(|| self.part.annotations().get(key))
             .map(String::as_str)
     }
 
@@ -210,7 +210,7 @@ impl<'a> Settings<'a> {
     pub(crate) fn default_policy(&self) -> DefaultPolicy {
         let key = annotations::DEFAULT_INBOUND_POLICY;
         let own = self.workload.metadata().annotations.get(key);
-        let inherited = self.scope.annotations.get(key);
+        let inherited = self.part.annotations().get(key);
         own.and_then(|p| p.trim().parse().ok())
             .or_else(|| inherited.and_then(|p| p.trim().parse().ok()))
             .unwrap_or(self.cluster.default_policy)

@@ -160,7 +160,7 @@ fn rate_limits(lint: Lint<'_>, report: &mut Report) {
                 "limits need proxyProtocol unknown, HTTP/1 or HTTP/2",
             );
         }
-        let winner = crate::index::inbound::accepted_rate_limit(lint.scope, name);
+        let winner = crate::index::inbound::accepted_rate_limit(lint.scope.part(), name);
         if let Some(winner) = winner.filter(|w| w.metadata.name != limit.metadata.name) {
             let winner = &winner.metadata.name;
             report.add(

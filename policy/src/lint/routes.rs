@@ -183,13 +183,13 @@ fn protocol(facts: &Facts<'_>, server: &Server, report: &mut Report) {
 /// Of routes that match the same requests equally well, the first in order gets them all.
 fn shadowed(lint: Lint<'_>, server: &Server, report: &mut Report) {
     let place = format!("Server {}", server.metadata.name);
-    let mut routes = attached_http_routes(lint.scope, lint.namespace, server);
+    let mut routes = attached_http_routes(lint.scope.routes(), lint.namespace, server);
     in_order(&mut routes);
     // One with a filter that is not implemented is not read at all.
     routes.retain(|route| http_rules(&route.spec.rules).is_ok());
     let http: Vec<_> = routes.iter().map(|route| http_candidate(route)).collect();
     never_match(&http, &place, |_| true, report);
-    let mut routes = attached_grpc_routes(lint.scope, lint.namespace, server);
+    let mut routes = attached_grpc_routes(lint.scope.routes(), lint.namespace, server);
     routes.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
     routes.retain(|route| grpc_rules(&route.spec.rules).is_ok());
     let grpc: Vec<_> = routes.iter().map(|route| grpc_candidate(route)).collect();
@@ -272,12 +272,11 @@ pub(super) fn never_match<M: Compared>(
 
 /// Routes that neither their own authorizations nor those of the Server open to anybody.
 fn denied(lint: Lint<'_>, server: &Server, report: &mut Report) {
-    let selected = |w: &&Workload| selects_workload(server, lint.settings(w));
+    let selected = |w: &&Workload| selects_workload(server, w);
     let keeps = lint.scope.workloads().filter(selected).find_map(|w| {
-        let settings = lint.settings(w);
         let mut ports = super::ports_of(server, w).into_iter();
         let port = ports.find(|p| {
-            let winner = lint.index.server_of(settings, *p);
+            let winner = lint.scope.servers.keeper(w, *p);
             winner.is_some_and(|s| s.metadata.name == server.metadata.name)
         })?;
         lint.index.inbound(&w.reference(), port)

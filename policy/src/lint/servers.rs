@@ -18,7 +18,7 @@ pub(super) fn check(lint: Lint<'_>, report: &mut Report) {
 pub(super) fn check_one(lint: Lint<'_>, server: &Server, report: &mut Report) {
     let workloads = lint.scope.workloads();
     let selected: Vec<&Workload> = workloads
-        .filter(|w| inbound::selects_workload(server, lint.settings(w)))
+        .filter(|w| inbound::selects_workload(server, w))
         .collect();
     if selected.is_empty() {
         return selects_nothing(server, report);
@@ -107,9 +107,8 @@ fn overlap(lint: Lint<'_>, server: &Server, selected: &[&Workload], report: &mut
     let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut kept = false;
     for workload in selected {
-        let settings = lint.settings(workload);
         for port in ports_of(server, workload) {
-            let Some(winner) = lint.index.server_of(settings, port) else {
+            let Some(winner) = lint.scope.servers.keeper(workload, port) else {
                 continue;
             };
             if winner.metadata.name == server.metadata.name {
@@ -143,9 +142,8 @@ fn overlap(lint: Lint<'_>, server: &Server, selected: &[&Workload], report: &mut
 /// With the default `accessPolicy: deny`, creating a Server cuts every client that nothing authorizes.
 fn authorized(lint: Lint<'_>, server: &Server, selected: &[&Workload], report: &mut Report) {
     let Some((workload, port)) = selected.iter().find_map(|w| {
-        let settings = lint.settings(w);
         let keeps = |p: &u16| {
-            let winner = lint.index.server_of(settings, *p);
+            let winner = lint.scope.servers.keeper(w, *p);
             winner.is_some_and(|s| s.metadata.name == server.metadata.name)
         };
         Some((w, ports_of(server, w).into_iter().find(keeps)?))

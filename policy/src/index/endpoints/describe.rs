@@ -2,7 +2,7 @@
 
 use super::{Endpoint, EndpointIdentity};
 use crate::{
-    index::{Index, Scope, Workload, annotations, servers, store::ZONE_LABEL, workload::Settings},
+    index::{Index, Part, Workload, annotations, servers, store::ZONE_LABEL, workload::Settings},
     resource::{IntermediateKind, Metadata, OwnerReference, Pod, StringMap},
 };
 use std::net::IpAddr;
@@ -49,14 +49,14 @@ impl Index {
     /// A workload as an endpoint. Its zone is that of its node, or what its own label says.
     pub(super) fn endpoint(
         &self,
-        scope: &Scope,
+        part: Part<'_>,
         workload: &Workload,
         addr: IpAddr,
         port: u16,
     ) -> Endpoint {
         let settings = Settings {
             cluster: self.cluster(),
-            scope,
+            part,
             workload,
         };
         let skipped = settings.skips(port);
@@ -67,7 +67,7 @@ impl Index {
             ..Endpoint::bare(addr, port)
         };
         match workload {
-            Workload::Pod(pod) => self.describe_pod(&mut endpoint, scope, pod, skipped),
+            Workload::Pod(pod) => self.describe_pod(&mut endpoint, part, pod, skipped),
             Workload::ExternalWorkload(external) => {
                 let name = &external.spec.mesh_tls.identity;
                 endpoint.meshed = !skipped;
@@ -85,7 +85,7 @@ impl Index {
                 let labels = &mut endpoint.labels;
                 let name = external.metadata.name.clone();
                 labels.insert("external_workload".to_owned(), name);
-                owner_labels(labels, scope, &external.metadata);
+                owner_labels(labels, part, &external.metadata);
             }
         }
         let of_node = endpoint.node.as_deref().and_then(|n| self.node_zone(n));
@@ -94,7 +94,7 @@ impl Index {
         endpoint.in_zone(zone)
     }
 
-    fn describe_pod(&self, endpoint: &mut Endpoint, scope: &Scope, pod: &Pod, skipped: bool) {
+    fn describe_pod(&self, endpoint: &mut Endpoint, part: Part<'_>, pod: &Pod, skipped: bool) {
         let control_plane = pod.metadata.labels.get(CONTROL_PLANE_LABEL);
         let cluster = self.cluster();
         endpoint.meshed = control_plane.is_some() && !skipped;
@@ -124,14 +124,15 @@ impl Index {
         if let Some(hash) = pod.metadata.labels.get("pod-template-hash") {
             put("pod_template_hash", hash);
         }
-        owner_labels(labels, scope, &pod.metadata);
+        owner_labels(labels, part, &pod.metadata);
     }
 
     /// Whether a port carries bytes: the Server that keeps it says so, or the workload's annotation or the defaults.
     fn is_opaque(&self, settings: Settings<'_>, port: u16) -> bool {
         // Most namespaces have no such Server, and then none needs to be looked for.
-        let may_be = settings.scope.servers.has_opaque();
-        let server = may_be.then(|| self.server_of(settings, port)).flatten();
+        let may_be = settings.part.has_opaque_server();
+        let keeper = || settings.part.keeper(settings.workload, port);
+        let server = may_be.then(keeper).flatten();
         if server.is_some_and(servers::is_opaque) {
             return true;
         }
@@ -166,12 +167,12 @@ fn is_proxy_port(pod: &Pod, port: u16) -> bool {
 
 /// Adds the label of who owns an object, for example `deployment`: the owner of its ReplicaSet or Job, where that has
 /// one.
-fn owner_labels(labels: &mut StringMap, scope: &Scope, metadata: &Metadata) {
+fn owner_labels(labels: &mut StringMap, part: Part<'_>, metadata: &Metadata) {
     let Some(owner) = metadata.owners.iter().find(|o| o.controller) else {
         return;
     };
     let between = IntermediateKind::named(&owner.kind);
-    let known = between.and_then(|kind| scope.intermediates.get(&(kind, owner.name.clone())));
+    let known = between.and_then(|kind| part.owner(kind, &owner.name));
     let (kind, name) = match known {
         Some(Some((kind, name))) => (kind.clone(), name.clone()),
         Some(None) => (owner.kind.clone(), owner.name.clone()),

@@ -5,7 +5,7 @@
 
 use super::{Endpoint, EndpointIdentity, hostname, target_port};
 use crate::{
-    index::{Index, Scope, Workload, WorkloadRef},
+    index::{Index, Part, Workload, WorkloadRef},
     resource::{
         EndpointSlice, Service,
         discovery::{SliceEndpoint, TargetRef},
@@ -22,23 +22,27 @@ impl Index {
     /// Ready endpoints of a port of a Service. A port that the Service does not declare is used as the port of its
     /// endpoints. `None` if there is no such Service.
     pub fn endpoints(&self, namespace: &str, service: &str, port: u16) -> Option<Vec<Endpoint>> {
-        let scope = self.scope(namespace)?;
-        let service = scope.services.get(service)?;
+        let part = self.part(namespace);
+        let service = part.service(service)?;
         let declared = service.port(port);
-        let slices = scope.slices.get(&service.metadata.name);
+        let slices = part.slices(&service.metadata.name);
         let mut out = Vec::new();
         for slice in slices.into_iter().flat_map(|slices| slices.values()) {
-            self.of_slice(&mut out, scope, slice, declared, port);
+            self.of_slice(&mut out, part, slice, declared, port);
         }
-        let pods = slices.is_none().then(|| scope.pods.values());
+        let Some(selector) = service.selector() else {
+            return Some(out);
+        };
+        let pods = slices.is_none().then(|| part.pods().values());
         let written = slices.into_iter().flat_map(|slices| slices.values());
         let written = written.filter(|slice| slice.is_of_external_workloads());
         let written: BTreeSet<&str> = written.flat_map(|slice| named_in(slice)).collect();
-        let external = scope.external_workloads.iter();
+        let external = part.external_workloads().iter();
         let external = external.filter(|(name, _)| !written.contains(name.as_str()));
         let workloads = pods.into_iter().flatten();
         let workloads = workloads.chain(external.map(|(_, workload)| workload));
-        self.selector_finds(&mut out, scope, service, workloads, port);
+        let workloads = workloads.filter(|w| selector.matches(&w.metadata().labels));
+        self.selector_finds(&mut out, part, service, workloads, port);
         Some(out)
     }
 
@@ -46,7 +50,7 @@ impl Index {
     fn of_slice(
         &self,
         out: &mut Vec<Endpoint>,
-        scope: &Scope,
+        part: Part<'_>,
         slice: &EndpointSlice,
         declared: Option<&ServicePort>,
         port: u16,
@@ -60,7 +64,7 @@ impl Index {
                 continue;
             };
             let found = match &entry.target_ref {
-                Some(reference) => self.referred(scope, slice, reference, *addr, target),
+                Some(reference) => self.referred(part, slice, reference, *addr, target),
                 None => Some(bare(slice, *addr, target, port)),
             };
             let Some(found) = found else {
@@ -88,7 +92,7 @@ impl Index {
     /// sent plaintext.
     fn referred(
         &self,
-        scope: &Scope,
+        part: Part<'_>,
         slice: &EndpointSlice,
         reference: &TargetRef,
         addr: IpAddr,
@@ -102,30 +106,27 @@ impl Index {
             "ExternalWorkload" => WorkloadRef::ExternalWorkload { ns, name },
             _ => return None,
         };
-        let scope = if namespace == own {
-            scope
+        let part = if namespace == own {
+            part
         } else {
-            self.scope(namespace)?
+            self.part(namespace)
         };
-        Some(self.endpoint(scope, scope.workload(&workload)?, addr, port))
+        Some(self.endpoint(part, part.workload(&workload)?, addr, port))
     }
 
-    /// Adds the ready workloads that a Service's selector finds.
+    /// Adds those of the workloads that a Service selects which are ready.
     fn selector_finds<'a>(
         &self,
         out: &mut Vec<Endpoint>,
-        scope: &Scope,
+        part: Part<'_>,
         service: &Service,
         workloads: impl Iterator<Item = &'a Workload>,
         port: u16,
     ) {
-        let Some(selector) = service.selector() else {
-            return;
-        };
         let declared = service.port(port);
         for workload in workloads {
             let is_ready = workload.is_ready() || publishes(service, workload);
-            if !is_ready || !selector.matches(&workload.metadata().labels) {
+            if !is_ready {
                 continue;
             }
             let Some(port) = target_port(workload, declared, port) else {
@@ -135,7 +136,7 @@ impl Index {
             for addr in workload.addresses() {
                 out.push(Endpoint {
                     hostname: hostname.clone(),
-                    ..self.endpoint(scope, workload, addr, port)
+                    ..self.endpoint(part, workload, addr, port)
                 });
             }
         }

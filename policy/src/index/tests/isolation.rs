@@ -135,7 +135,7 @@ const KINDS: &[(&str, &str, &str)] = &[
 ];
 
 /// One object of any kind, whose names collide with those of the other namespace on purpose.
-fn any_object(namespace: &str) -> impl Strategy<Value = Resource> + use<> {
+pub(super) fn any_object(namespace: &str) -> impl Strategy<Value = Resource> + use<> {
     let namespace = namespace.to_owned();
     let name = prop::sample::select(vec!["web", "a", "b"]);
     let spec = prop::sample::select(KINDS);
