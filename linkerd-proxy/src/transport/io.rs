@@ -93,8 +93,9 @@ impl Io {
         }
     }
 
-    /// Puts bytes that detection took back in front.
-    pub(crate) fn replay(&mut self, bytes: BytesMut) {
+    /// Puts bytes that detection took back in front: of what an earlier look took and this one has not come to, too.
+    pub(crate) fn replay(&mut self, mut bytes: BytesMut) {
+        bytes.extend_from_slice(&self.replay);
         self.replay = bytes;
     }
 
@@ -255,6 +256,37 @@ impl AsyncWrite for Io {
             Stream::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Stream::Server(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
             Stream::Client(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    /// Two looks at the first bytes, as for TLS and then for HTTP, of which each takes as much as it likes.
+    #[tokio::test]
+    async fn looking_at_first_bytes_takes_none_of_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (first, second) in [(0, 0), (5, 3), (3, 5), (5, 5), (10, 1), (10, 10)] {
+            let address = listener.local_addr().unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"0123456789").await.unwrap();
+            client.shutdown().await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut io = Io::tcp(stream, BytesMut::new());
+            for count in [first, second] {
+                let mut seen = BytesMut::zeroed(count);
+                io.read_exact(&mut seen).await.unwrap();
+                io.replay(seen);
+            }
+            let mut all = String::new();
+            io.read_to_string(&mut all).await.unwrap();
+            assert_eq!(all, "0123456789", "{first} and {second}");
         }
     }
 }

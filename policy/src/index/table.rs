@@ -221,7 +221,10 @@ impl<V: Target> Targeting<V> {
     }
 
     /// Those about any of these targets, by name.
-    pub(crate) fn about<'a>(&'a self, targets: &[&str]) -> impl Iterator<Item = &'a V> + use<'a, V> {
+    pub(crate) fn about<'a>(
+        &'a self,
+        targets: &[&str],
+    ) -> impl Iterator<Item = &'a V> + use<'a, V> {
         let names = targets
             .iter()
             .filter_map(|target| self.targets.get(*target));

@@ -53,6 +53,53 @@ async fn http_is_recognised_however_its_first_bytes_are_cut() {
     assert!((recognised - 19.0).abs() < f64::EPSILON, "{recognised}");
 }
 
+/// How much a client says at once: what fits into one look at it, and what does not.
+const AT_ONCE: [usize; 9] = [100, 900, 1000, 1030, 1500, 2040, 2060, 5000, 30_000];
+
+#[tokio::test]
+async fn a_request_that_comes_at_once_comes_whole_however_long_it_is() {
+    let mesh = open().await;
+    let _origin = origin::echo(mesh.origin()).await;
+    for length in AT_ONCE {
+        let long: String = (0..length)
+            .map(|at| char::from(b'a' + (at % 26) as u8))
+            .collect();
+        let request = format!(
+            "GET /long HTTP/1.1\r\nhost: web\r\nx-long: {long}\r\nconnection: close\r\n\r\n"
+        );
+        let answer = raw(&mesh, &[request.as_bytes()]).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{length}: {answer}");
+        assert!(answer.contains(&format!("x-long: {long}\n")), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_come_at_once_come_whole_however_many_they_are() {
+    let mesh = open().await;
+    let listener = origin::listen(mesh.origin()).await;
+    let origin = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    for length in AT_ONCE {
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let mut stream = mesh.connect_from(5, mesh.web()).await;
+        stream.write_all(&bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        within("the bytes", stream.read_to_end(&mut back))
+            .await
+            .unwrap();
+        assert!(back == bytes, "{length}: {} came back", back.len());
+    }
+    origin.abort();
+}
+
 #[tokio::test]
 async fn http2_goes_to_the_application_as_http2() {
     let mesh = open().await;

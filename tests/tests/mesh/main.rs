@@ -51,6 +51,7 @@ mod outbound_telemetry;
 mod outbound_timeouts;
 mod outbound_unready;
 mod peer;
+mod pings;
 mod promql;
 mod redirected;
 mod resets;

@@ -1,7 +1,7 @@
 //! A connection to an origin over HTTP/2, shared by all requests to it.
 
 use super::{
-    pings::{Beat, Due, Pings, Settings as PingSettings},
+    pings::{Beat, Due, FIRST_WINDOW, Pings, Settings as PingSettings},
     receive::Receive,
     say_length,
     send::Sending,
@@ -21,7 +21,7 @@ use std::{
     future::{Future, poll_fn},
     mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -45,12 +45,12 @@ pub(crate) async fn connect(
     let pings = PingSettings {
         keep_alive: params.keep_alive,
         while_idle: params.keep_alive_while_idle,
-        window: params
-            .adaptive
-            .then_some(params.stream_window.unwrap_or(STREAM_WINDOW)),
+        is_adaptive: params.adaptive,
     };
     let pings = Pings::new(pings, || connection.ping_pong());
-    let beat = pings.as_ref().map(|pings| pings.beat().clone());
+    let beat = pings
+        .as_ref()
+        .map_or_else(Weak::new, |pings| Arc::downgrade(pings.beat()));
     tokio::spawn(Driver {
         connection,
         pings,
@@ -60,13 +60,21 @@ pub(crate) async fn connect(
 }
 
 fn builder(params: &Http2Params) -> h2::client::Builder {
+    let windows = if params.adaptive {
+        (FIRST_WINDOW, FIRST_WINDOW)
+    } else {
+        (
+            params.stream_window.unwrap_or(STREAM_WINDOW),
+            params.connection_window.unwrap_or(CONNECTION_WINDOW),
+        )
+    };
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
         .initial_max_send_streams(FIRST_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
-        .initial_window_size(params.stream_window.unwrap_or(STREAM_WINDOW))
-        .initial_connection_window_size(params.connection_window.unwrap_or(CONNECTION_WINDOW))
+        .initial_window_size(windows.0)
+        .initial_connection_window_size(windows.1)
         .max_send_buffer_size(
             params
                 .max_send_buf_size
@@ -121,7 +129,8 @@ impl Future for Driver {
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     requests: SendRequest<Bytes>,
-    beat: Option<Arc<Beat>>,
+    /// Streams hold it: without one the connection is idle.
+    beat: Weak<Beat>,
 }
 
 /// Why there is no response.
@@ -146,6 +155,7 @@ impl Sender {
         request: &mut Request<RequestBody>,
         interim: Option<&Interim>,
     ) -> Result<Response<Receive>, Unanswered> {
+        let beat = self.beat.upgrade();
         let ready = poll_fn(|cx| self.requests.poll_ready(cx)).await;
         ready.map_err(|error| Unanswered {
             error,
@@ -155,7 +165,7 @@ impl Sender {
         let response = poll_fn(|cx| exchange.poll_head(cx)).await;
         let response = response.map_err(Unanswered::sent)?;
         if let Some(upload) = exchange.upload.take() {
-            let beat = self.beat.clone();
+            let beat = beat.clone();
             tokio::spawn(async move {
                 let _beat = beat;
                 if let Err(error) = upload.await {
@@ -164,10 +174,10 @@ impl Sender {
             });
         }
         let (head, stream) = response.into_parts();
-        if let Some(beat) = &self.beat {
+        if let Some(beat) = &beat {
             beat.head();
         }
-        let body = Receive::new(stream, &head.headers, self.beat);
+        let body = Receive::new(stream, &head.headers, beat);
         Ok(Response::from_parts(head, body))
     }
 

@@ -50,8 +50,8 @@ pub(super) struct Settings {
     pub(super) keep_alive: Option<(Duration, Duration)>,
     /// Also while there are no streams.
     pub(super) while_idle: bool,
-    /// The windows follow the traffic, from this many bytes.
-    pub(super) window: Option<u32>,
+    /// The windows follow the traffic, from [`FIRST_WINDOW`].
+    pub(super) is_adaptive: bool,
 }
 
 /// The PINGs of one connection, in its task.
@@ -89,7 +89,7 @@ impl Pings {
         settings: Settings,
         pings: impl FnOnce() -> Option<PingPong>,
     ) -> Option<Self> {
-        if settings.keep_alive.is_none() && settings.window.is_none() {
+        if settings.keep_alive.is_none() && !settings.is_adaptive {
             return None;
         }
         Some(Self {
@@ -107,7 +107,7 @@ impl Pings {
                 timer: Box::pin(sleep(interval)),
                 is_awaited: false,
             }),
-            width: settings.window.map(Width::new),
+            width: settings.is_adaptive.then(Width::new),
         })
     }
 
@@ -170,8 +170,8 @@ impl Pings {
 
     /// Whether the peer has not answered in time; asks it when nothing has come for long.
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        // The task and whoever opens streams hold one each; every stream holds one more.
-        let is_idle = Arc::strong_count(&self.beat) <= 2;
+        // Every stream holds one more.
+        let is_idle = Arc::strong_count(&self.beat) == 1;
         while let Some(keep_alive) = &mut self.keep_alive {
             if keep_alive.timer.as_mut().poll(cx).is_pending() {
                 return false;
@@ -196,6 +196,10 @@ impl Pings {
     }
 }
 
+/// The window that a peer has before it hears of another, in bytes (RFC 9113 §6.9.2): where those that follow the traffic
+/// begin.
+pub(super) const FIRST_WINDOW: u32 = 65_535;
+
 /// The largest window, in bytes.
 const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 /// The longest pause between two samples.
@@ -217,9 +221,9 @@ struct Width {
 }
 
 impl Width {
-    fn new(window: u32) -> Self {
+    fn new() -> Self {
         Self {
-            window,
+            window: FIRST_WINDOW,
             fastest: 0.0,
             round_trip: 0.0,
             pause: Duration::from_millis(100),
@@ -265,7 +269,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_grows_with_what_fills_it_and_no_further() {
-        let mut width = Width::new(65_535);
+        let mut width = Width::new();
         let now = Instant::now();
         let round_trip = Duration::from_millis(10);
         assert_eq!(width.sample(1_000, round_trip, now), None, "hardly used");
@@ -279,7 +283,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn samples_grow_rare_while_nothing_changes() {
-        let mut width = Width::new(65_535);
+        let mut width = Width::new();
         let now = Instant::now();
         for _ in 0..20 {
             width.sample(10, Duration::from_millis(10), now);

@@ -1,7 +1,7 @@
 //! A client's HTTP/2 connection, and the task of each request on it.
 
 use super::{
-    pings::{Beat, Due, Pings, Settings as PingSettings},
+    pings::{Beat, Due, FIRST_WINDOW, Pings, Settings as PingSettings},
     receive::Receive,
     say_length,
     send::Sending,
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) stream_window: u32,
     /// Bytes.
     pub(crate) connection_window: u32,
-    /// Both windows follow the traffic.
+    /// Both windows follow the traffic instead.
     pub(crate) adaptive: bool,
     pub(crate) max_streams: Option<u32>,
     /// Bytes.
@@ -58,10 +58,15 @@ pub(crate) struct Settings {
 
 impl Settings {
     fn builder(&self) -> h2::server::Builder {
+        let windows = if self.adaptive {
+            (FIRST_WINDOW, FIRST_WINDOW)
+        } else {
+            (self.stream_window, self.connection_window)
+        };
         let mut builder = h2::server::Builder::new();
         builder
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
+            .initial_window_size(windows.0)
+            .initial_connection_window_size(windows.1)
             .max_header_list_size(self.max_header_list)
             .max_pending_accept_reset_streams(self.max_pending_resets)
             .max_local_error_reset_streams(Some(self.max_local_resets))
@@ -80,7 +85,7 @@ impl Settings {
             keep_alive: self.keep_alive,
             // A client that is gone is noticed whether or not it was asking for something.
             while_idle: true,
-            window: self.adaptive.then_some(self.stream_window),
+            is_adaptive: self.adaptive,
         }
     }
 }
