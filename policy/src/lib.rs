@@ -9,6 +9,7 @@ pub mod filters;
 #[cfg(test)]
 mod generate;
 pub mod index;
+mod json;
 pub mod lint;
 pub mod manifest;
 pub mod matchers;

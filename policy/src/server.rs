@@ -4,14 +4,17 @@
 //! `io.linkerd.proxy.inbound.Server`, and [`crate::compile`] turns it into the structure that decides. Nothing here
 //! is looked up on a request path.
 
+use crate::json;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
+use serde::Serialize;
 use std::{fmt, time::Duration};
 
 /// The name of a policy object: what metrics, logs and explanations call it.
 ///
 /// Source: `io.linkerd.proxy.meta.Metadata`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Meta {
     /// Something that exists without a resource: `default`, `probe`, `all-unauthenticated`, `audit`, `localhost`.
     Default {
@@ -89,7 +92,7 @@ impl fmt::Display for Meta {
 /// The policy of one inbound port, as the policy controller sends it.
 ///
 /// Source: `io.linkerd.proxy.inbound.Server`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServerPolicy {
     /// The Server, or the default policy, that governs the port.
     pub meta: Meta,
@@ -100,11 +103,13 @@ pub struct ServerPolicy {
 }
 
 /// How connections on a port are handled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// Detect HTTP within the timeout; what is not HTTP is forwarded as opaque bytes.
     Detect {
         /// Limit of HTTP detection.
+        #[serde(serialize_with = "json::time")]
         timeout: Duration,
         /// Routes and rate limit of what is HTTP.
         http: HttpPolicy,
@@ -125,7 +130,7 @@ pub enum Protocol {
 }
 
 /// Routes and rate limit of an HTTP port.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HttpPolicy {
     /// Routes in the controller's order, which breaks ties.
     pub routes: Vec<HttpRoute>,
@@ -134,7 +139,7 @@ pub struct HttpPolicy {
 }
 
 /// An HTTP route of a port. Source: `io.linkerd.proxy.inbound.HttpRoute`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HttpRoute {
     /// The route's name.
     pub meta: Meta,
@@ -147,7 +152,7 @@ pub struct HttpRoute {
 }
 
 /// Matches and filters of an HTTP route.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HttpRule {
     /// Any of these; empty = every request.
     pub matches: Vec<HttpMatch>,
@@ -165,7 +170,7 @@ pub enum HostMatch {
 }
 
 /// All parts must match. Source: `io.linkerd.proxy.http_route.HttpRouteMatch`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HttpMatch {
     /// Path.
     pub path: Option<PathMatch>,
@@ -174,11 +179,13 @@ pub struct HttpMatch {
     /// Query parameters, all of them.
     pub query: Vec<QueryMatch>,
     /// Method.
+    #[serde(serialize_with = "json::optional_text")]
     pub method: Option<Method>,
 }
 
 /// How a path matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathMatch {
     /// Byte for byte.
     Exact(String),
@@ -189,16 +196,17 @@ pub enum PathMatch {
 }
 
 /// A header that must be present with this value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HeaderMatch {
     /// Name.
+    #[serde(serialize_with = "json::text")]
     pub name: HeaderName,
     /// Value.
     pub value: ValueMatch,
 }
 
 /// A query parameter that must be present with this value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueryMatch {
     /// Name, after URL decoding.
     pub name: String,
@@ -207,16 +215,18 @@ pub struct QueryMatch {
 }
 
 /// How a value matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ValueMatch {
     /// Byte for byte.
+    #[serde(serialize_with = "json::bytes")]
     Exact(Vec<u8>),
     /// The whole value, as `^(?:re)$`.
     Regex(String),
 }
 
 /// A gRPC route of a port. Source: `io.linkerd.proxy.inbound.GrpcRoute`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GrpcRoute {
     /// The route's name.
     pub meta: Meta,
@@ -229,7 +239,7 @@ pub struct GrpcRoute {
 }
 
 /// Matches and filters of a gRPC route.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GrpcRule {
     /// Any of these; empty = every request.
     pub matches: Vec<GrpcMatch>,
@@ -238,7 +248,7 @@ pub struct GrpcRule {
 }
 
 /// All parts must match. Source: `io.linkerd.proxy.grpc_route.GrpcRouteMatch`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GrpcMatch {
     /// Service, or any if empty.
     pub service: String,
@@ -249,7 +259,8 @@ pub struct GrpcMatch {
 }
 
 /// What is done with a request that was authorized.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// Changes request headers.
     RequestHeaders(HeaderModifier),
@@ -264,18 +275,21 @@ pub enum Filter {
 }
 
 /// Add, set and remove headers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HeaderModifier {
     /// Appended.
+    #[serde(serialize_with = "json::headers")]
     pub add: Vec<(HeaderName, HeaderValue)>,
     /// Replaced.
+    #[serde(serialize_with = "json::headers")]
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Removed.
+    #[serde(serialize_with = "json::texts")]
     pub remove: Vec<HeaderName>,
 }
 
 /// A redirect. Source: `io.linkerd.proxy.http_route.RequestRedirect`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Redirect {
     /// Scheme; absent = the request's, else `http`.
     pub scheme: Option<String>,
@@ -286,11 +300,13 @@ pub struct Redirect {
     /// Port; absent = see the spec: the request's when only the host changes.
     pub port: Option<u16>,
     /// Status; absent = 301.
+    #[serde(serialize_with = "json::status")]
     pub status: Option<StatusCode>,
 }
 
 /// How a redirect changes the path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathModifier {
     /// Replaces path and query.
     Full(String),
@@ -299,7 +315,7 @@ pub enum PathModifier {
 }
 
 /// Answers some requests with a failure.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FailureInjector {
     /// HTTP status (HTTP routes) or gRPC code (gRPC routes).
     pub status: u16,
@@ -310,7 +326,7 @@ pub struct FailureInjector {
 }
 
 /// Who may connect, and from where.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Authorization {
     /// The authorization's name.
     pub meta: Meta,
@@ -321,7 +337,7 @@ pub struct Authorization {
 }
 
 /// A network without its exceptions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NetworkMatch {
     /// Addresses inside this network
     pub net: IpNet,
@@ -330,7 +346,8 @@ pub struct NetworkMatch {
 }
 
 /// What a client must show.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Authentication {
     /// Nothing.
     Unauthenticated,
@@ -342,12 +359,13 @@ pub enum Authentication {
         exact: Vec<String>,
         /// DNS suffixes as labels in reading order (`*.a.b` is `["a", "b"]`); an empty one means any identity, of
         /// either form.
+        #[serde(serialize_with = "json::suffixes")]
         suffixes: Vec<Vec<String>>,
     },
 }
 
 /// Request limits of a port. Source: `io.linkerd.proxy.inbound.HttpLocalRateLimit`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RateLimit {
     /// The policy's name, if it has one.
     pub meta: Option<Meta>,
@@ -360,7 +378,7 @@ pub struct RateLimit {
 }
 
 /// The limit of some identities.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RateLimitOverride {
     /// Requests per second, one bucket for all of them.
     pub requests_per_second: u32,

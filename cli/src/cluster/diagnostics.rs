@@ -3,6 +3,7 @@
 use super::{Cluster, Which, forward};
 use crate::outcome::{Failure, Outcome, Output, json, plain, show, table};
 use hyper_util::rt::TokioIo;
+use linkerd_policy::outbound::profile::Profile;
 use linkerd2_proxy_api::{
     destination::{
         GetDestination, WeightedAddrSet, destination_client::DestinationClient, update::Update,
@@ -13,6 +14,7 @@ use linkerd2_proxy_api::{
 };
 use serde::Serialize;
 use std::{
+    fmt::{Debug, Display},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Mutex,
     time::Duration,
@@ -58,6 +60,9 @@ pub(crate) struct PolicyFlags {
     namespace: Option<String>,
     #[command(flatten)]
     ask: Ask,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -66,6 +71,9 @@ pub(crate) struct ProfileFlags {
     authority: String,
     #[command(flatten)]
     ask: Ask,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// A cluster is asked for only where no address is given, or a namespace is wanted.
@@ -149,12 +157,8 @@ pub(crate) async fn policy(flags: PolicyFlags) -> Result<Outcome, Failure> {
                 client.watch_port(spec).await?.into_inner().message().await
             });
             let server = server.await?;
-            // As people read it; what a sidecar would refuse is shown as it was sent.
-            let text = match linkerd_policy::proto::server_from_api(server.clone()) {
-                Ok(policy) => format!("{policy:#?}\n"),
-                Err(error) => format!("# a sidecar refuses this: {error}\n{server:#?}\n"),
-            };
-            show(&text)?;
+            let read = linkerd_policy::proto::server_from_api(server.clone());
+            shown(&read, &server, flags.output)
         }
         "svc" | "service" | "services" => {
             let settings = match &cluster {
@@ -175,16 +179,30 @@ pub(crate) async fn policy(flags: PolicyFlags) -> Result<Outcome, Failure> {
                 client.get(spec).await.map(|got| Some(got.into_inner()))
             });
             let policy = policy.await?;
-            let text = match linkerd_policy::proto::outbound_from_api(policy.clone()) {
-                Ok(policy) => format!("{policy:#?}\n"),
-                Err(error) => format!("# a sidecar refuses this: {error}\n{policy:#?}\n"),
-            };
-            show(&text)?;
+            let read = linkerd_policy::proto::outbound_from_api(policy.clone());
+            shown(&read, &policy, flags.output)
         }
-        _ => {
-            return Err(Failure::usage(format!(
-                "{kind:?}: po/NAME, ew/NAME or svc/NAME is wanted"
-            )));
+        _ => Err(Failure::usage(format!(
+            "{kind:?}: po/NAME, ew/NAME or svc/NAME is wanted"
+        ))),
+    }
+}
+
+/// Shows what a sidecar reads in a message; what it would refuse is shown to people as it was sent.
+fn shown<T: Debug + Serialize>(
+    read: &Result<T, impl Display>,
+    sent: &impl Debug,
+    output: Output,
+) -> Result<Outcome, Failure> {
+    match (read, output) {
+        (Ok(policy), Output::Json) => json(policy)?,
+        (Ok(policy), Output::Text) => show(&format!("{policy:#?}\n"))?,
+        (Err(error), Output::Json) => {
+            return Err(Failure::new(format!("a sidecar refuses this: {error}"))
+                .hint("-o text shows what was sent"));
+        }
+        (Err(error), Output::Text) => {
+            show(&format!("# a sidecar refuses this: {error}\n{sent:#?}\n"))?;
         }
     }
     Ok(Outcome::Good)
@@ -205,11 +223,28 @@ pub(crate) async fn profile(flags: ProfileFlags) -> Result<Outcome, Failure> {
             .await
     });
     let (profile, refused) = linkerd_policy::proto::profile_from_api(profile.await?);
-    for error in refused {
-        show(&format!("# a sidecar passes this over: {error}\n"))?;
+    let passed_over: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    match flags.output {
+        Output::Json => json(&Read {
+            profile: &profile,
+            passed_over,
+        })?,
+        Output::Text => {
+            for error in passed_over {
+                show(&format!("# a sidecar passes this over: {error}\n"))?;
+            }
+            show(&format!("{profile:#?}\n"))?;
+        }
     }
-    show(&format!("{profile:#?}\n"))?;
     Ok(Outcome::Good)
+}
+
+/// A profile, and what of it no sidecar uses.
+#[derive(Serialize)]
+struct Read<'a> {
+    #[serde(flatten)]
+    profile: &'a Profile,
+    passed_over: Vec<String>,
 }
 
 fn wanted(authority: &str, ask: &Ask) -> GetDestination {

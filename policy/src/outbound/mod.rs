@@ -7,14 +7,19 @@
 pub mod profile;
 pub mod router;
 
-use crate::server::{Filter, GrpcMatch, HostMatch, HttpMatch};
+use crate::{
+    json,
+    server::{Filter, GrpcMatch, HostMatch, HttpMatch},
+};
+use serde::Serialize;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 /// The name of something that traffic passes: a destination, a route, a backend. What metrics and errors call it.
 ///
 /// Source: `io.linkerd.proxy.meta.Metadata`. Unlike an inbound [`crate::Meta`] it has a namespace: objects of the
 /// same name in two namespaces are two objects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ref {
     /// Something that exists without a resource: `http`, `opaq`, `egress-fallback`.
     Default {
@@ -112,7 +117,7 @@ impl fmt::Display for Ref {
 }
 
 /// What applies to traffic to one destination. Source: `io.linkerd.proxy.outbound.OutboundPolicy`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutboundPolicy {
     /// The Service or EgressNetwork, or a default.
     pub parent: Ref,
@@ -121,11 +126,13 @@ pub struct OutboundPolicy {
 }
 
 /// How connections to a destination are handled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// Detect HTTP; what is not HTTP is forwarded as opaque bytes.
     Detect {
         /// Limit of detection.
+        #[serde(serialize_with = "json::time")]
         timeout: Duration,
         /// For HTTP/1.
         http1: HttpPolicy,
@@ -147,7 +154,7 @@ pub enum Protocol {
 }
 
 /// Routes and circuit breaking of an HTTP destination.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HttpPolicy {
     /// Routes in the controller's order, which breaks ties.
     pub routes: Vec<HttpRoute>,
@@ -156,7 +163,7 @@ pub struct HttpPolicy {
 }
 
 /// Routes and circuit breaking of a gRPC destination.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GrpcPolicy {
     /// Routes in the controller's order, which breaks ties.
     pub routes: Vec<GrpcRoute>,
@@ -165,7 +172,7 @@ pub struct GrpcPolicy {
 }
 
 /// Source: `io.linkerd.proxy.outbound.HttpRoute`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HttpRoute {
     /// The route's name.
     pub meta: Ref,
@@ -176,7 +183,7 @@ pub struct HttpRoute {
 }
 
 /// Matches of an HTTP route and what is done with what matches.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HttpRule {
     /// Any of these; empty = every request.
     pub matches: Vec<HttpMatch>,
@@ -185,7 +192,7 @@ pub struct HttpRule {
 }
 
 /// Source: `io.linkerd.proxy.outbound.GrpcRoute`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GrpcRoute {
     /// The route's name.
     pub meta: Ref,
@@ -196,7 +203,7 @@ pub struct GrpcRoute {
 }
 
 /// Matches of a gRPC route and what is done with what matches.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GrpcRule {
     /// Any of these; empty = every request.
     pub matches: Vec<GrpcMatch>,
@@ -205,7 +212,7 @@ pub struct GrpcRule {
 }
 
 /// What is done with a request that a rule takes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Action {
     /// Applied in order, for each attempt.
     pub filters: Vec<Filter>,
@@ -220,7 +227,8 @@ pub struct Action {
 }
 
 /// How requests or connections are shared out among backends.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Distribution {
     /// Nowhere: every request is shed.
     #[default]
@@ -228,6 +236,7 @@ pub enum Distribution {
     /// The first in order that is available; at least one.
     FirstAvailable(Vec<RouteBackend>),
     /// At random by weight, among those available; at least one with a weight above 0.
+    #[serde(serialize_with = "json::weighed")]
     RandomAvailable(Vec<(RouteBackend, u32)>),
 }
 
@@ -246,7 +255,7 @@ impl Distribution {
 }
 
 /// A backend as one rule uses it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RouteBackend {
     /// Where requests go.
     pub backend: Backend,
@@ -257,7 +266,7 @@ pub struct RouteBackend {
 }
 
 /// Source: `io.linkerd.proxy.outbound.Backend`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Backend {
     /// The Service, EgressNetwork or default.
     pub meta: Ref,
@@ -268,7 +277,8 @@ pub struct Backend {
 }
 
 /// How the endpoints of a backend are found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Dispatcher {
     /// One endpoint.
     Forward(Endpoint),
@@ -282,20 +292,23 @@ pub enum Dispatcher {
 }
 
 /// Bounds of waiting for an endpoint. Source: `io.linkerd.proxy.outbound.Queue`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Queue {
     /// Requests that may wait.
     pub capacity: u32,
     /// How long there may be no endpoint.
+    #[serde(serialize_with = "json::time")]
     pub failfast_timeout: Duration,
 }
 
 /// Estimation of load: peak EWMA. Source: `io.linkerd.proxy.outbound.Backend.BalanceP2c`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Load {
     /// Estimate of an endpoint that has answered nothing yet.
+    #[serde(serialize_with = "json::time")]
     pub default_rtt: Duration,
     /// Window of the average.
+    #[serde(serialize_with = "json::time")]
     pub decay: Duration,
     /// How failures weigh; absent = by their latency alone.
     pub penalty: Option<Penalty>,
@@ -312,18 +325,21 @@ impl Default for Load {
 }
 
 /// Source: `io.linkerd.proxy.outbound.Backend.BalanceP2c.PenaltyPeakEwma`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Penalty {
     /// Latency that a failure counts as, at least.
+    #[serde(serialize_with = "json::time")]
     pub penalty: Duration,
     /// Window in which it fades.
+    #[serde(serialize_with = "json::time")]
     pub decay: Duration,
     /// The longest `retry-after` that is believed.
+    #[serde(serialize_with = "json::time")]
     pub max_retry_after: Duration,
 }
 
 /// One endpoint. Source: `io.linkerd.proxy.destination.WeightedAddr`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
@@ -344,7 +360,7 @@ pub struct Endpoint {
 }
 
 /// Who must answer at an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct EndpointTls {
     /// The identity that the server must prove.
     pub identity: EndpointIdentity,
@@ -353,7 +369,8 @@ pub struct EndpointTls {
 }
 
 /// A server's identity.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EndpointIdentity {
     /// A DNS name.
     Dns(String),
@@ -362,7 +379,8 @@ pub enum EndpointIdentity {
 }
 
 /// What an endpoint's proxy speaks. Source: `io.linkerd.proxy.destination.ProtocolHint`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hint {
     /// Nothing is known.
     #[default]
@@ -374,7 +392,7 @@ pub enum Hint {
 }
 
 /// Source: `io.linkerd.proxy.destination.Http2ClientParams`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Http2Params {
     /// Stream window in bytes.
     pub stream_window: Option<u32>,
@@ -383,6 +401,7 @@ pub struct Http2Params {
     /// Both windows follow the traffic.
     pub adaptive: bool,
     /// PING interval and timeout.
+    #[serde(serialize_with = "json::keep_alive")]
     pub keep_alive: Option<(Duration, Duration)>,
     /// PINGs also without streams.
     pub keep_alive_while_idle: bool,
@@ -395,18 +414,21 @@ pub struct Http2Params {
 }
 
 /// Limits of a request. Source: `io.linkerd.proxy.http_route.Timeouts`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// From the client's request to the end of both streams, all attempts together.
+    #[serde(serialize_with = "json::optional_time")]
     pub request: Option<Duration>,
     /// From the end of the request's body to the end of the response; of each attempt.
+    #[serde(serialize_with = "json::optional_time")]
     pub response: Option<Duration>,
     /// Without a frame in either direction.
+    #[serde(serialize_with = "json::optional_time")]
     pub idle: Option<Duration>,
 }
 
 /// Retries. Source: `io.linkerd.proxy.outbound.{HttpRoute,GrpcRoute}.Retry`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Retry {
     /// Attempts after the first; at most 65,535.
     pub max_retries: u16,
@@ -415,26 +437,30 @@ pub struct Retry {
     /// What is retried.
     pub conditions: RetryConditions,
     /// Limit of an attempt that may be retried, until its response's head.
+    #[serde(serialize_with = "json::optional_time")]
     pub timeout: Option<Duration>,
     /// Pauses between attempts; absent = none.
     pub backoff: Option<Backoff>,
 }
 
 /// What is retried.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RetryConditions {
     /// HTTP statuses, each within 1..=599.
+    #[serde(serialize_with = "json::ranges")]
     pub statuses: Vec<RangeInclusive<u16>>,
     /// gRPC codes: 1, 4, 8, 13, 14.
     pub grpc: Vec<u16>,
 }
 
 /// Pauses that double. Source: `io.linkerd.proxy.outbound.ExponentialBackoff`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Backoff {
     /// The first pause.
+    #[serde(serialize_with = "json::time")]
     pub min: Duration,
     /// The longest.
+    #[serde(serialize_with = "json::time")]
     pub max: Duration,
     /// Up to this share of a pause is added at random; 0..=100.
     pub jitter: f32,
@@ -443,7 +469,7 @@ pub struct Backoff {
 }
 
 /// Circuit breaking of endpoints. Source: `io.linkerd.proxy.outbound.FailureAccrual`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FailureAccrual {
     /// Failures in a row that trip; 0 = never.
     pub max_consecutive_failures: u32,
@@ -456,18 +482,19 @@ pub struct FailureAccrual {
 }
 
 /// Source: `io.linkerd.proxy.outbound.FailureAccrual.Unified`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SuccessRate {
     /// 0.0 to 1.0.
     pub threshold: f64,
     /// Over which time.
+    #[serde(serialize_with = "json::time")]
     pub window: Duration,
     /// Responses in the window before it counts.
     pub min_requests: u32,
 }
 
 /// A route of connections: opaque, or TLS by SNI. Source: `OpaqueRoute`, `TlsRoute`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamRoute {
     /// The route's name.
     pub meta: Ref,
@@ -480,7 +507,8 @@ pub struct StreamRoute {
 }
 
 /// Why connections are closed. Source: `io.linkerd.proxy.opaque_route`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// Policy forbids them.
     Forbidden,

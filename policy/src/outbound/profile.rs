@@ -1,11 +1,13 @@
 //! What a ServiceProfile says of a destination, as plain data. Source: `io.linkerd.proxy.destination.DestinationProfile`.
 
 use super::Endpoint;
+use crate::json;
 use http::Method;
+use serde::Serialize;
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 /// The profile of a destination.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Profile {
     /// `name.ns.svc.cluster.local`, if it has a valid one.
     pub name: Option<String>,
@@ -16,13 +18,14 @@ pub struct Profile {
     /// Budget of retries, shared by the routes; absent = no retries.
     pub budget: Option<Budget>,
     /// Where traffic goes instead: `name:port` and weight, none of 0.
+    #[serde(serialize_with = "json::targets")]
     pub targets: Vec<(String, u32)>,
     /// The one endpoint, for addresses of workloads.
     pub endpoint: Option<Endpoint>,
 }
 
 /// A route of a profile.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProfileRoute {
     /// What it takes.
     pub condition: Condition,
@@ -33,11 +36,13 @@ pub struct ProfileRoute {
     /// Failures may be retried within the budget.
     pub is_retryable: bool,
     /// Limit of all attempts, until the response's head.
+    #[serde(serialize_with = "json::optional_time")]
     pub timeout: Option<Duration>,
 }
 
 /// What a route takes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// All of them.
     All(Vec<Self>),
@@ -48,11 +53,12 @@ pub enum Condition {
     /// A path, without query, that this expression covers.
     Path(String),
     /// A method.
+    #[serde(serialize_with = "json::text")]
     Method(Method),
 }
 
 /// Whether responses are successes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ResponseClass {
     /// Which responses.
     pub condition: ResponseCondition,
@@ -61,7 +67,8 @@ pub struct ResponseClass {
 }
 
 /// Which responses.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ResponseCondition {
     /// All of them.
     All(Vec<Self>),
@@ -70,17 +77,19 @@ pub enum ResponseCondition {
     /// Not this.
     Not(Box<Self>),
     /// A range of statuses.
+    #[serde(serialize_with = "json::range")]
     Status(RangeInclusive<u16>),
 }
 
 /// A budget of retries. Source: `io.linkerd.proxy.destination.RetryBudget`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Budget {
     /// Retries for each request that was not one; 0 to 1000.
     pub ratio: f32,
     /// Retries that are always allowed.
     pub min_per_second: u32,
     /// How long requests count; 1 to 60 s.
+    #[serde(serialize_with = "json::time")]
     pub ttl: Duration,
 }
 

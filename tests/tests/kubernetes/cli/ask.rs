@@ -112,6 +112,17 @@ pub(super) async fn asked(cli: &Cli, plane: &ControlPlane, sidecar: &Sidecar) {
         port.contains("tenants") && port.contains("x-tenant"),
         "{port}"
     );
+    for (name, words) in [
+        ("policy", format!("policy po/web 8080 -n shop --addr {policy}")),
+        ("outbound", format!("policy svc/batch 80 -n shop --addr {policy}")),
+        (
+            "profile",
+            format!("profile batch.shop.svc.cluster.local:80 --addr {destination}"),
+        ),
+    ] {
+        let page = cli.good(&format!("diagnostics {words} -o json")).await;
+        shows(&format!("diagnostics-{name}.json"), &page);
+    }
     let nobody = format!("diagnostics policy po/nobody 8080 -n shop --addr {policy}");
     let said = cli.run(&nobody).await;
     assert!(
