@@ -8,7 +8,7 @@
 //! | `inject` | `linkerd inject`, `linkerd uninject` |
 //! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
 //! | `cluster` | what asks a Kubernetes cluster: `linkerd check`, `authz`, `identity` of Pods, the cluster's `diagnostics` |
-//! | `install` | `linkerd install`, `upgrade`, `uninstall` |
+//! | `install` | `linkerd install`, `upgrade`, `prune`, `uninstall` |
 //! | `workload` | the small programs that examples consist of |
 //! | `fetch` | GET from admin servers |
 //! | `outcome` | failures as a person would want them, tables, JSON |
@@ -65,6 +65,8 @@ enum Command {
     Install(Box<install::Install>),
     /// Print the manifests of a control plane that is installed, as they should be now.
     Upgrade(Box<install::Upgrade>),
+    /// Print what an earlier version has left behind: linkerd prune | kubectl delete -f -
+    Prune(install::prune::Flags),
     /// Print what there is to delete: linkerd uninstall | kubectl delete -f -
     Uninstall(install::uninstall::Flags),
     /// Ask for sidecars in manifests, or add them by hand.
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
         Command::Diagnostics(command) => block_on(diagnostics::run(*command)),
         Command::Install(flags) => block_on(install::install(*flags)),
         Command::Upgrade(flags) => block_on(install::upgrade(*flags)),
+        Command::Prune(flags) => block_on(install::prune::run(flags)),
         Command::Uninstall(flags) => block_on(install::uninstall::run(flags)),
         Command::NamespaceMetadata(flags) => block_on(install::namespace::run(flags)),
         Command::Inject(flags) => block_on(inject::inject(*flags)),

@@ -1,15 +1,17 @@
-//! `linkerd install`, `upgrade`, `uninstall`: what a cluster is to have, or to have no longer, as manifests. The charts are
+//! `linkerd install`, `upgrade`, `prune`, `uninstall`: what a cluster is to have, or to have no longer, as manifests. The charts are
 //! in this binary and are rendered as Helm renders them.
 //!
 //! | module | what |
 //! |---|---|
 //! | `flags` | which values flags stand for |
 //! | `trust` | whether sidecars that run will believe the issuer |
+//! | `prune` | what an earlier version has left behind |
 //! | `uninstall` | what there is to delete |
 //! | `namespace` | labels and annotations of the namespace, in a Job of the chart |
 
 mod flags;
 pub(crate) mod namespace;
+pub(crate) mod prune;
 mod trust;
 pub(crate) mod uninstall;
 

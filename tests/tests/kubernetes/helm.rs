@@ -379,6 +379,7 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
         .unwrap();
     let values = config["data"]["values"].as_str().unwrap();
     assert!(values.contains("logLevel: debug"), "{values}");
+    what_an_earlier_version_left_behind_is_pruned(&server).await;
 
     let [old, new] = ["old", "new"].map(|name| Ca::create(name).unwrap().to_pem());
     let pod = json!({
@@ -405,6 +406,78 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
     nothing_is_left(&server, &before).await;
     let text = refused(&server, &["uninstall"]).await;
     assert!(text.contains("there is no installation"), "{text}");
+}
+
+/// Objects that say they are the control plane's and that it does not have any more, and no others.
+async fn what_an_earlier_version_left_behind_is_pruned(server: &ApiServer) {
+    assert_eq!(
+        printed(server, &["prune", "-o", "json"]).await,
+        Vec::<Value>::new()
+    );
+    let object = |api: &str, kind: &str, namespace: &str, plane: &str| {
+        json!({
+            "apiVersion": api, "kind": kind,
+            "metadata": {
+                "name": "linkerd-heartbeat", "namespace": namespace,
+                "labels": {"linkerd.io/control-plane-ns": plane},
+            },
+        })
+    };
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let mut cluster_role = object(rbac, "ClusterRole", "", "linkerd");
+    cluster_role["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("namespace");
+    let mut job = object("batch/v1", "CronJob", "linkerd", "linkerd");
+    job["spec"] = json!({
+        "schedule": "0 0 * * *",
+        "jobTemplate": {"spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}],
+        }}}},
+    });
+    let left = [
+        job,
+        object("v1", "ConfigMap", "linkerd", "linkerd"),
+        cluster_role,
+        // What the control plane reads elsewhere has a Role there.
+        object(rbac, "Role", "kube-system", "linkerd"),
+    ];
+    let mut made = object("v1", "Secret", "linkerd", "linkerd");
+    made["metadata"]["annotations"] = json!({"linkerd.io/created-by": "linkerd/controller"});
+    let mut owned = object("v1", "ConfigMap", "default", "linkerd");
+    let owner = format!("/apis/{rbac}/clusterroles/cluster-admin");
+    let owner = server.get(&owner).await.unwrap();
+    owned["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": rbac, "kind": "ClusterRole", "name": "cluster-admin", "uid": owner["metadata"]["uid"],
+    }]);
+    let others = [
+        made,
+        owned,
+        object("v1", "ConfigMap", "kube-system", "other"),
+    ];
+    for object in left.iter().chain(&others) {
+        server.apply(object).await;
+    }
+    let printed_now = printed(server, &["prune", "-o", "json"]).await;
+    let names = |objects: &[Value]| -> Vec<String> {
+        let name = |object: &Value| {
+            let (kind, metadata) = (&object["kind"], &object["metadata"]);
+            format!("{kind} {} {}", metadata["namespace"], metadata["name"])
+        };
+        objects.iter().map(name).collect()
+    };
+    assert_eq!(names(&printed_now), names(&left));
+    for object in &printed_now {
+        server.delete(object).await;
+    }
+    assert_eq!(
+        printed(server, &["prune", "-o", "json"]).await,
+        Vec::<Value>::new()
+    );
+    for object in &others {
+        server.delete(object).await;
+    }
 }
 
 #[tokio::test]
