@@ -65,7 +65,7 @@ impl Index {
             };
             let found = match &entry.target_ref {
                 Some(reference) => self.referred(part, slice, reference, *addr, target),
-                None => Some(bare(slice, *addr, target, port)),
+                None => Some(self.at_address(slice, *addr, target, port)),
             };
             let Some(found) = found else {
                 continue;
@@ -112,6 +112,18 @@ impl Index {
             self.part(namespace)
         };
         Some(self.endpoint(part, part.workload(&workload)?, addr, port))
+    }
+
+    /// What is at an address that refers to nothing: the workload that has it, if there is one. Who writes the slices of
+    /// a Service without a selector need not know of Pods. In a gateway's slice the address is the gateway's.
+    fn at_address(&self, slice: &EndpointSlice, addr: IpAddr, target: u16, port: u16) -> Endpoint {
+        if gateway_identity(slice).is_none()
+            && let Ok(Some(found)) = self.workload_by_ip(addr, target)
+            && found.port == target
+        {
+            return found;
+        }
+        bare(slice, addr, target, port)
     }
 
     /// Adds those of the workloads that a Service selects which are ready.
@@ -170,14 +182,19 @@ fn slice_port(slice: &EndpointSlice, declared: Option<&ServicePort>, port: u16) 
     Some(found.port.unwrap_or(port))
 }
 
+/// The identity of the gateways of another cluster, where a slice is of such.
+fn gateway_identity(slice: &EndpointSlice) -> Option<&String> {
+    let identity = slice.metadata.annotations.get(GATEWAY_IDENTITY);
+    identity.filter(|identity| !identity.is_empty())
+}
+
 /// An endpoint that refers to nothing: an address, or a gateway of another cluster.
 fn bare(slice: &EndpointSlice, addr: IpAddr, target: u16, port: u16) -> Endpoint {
-    let annotations = &slice.metadata.annotations;
     let mut endpoint = Endpoint::bare(addr, target);
-    if let Some(identity) = annotations.get(GATEWAY_IDENTITY).filter(|i| !i.is_empty()) {
+    if let Some(identity) = gateway_identity(slice) {
         endpoint.meshed = true;
         endpoint.identity = Some(EndpointIdentity::Dns(identity.clone()));
-        let service = annotations.get(REMOTE_SERVICE);
+        let service = slice.metadata.annotations.get(REMOTE_SERVICE);
         endpoint.authority_override = service.map(|name| format!("{name}:{port}"));
     }
     endpoint

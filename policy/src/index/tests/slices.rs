@@ -1,6 +1,7 @@
 //! Endpoints as EndpointSlices give them, row by row of control plane §4.3 and §4.4.
 
 use super::*;
+use crate::resource::StringMap;
 use std::net::IpAddr;
 
 const SERVICE: &str = "
@@ -167,6 +168,62 @@ fn an_address_without_an_object_has_no_identity_unless_it_is_another_clusters_ga
     assert_eq!(
         endpoint.authority_override.as_deref(),
         Some("web.far.svc.cluster.local:80")
+    );
+}
+
+#[test]
+fn an_address_without_an_object_is_that_of_the_workload_that_has_it() {
+    let service = SERVICE.replace("selector: {app: web}, ", "");
+    let at = |objects: &[&str], address: &str| {
+        let endpoint = format!("addresses: ['{address}'], zone: z9");
+        let slice = slice("s", &[&endpoint]);
+        let all = [&[service.as_str(), &slice], objects].concat();
+        index(&all).endpoints("shop", "web", 80).unwrap().remove(0)
+    };
+    let identity = "web.other.serviceaccount.identity.linkerd.cluster.local";
+    let elsewhere = pod("a", &["10.0.0.1"]).replace("namespace: shop", "namespace: other");
+    let endpoint = at(&[&elsewhere], "10.0.0.1");
+    assert_eq!(
+        endpoint.identity,
+        Some(EndpointIdentity::Dns(identity.into()))
+    );
+    assert_eq!((endpoint.inbound_port, endpoint.port), (Some(4143), 8080));
+    assert_eq!(endpoint.zone.as_deref(), Some("z9"), "as the slice says");
+    assert_eq!(endpoint.labels["pod"], "a");
+
+    let endpoint = at(&[VM], "10.1.0.1");
+    let identity = EndpointIdentity::Uri("spiffe://root.test/vm".into());
+    assert_eq!(
+        (endpoint.workload, endpoint.identity),
+        (Some(vm()), Some(identity))
+    );
+
+    // Nobody's, one that has ended, two that have it, one that does not have the port, and a gateway's.
+    let ended = elsewhere.replace("phase: Running", "phase: Failed");
+    let two = pod("b", &["10.0.0.1"]);
+    let other_port = VM.replace("port: 8080", "port: 9090");
+    for (objects, address) in [
+        (&[elsewhere.as_str()][..], "10.0.0.7"),
+        (&[&ended], "10.0.0.1"),
+        (&[&elsewhere, &two], "10.0.0.1"),
+        (&[&other_port], "10.1.0.1"),
+    ] {
+        let endpoint = at(objects, address);
+        assert_eq!(
+            (endpoint.workload, endpoint.identity),
+            (None, None),
+            "{address}"
+        );
+    }
+    let gateway = slice("s", &["addresses: [10.0.0.1]"]).replace(
+        "namespace: shop,",
+        "namespace: shop, annotations: {mirror.linkerd.io/remote-gateway-identity: gw.id},",
+    );
+    let index = index(&[&service, &gateway, &elsewhere]);
+    let endpoint = index.endpoints("shop", "web", 80).unwrap().remove(0);
+    assert_eq!(
+        endpoint.identity,
+        Some(EndpointIdentity::Dns("gw.id".into()))
     );
 }
 

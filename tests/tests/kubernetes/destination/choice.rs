@@ -149,7 +149,29 @@ async fn endpoints_are_chosen_as_the_contract_says() {
         server.apply(&service(row.name, &spec)).await;
         is_told(&plane, row).await;
     }
+    an_address_of_a_pod_is_the_pod(&server, &plane).await;
     refusals(&server, &plane).await;
+}
+
+/// A Service without a selector, whose slice says an address and nothing of whose it is.
+async fn an_address_of_a_pod_is_the_pod(server: &ApiServer, plane: &ControlPlane) {
+    let addresses = endpoints(&[r#""addresses": ["10.42.1.2"]"#]);
+    server.apply(&slice("by-address", "IPv4", &addresses)).await;
+    let spec = json!({"ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+    server.apply(&service("by-address", &spec)).await;
+    let mut stream = get(plane, "by-address", TOKEN).await;
+    let added = eventually("the endpoint", async || {
+        match next(&mut stream).await.update? {
+            Update::Add(set) => set.addrs.first().cloned(),
+            Update::Remove(_) | Update::NoEndpoints(_) => None,
+        }
+    })
+    .await;
+    assert_eq!(added.metric_labels["pod"], "b");
+    let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
+    let name = added.tls_identity.and_then(|tls| tls.server_name);
+    assert_eq!(name.unwrap().name, identity);
+    assert!(added.protocol_hint.is_some());
 }
 
 /// Slices and Pods may be seen one after the other: what counts is where it ends.
