@@ -16,7 +16,7 @@ pub(crate) const REFUSED: &str = "the chart refuses: ";
 
 type Function = fn(&[Value]) -> Result<Value>;
 
-const ALL: [(&str, Function); 19] = [
+const ALL: [(&str, Function); 20] = [
     ("b64enc", b64enc),
     ("contains", contains),
     ("default", default),
@@ -36,6 +36,9 @@ const ALL: [(&str, Function); 19] = [
     ("required", required),
     ("sha256sum", sha256sum),
     ("splitList", split_list),
+    ("toJson", |args| {
+        Ok(string(to_json(last(args)).to_string()))
+    }),
     ("toYaml", to_yaml),
     ("trim", |args| {
         Ok(string(text(last(args)).trim().to_owned()))

@@ -57,7 +57,7 @@ impl FromStr for Http2Params {
             )
         })?;
         Ok(Self(Http2ClientParams {
-            flow_control: params.flow_control.map(|flow| FlowControl {
+            flow_control: params.flow_control.filter(says).map(|flow| FlowControl {
                 initial_connection_window_size: flow.initial_connection_window_size,
                 initial_stream_window_size: flow.initial_stream_window_size,
                 adaptive_flow_control: flow.adaptive_flow_control,
@@ -67,13 +67,18 @@ impl FromStr for Http2Params {
                 timeout: keep.timeout.map(Into::into),
                 while_idle: keep.while_idle,
             }),
-            internals: params.internals.map(|internals| Internals {
+            internals: params.internals.filter(says).map(|internals| Internals {
                 max_concurrent_reset_streams: internals.max_concurrent_reset_streams,
                 max_frame_size: internals.max_frame_size,
                 max_send_buf_size: internals.max_send_buf_size,
             }),
         }))
     }
+}
+
+/// Whether anything is said: charts have empty maps for what is not.
+fn says<T: Default + PartialEq>(part: &T) -> bool {
+    *part != T::default()
 }
 
 #[derive(Default, Deserialize)]
@@ -84,7 +89,7 @@ struct Params {
     internals: Option<Inner>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Flow {
     initial_connection_window_size: u32,
@@ -113,7 +118,7 @@ impl From<Time> for prost_types::Duration {
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Inner {
     max_concurrent_reset_streams: u32,
@@ -140,8 +145,9 @@ mod tests {
 
     #[test]
     fn parameters_are_read_as_the_chart_writes_them_and_a_typo_is_named() {
-        let text = r#"{"keep_alive":{"interval":{"seconds":10},"timeout":{"seconds":3},"while_idle":true}}"#;
+        let text = r#"{"flow_control":{},"internals":{},"keep_alive":{"interval":{"nanos":0,"seconds":10},"timeout":{"seconds":3},"while_idle":true}}"#;
         let params: Http2Params = text.parse().unwrap();
+        assert_eq!((params.0.flow_control, params.0.internals), (None, None));
         let keep = params.0.keep_alive.unwrap();
         assert_eq!(keep.interval.unwrap().seconds, 10);
         assert_eq!((keep.timeout.unwrap().seconds, keep.while_idle), (3, true));
