@@ -36,9 +36,7 @@ const ALL: [(&str, Function); 20] = [
     ("required", required),
     ("sha256sum", sha256sum),
     ("splitList", split_list),
-    ("toJson", |args| {
-        Ok(string(to_json(last(args)).to_string()))
-    }),
+    ("toJson", |args| Ok(string(to_json(last(args)).to_string()))),
     ("toYaml", to_yaml),
     ("trim", |args| {
         Ok(string(text(last(args)).trim().to_owned()))

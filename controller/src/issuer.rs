@@ -6,8 +6,10 @@
 
 use crate::{
     authority::{Authority, Sources},
+    events::Tone,
     kubernetes::issuer::Kept,
     metrics::{ControllerMetrics, Shown},
+    notices::Notices,
 };
 use arc_swap::ArcSwapOption;
 use std::{sync::Arc, time::Duration};
@@ -73,12 +75,16 @@ pub(crate) enum Origin {
 pub(crate) struct Issuer {
     pub(crate) signing: Arc<Signing>,
     pub(crate) origin: Origin,
+    pub(crate) notices: Notices,
 }
 
 impl Issuer {
     /// Follows where the authority comes from, for ever.
     pub(crate) async fn keep(self, metrics: &ControllerMetrics) {
-        let mut watch = IssuerWatch::default();
+        let mut watch = IssuerWatch {
+            notices: self.notices,
+            ..IssuerWatch::default()
+        };
         if let Some(authority) = self.signing.load() {
             metrics.issuer(authority.ca(), &mut watch.shown);
         }
@@ -96,10 +102,11 @@ impl Issuer {
 }
 
 /// Judges what was read, and says what became of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct IssuerWatch {
     failure: String,
     shown: Shown,
+    notices: Notices,
 }
 
 impl IssuerWatch {
@@ -130,6 +137,8 @@ impl IssuerWatch {
                             is_trust,
                             "IssuerUpdated: a new issuer or token key is in use"
                         );
+                        let message = "a new issuer is in use".to_owned();
+                        self.notices.issuer(Tone::Normal, "IssuerUpdated", message);
                     }
                 }
             }
@@ -147,6 +156,9 @@ impl IssuerWatch {
                 error = failure,
                 "IssuerUpdateSkipped: the issuer in use stays"
             );
+            let message = format!("the issuer in use stays: {failure}");
+            self.notices
+                .issuer(Tone::Warning, "IssuerUpdateSkipped", message);
         } else {
             tracing::warn!(error = failure, "There is no issuer yet");
         }

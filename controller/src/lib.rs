@@ -10,6 +10,7 @@
 //! | [`kubernetes`] | the API server: watches, the last good version of each object, token reviews |
 //! | `watch` | follows the files: a new snapshot when they change |
 //! | `issuer` | the authority of the moment: a new issuer and new trust anchors while everything runs |
+//! | `notices`, `events` | what becomes of the issuer and of Pods, for `kubectl describe` |
 //! | `listen` | connections: plaintext on this host, mutual TLS elsewhere |
 //! | [`authority`] | the CA and the key of tokens, made on first use or brought by the user |
 //! | [`token`] | workload tokens: signed JWTs |
@@ -34,10 +35,12 @@ pub mod token;
 mod admin;
 mod background;
 mod config;
+mod events;
 mod grpc;
 mod issuer;
 mod listen;
 mod metrics;
+mod notices;
 mod serve;
 mod watch;
 mod web;

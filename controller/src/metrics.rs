@@ -41,6 +41,8 @@ pub(crate) struct ControllerMetrics {
     issuer_expiry: Handle<Gauge>,
     anchors: Family<Gauge>,
     pub(crate) injector: InjectorMetrics,
+    pub(crate) events_lost: Handle<Counter>,
+    pub(crate) lag: LagMetrics,
 }
 
 /// Families of the injector.
@@ -48,7 +50,6 @@ pub(crate) struct ControllerMetrics {
 pub(crate) struct InjectorMetrics {
     pub(crate) asked: Family<Counter>,
     pub(crate) answered: Family<Counter>,
-    pub(crate) events_lost: Handle<Counter>,
 }
 
 /// Gauges that stand for one snapshot; dropping them takes their series away in time.
@@ -101,10 +102,11 @@ impl ControllerMetrics {
             injector: InjectorMetrics {
                 asked: registry.counters(&describe::PROXY_INJECT_ADMISSION_REQUESTS_TOTAL),
                 answered: registry.counters(&describe::PROXY_INJECT_ADMISSION_RESPONSES_TOTAL),
-                events_lost: registry
-                    .counters(&describe::CONTROLLER_INJECTOR_EVENTS_LOST_TOTAL)
-                    .get(&none),
             },
+            events_lost: registry
+                .counters(&describe::CONTROLLER_EVENTS_LOST_TOTAL)
+                .get(&none),
+            lag: LagMetrics::register(registry),
         }
     }
 
@@ -269,6 +271,41 @@ impl ControllerMetrics {
             gauge.set_time(anchor.not_after);
             shown.0.push(gauge);
         }
+    }
+}
+
+/// How long changes of objects are on their way here, by kind.
+#[derive(Debug)]
+pub(crate) struct LagMetrics([(&'static str, Family<Histogram>); 6]);
+
+impl LagMetrics {
+    fn register(registry: &Registry) -> Self {
+        Self(
+            [
+                ("Service", &describe::SERVICES_INFORMER_LAG_SECONDS),
+                (
+                    "EndpointSlice",
+                    &describe::ENDPOINTSLICES_INFORMER_LAG_SECONDS,
+                ),
+                ("Pod", &describe::PODS_INFORMER_LAG_SECONDS),
+                (
+                    "ExternalWorkload",
+                    &describe::EXTERNALWORKLOAD_INFORMER_LAG_SECONDS,
+                ),
+                ("Server", &describe::SERVERS_INFORMER_LAG_SECONDS),
+                (
+                    "ServiceProfile",
+                    &describe::SERVICEPROFILES_INFORMER_LAG_SECONDS,
+                ),
+            ]
+            .map(|(kind, desc)| (kind, registry.histograms(desc))),
+        )
+    }
+
+    /// Where changes of a kind are counted, if they are; from then on they are shown.
+    pub(crate) fn of(&self, kind: &str) -> Option<Handle<Histogram>> {
+        let found = self.0.iter().find(|(name, _)| *name == kind);
+        found.map(|(_, lag)| lag.get(&Labels::new()))
     }
 }
 

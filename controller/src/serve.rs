@@ -14,8 +14,13 @@ use crate::{
     kubernetes::{self, KubernetesError, Reported, access::Access, issuer::Kept, review::Reviewer},
     listen::{self, Connection, connections},
     metrics::{ControllerMetrics, IndexSizes},
+    notices::Notices,
     source::{Snapshot, Source},
     watch::{Report, Watch},
+};
+use futures::{
+    FutureExt as _,
+    future::{OptionFuture, join},
 };
 use kube::Client;
 use linkerd_metrics::{Options, Registry, process::Process};
@@ -220,15 +225,12 @@ pub async fn run_on(
     let registry = Registry::new(Options::default());
     registry.collector(Box::new(Process::new()));
     let metrics = Arc::new(ControllerMetrics::register(&registry));
-    let client = match &config.kubernetes {
-        Some(kubernetes) => Some(kubernetes.client().await?),
-        None => None,
-    };
-    let issuer = issuer(&config, client.as_ref())?;
+    let client = client(&config).await?;
+    let (notices, tell) = notices(&config, client.as_ref(), &metrics);
+    let issuer = issuer(&config, client.as_ref(), notices.clone())?;
     let signing = issuer.as_ref().map(|issuer| issuer.signing.clone());
 
-    let empty = Arc::new(Snapshot::empty(&config.cluster));
-    let (publish, snapshots) = watch::channel(empty);
+    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::empty(&config.cluster)));
     registry.collector(Box::new(IndexSizes(snapshots.clone())));
     let report = Report::new(metrics.clone(), config.kubernetes.is_none());
     let (end, ending) = watch::channel(false);
@@ -269,7 +271,7 @@ pub async fn run_on(
     ));
     let rights = background::rights(&config, client.clone(), access);
     let keep = keep(&config, client.clone(), reported, publish, report, issuer);
-    let keep = Box::pin(background::beside(keep, rights));
+    let keep = Box::pin(background::beside(keep, join(rights, tell).map(drop)));
     let serve = Box::pin(async {
         // Nothing is said before everything has been seen once.
         let mut snapshots = shared.snapshots.clone();
@@ -277,7 +279,8 @@ pub async fn run_on(
         if let Some(signing) = signing.as_ref().filter(|_| speaks_tls(&config)) {
             signing.loaded().await;
         }
-        services(&config, &shared, signing.as_ref(), client, apis)?.await
+        let certifying = signing.as_ref().map(|signing| (signing, notices));
+        services(&config, &shared, certifying, client, apis)?.await
     });
     let writers = tokio::spawn(writers);
     let result = tokio::select! {
@@ -299,6 +302,14 @@ pub async fn run_on(
     result
 }
 
+/// What speaks to the API server, if there is one.
+async fn client(config: &Config) -> Result<Option<Client>, Error> {
+    match &config.kubernetes {
+        Some(kubernetes) => Ok(Some(kubernetes.client().await?)),
+        None => Ok(None),
+    }
+}
+
 /// Whether there is a directory to read, where one is to be read.
 fn has_source(config: &Config) -> Result<(), Error> {
     if config.kubernetes.is_none() {
@@ -310,7 +321,11 @@ fn has_source(config: &Config) -> Result<(), Error> {
 }
 
 /// The authority, where something needs one: the identity API, or mutual TLS of our own.
-fn issuer(config: &Config, client: Option<&Client>) -> Result<Option<Issuer>, Error> {
+fn issuer(
+    config: &Config,
+    client: Option<&Client>,
+    notices: Notices,
+) -> Result<Option<Issuer>, Error> {
     if !config.has(Role::Identity) && !speaks_tls(config) {
         return Ok(None);
     }
@@ -326,7 +341,28 @@ fn issuer(config: &Config, client: Option<&Client>) -> Result<Option<Issuer>, Er
             Origin::Files(sources, config.rescan)
         }
     };
-    Ok(Some(Issuer { signing, origin }))
+    Ok(Some(Issuer {
+        signing,
+        origin,
+        notices,
+    }))
+}
+
+/// Where is said what becomes of the issuer and of certificates, with what says it: the identity controller's events, where
+/// there is an API server.
+fn notices(
+    config: &Config,
+    client: Option<&Client>,
+    metrics: &ControllerMetrics,
+) -> (Notices, impl Future<Output = ()> + Send + use<>) {
+    let namespace = config.cluster.control_plane_namespace.clone();
+    let client = client.filter(|_| config.has(Role::Identity)).cloned();
+    let made = client.map(|client| Notices::new(client, namespace, metrics.events_lost.clone()));
+    let (notices, tell) = made.unzip();
+    let tell = async {
+        OptionFuture::from(tell).await;
+    };
+    (notices.unwrap_or_default(), tell)
 }
 
 /// Whether we speak mutual TLS ourselves.
@@ -443,7 +479,8 @@ async fn keep(
                 report.snapshot(&snapshot);
                 publish.send_replace(Arc::new(snapshot));
             };
-            kubernetes::follow(client, config.cluster.clone(), reported, publish).await;
+            let cluster = config.cluster.clone();
+            kubernetes::follow(client, cluster, reported, &metrics.lag, publish).await;
         } else {
             // Nothing to wait for.
             publish.send_replace(Arc::new(Snapshot {
@@ -462,10 +499,11 @@ async fn keep(
 fn services(
     config: &Config,
     shared: &Shared,
-    signing: Option<&Arc<Signing>>,
+    certifying: Option<(&Arc<Signing>, Notices)>,
     client: Option<Client>,
     apis: Apis,
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
+    let signing = certifying.as_ref().map(|(signing, _)| *signing);
     let accepted = |listener: Option<TcpListener>, account, address| {
         let accepted = listener.map(|listener| {
             let identity = own_identity(config, shared, signing, account, address)?;
@@ -490,7 +528,7 @@ fn services(
         source = %config.kubernetes.as_ref().map_or_else(|| config.manifests.display().to_string(), |_| "kubernetes".to_owned()),
         "Serving"
     );
-    let certifier = signing.map(|signing| Certifier {
+    let certifier = certifying.map(|(signing, notices)| Certifier {
         shared: shared.clone(),
         reviewer: client.map(Reviewer::new),
         signing: signing.clone(),
@@ -498,6 +536,7 @@ fn services(
         skew: config.clock_skew,
         per_minute: config.certify_per_minute,
         asked: std::sync::Mutex::default(),
+        notices,
     });
     let policies = InboundServerPoliciesServer::new(Policies(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE);

@@ -5,8 +5,10 @@
 
 use super::Shared;
 use crate::{
+    events::Tone,
     issuer::Signing,
     kubernetes::review::Reviewer,
+    notices::Notices,
     token::{self, TokenError},
 };
 use linkerd_tls::ca::{IssueError, IssueFault};
@@ -32,6 +34,7 @@ pub(crate) struct Certifier {
     pub(crate) skew: Duration,
     pub(crate) per_minute: u32,
     pub(crate) asked: Mutex<HashMap<String, (Instant, u32)>>,
+    pub(crate) notices: Notices,
 }
 
 /// Why there is no certificate: the metric's reason, and what the client is told.
@@ -57,13 +60,13 @@ impl Certifier {
         let checked = authority
             .ca()
             .check(&request.certificate_signing_request, &request.identity, now)
-            .map_err(refused_request)?;
+            .map_err(|error| self.refused(error))?;
         let token = std::str::from_utf8(&request.token).unwrap_or_default();
         let subject = match &self.reviewer {
-            None => token::verify(&authority, token),
+            None => token::verify(&authority, token).map(|subject| (subject, None)),
             Some(reviewer) => reviewer.subject(token).await,
         };
-        let subject = subject.map_err(refused_token)?;
+        let (subject, uid) = subject.map_err(refused_token)?;
         let found = token::identity(&subject, &self.shared.snapshots.borrow().index)
             .map_err(refused_token)?;
         if !found.eq_ignore_ascii_case(&request.identity) {
@@ -77,7 +80,8 @@ impl Certifier {
         let issued = authority
             .ca()
             .sign_checked(&checked, self.lifetime, self.skew, now)
-            .map_err(refused_request)?;
+            .map_err(|error| self.refused(error))?;
+        self.notices.issued(&subject, uid, &found, &issued);
         let until = issued
             .not_after
             .duration_since(UNIX_EPOCH)
@@ -90,6 +94,16 @@ impl Certifier {
                 nanos: 0,
             }),
         })
+    }
+
+    /// What is wrong with a request, or with the issuer, which concerns whoever keeps it.
+    fn refused(&self, error: IssueError) -> Refused {
+        if error.fault() == IssueFault::Issuer {
+            let reason = "IssuerValidationFailed";
+            self.notices
+                .issuer(Tone::Warning, reason, error.to_string());
+        }
+        refused_request(error)
     }
 
     /// One identity's flood is not everybody's.

@@ -8,20 +8,18 @@
 //! | `review` | AdmissionReview, `v1` and `v1beta1`, in and out. Pure |
 //! | `settings` | values and trust anchors, from files that may change |
 //! | `place` | namespaces, and owners of Pods |
-//! | `events` | tells owners what became of their Pods |
 
-mod events;
 mod place;
 mod review;
 mod settings;
 
 use crate::{
     certificates::{Keys, Source},
+    events::{About, Events, Tone},
     inject::{self, At, Mesh, Skip, annotations::ANNOTATIONS},
     metrics::ControllerMetrics,
     web::{self, Page, as_json, text},
 };
-use events::Events;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -108,7 +106,8 @@ pub(crate) async fn serve(
     let settings = Arc::new(Settings::open(injector.values, injector.trust_anchors)?);
     readiness.set(&settings, keys);
     let (places, watch) = Places::new(client.clone());
-    let (events, tell) = Events::new(client.clone(), metrics.clone());
+    let lost = metrics.events_lost.clone();
+    let (events, tell) = Events::new(client.clone(), "linkerd-proxy-injector", lost);
     let webhook = Arc::new(Webhook {
         client,
         namespace,
@@ -210,21 +209,20 @@ impl Webhook {
 
     fn tell(&self, owner: Option<Owned>, asked: &Asked<'_>, injected: &Result<At, Skip>) {
         let Some(owner) = owner else { return };
-        match injected {
-            Ok(_) => self.events.tell(
-                owner,
-                asked.namespace,
-                "Injected",
-                "The sidecar was added".to_owned(),
-            ),
+        let (reason, message) = match injected {
+            Ok(_) => ("Injected", "The sidecar was added".to_owned()),
             // Most of a cluster never asked.
-            Err(Skip::NotAsked) => {}
-            Err(skip) => {
-                let message = format!("No sidecar was added: {skip}");
-                self.events
-                    .tell(owner, asked.namespace, "InjectionSkipped", message);
-            }
-        }
+            Err(Skip::NotAsked) => return,
+            Err(skip) => ("InjectionSkipped", format!("No sidecar was added: {skip}")),
+        };
+        let about = About {
+            version: owner.version,
+            kind: owner.kind,
+            namespace: asked.namespace.to_owned(),
+            name: owner.name,
+            uid: Some(owner.uid),
+        };
+        self.events.tell(about, Tone::Normal, reason, message);
     }
 
     async fn mesh(&self) -> Result<Mesh, String> {

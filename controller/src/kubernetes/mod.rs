@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `access` | which rights are missing |
+//! | [`access`] | which rights there are to be, and which are missing |
 //! | `again` | asks an API server again that has no time now |
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
@@ -19,7 +19,7 @@
 //! | [`review`] | tokens, judged by the API server |
 //! | [`webhooks`] | certificates of webhooks, in Secrets and in `caBundle` |
 
-pub(crate) mod access;
+pub mod access;
 mod again;
 pub(crate) mod issuer;
 mod keep;
@@ -36,7 +36,7 @@ pub(crate) use keep::Keeper;
 pub(crate) use reported::Reported;
 
 use crate::{
-    metrics::{SliceMetrics, StatusMetrics},
+    metrics::{LagMetrics, SliceMetrics, StatusMetrics},
     source::Snapshot,
 };
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
@@ -98,14 +98,16 @@ pub(crate) async fn follow(
     client: Client,
     cluster: Cluster,
     reported: Arc<Reported>,
+    lag: &LagMetrics,
     publish: impl FnMut(Snapshot) + Send,
 ) {
     let (tell, told) = mpsc::channel(QUEUE);
-    let watchers = KINDS.iter().enumerate().map(|(kind, _)| {
+    let watchers = KINDS.iter().enumerate().map(|(kind, (_, name, _))| {
         let watcher = watch::Watcher {
             kind,
             client: client.clone(),
             tell: tell.clone(),
+            lag: lag.of(name),
         };
         tokio::spawn(watcher.run()).abort_handle()
     });

@@ -25,11 +25,14 @@ impl Reviewer {
         }
     }
 
-    /// Whom a token speaks for.
+    /// Whom a token speaks for, and which of those that had the name.
     ///
     /// # Errors
     /// If it is not authenticated for our audience, or nobody could say in time.
-    pub(crate) async fn subject(&self, token: &str) -> Result<Subject, TokenError> {
+    pub(crate) async fn subject(
+        &self,
+        token: &str,
+    ) -> Result<(Subject, Option<String>), TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(token::not_authenticated("the token is too long"));
         }
@@ -61,7 +64,8 @@ impl Reviewer {
         if !audiences.iter().any(|audience| audience == AUDIENCE) {
             return Err(token::not_authenticated("it is for another audience"));
         }
-        let user = status.user.and_then(|user| user.username);
-        user.unwrap_or_default().parse()
+        let user = status.user.unwrap_or_default();
+        let subject = user.username.unwrap_or_default().parse()?;
+        Ok((subject, user.uid))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Told, What};
 use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject},
@@ -12,6 +13,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use linkerd_metrics::{Handle, Histogram};
 use linkerd_policy::manifest::KINDS;
 use serde_json::Value;
 use std::time::Duration;
@@ -28,6 +30,8 @@ pub(super) struct Watcher {
     pub(super) kind: usize,
     pub(super) client: Client,
     pub(super) tell: mpsc::Sender<Told>,
+    /// How long changes are on their way here; of some kinds it is not counted.
+    pub(super) lag: Option<Handle<Histogram>>,
 }
 
 /// Nobody listens any more.
@@ -64,18 +68,19 @@ impl Watcher {
             ..watcher::Config::default()
         };
         let client = self.client.clone();
+        let lag = self.lag.as_ref();
         // Of some kinds nothing but the metadata matters, and the rest can be large.
         let mut events = if METADATA_ONLY.contains(&resource.kind.as_str()) {
             let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, resource);
             let events = watcher::watcher(api, config).default_backoff();
             events
-                .map_ok(|event| map(event, |object| of_metadata(object, resource)))
+                .map_ok(|event| map(event, lag, |object| of_metadata(object, resource)))
                 .boxed()
         } else {
             let api = Api::<DynamicObject>::all_with(client, resource);
             let events = watcher::watcher(api, config).default_backoff();
             events
-                .map_ok(|event| map(event, |object| value(object, resource)))
+                .map_ok(|event| map(event, lag, |object| value(object, resource)))
                 .boxed()
         };
         loop {
@@ -126,7 +131,16 @@ pub(super) async fn served(
 pub(super) const METADATA_ONLY: &[&str] = &["Namespace", "Node", "ReplicaSet", "Job"];
 
 /// What is told of an event.
-fn map<K: kube::ResourceExt>(event: Event<K>, value: impl FnOnce(K) -> Value) -> What {
+fn map<K: kube::ResourceExt>(
+    event: Event<K>,
+    lag: Option<&Handle<Histogram>>,
+    value: impl FnOnce(K) -> Value,
+) -> What {
+    if let (Event::Apply(object), Some(lag)) = (&event, lag)
+        && let Some(age) = age(object.managed_fields())
+    {
+        lag.observe_duration(age);
+    }
     match event {
         Event::Init => What::Listing,
         Event::InitApply(object) | Event::Apply(object) => What::Object(Box::new(value(object))),
@@ -136,6 +150,15 @@ fn map<K: kube::ResourceExt>(event: Event<K>, value: impl FnOnce(K) -> Value) ->
             name: object.name_any(),
         },
     }
+}
+
+/// How long ago an object was changed last, as far as the API server says.
+fn age(fields: &[ManagedFieldsEntry]) -> Option<Duration> {
+    let times = fields.iter().filter_map(|entry| entry.time.as_ref());
+    let last = times.map(|time| time.0).max()?;
+    let age = Timestamp::now().duration_since(last);
+    // Clocks differ.
+    Some(age.try_into().unwrap_or_default())
 }
 
 /// As [`value`], of an object of which only the metadata is known.

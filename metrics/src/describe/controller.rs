@@ -134,9 +134,28 @@ families! {
     PROFILE_UPDATES = Desc::counter("profile_updates").peer().labels(&[&["namespace", "profile"]]);
     /// The number of streams of a Service's profile, by the Service's name.
     SERVICE_SUBSCRIBERS = Desc::gauge("service_subscribers").peer().labels(&[&["namespace", "name"]]);
-    /// The number of events that owners of Pods were not told.
-    /// There were too many at once, or the API server refused.
-    CONTROLLER_INJECTOR_EVENTS_LOST_TOTAL = Desc::counter("controller_injector_events_lost_total");
+    /// Time from a change of a Service until the control plane sees it.
+    /// As the API server dates changes, to the second, by its own clock.
+    SERVICES_INFORMER_LAG_SECONDS = lag("services_informer_lag_seconds");
+    /// Time from a change of an EndpointSlice until the control plane sees it.
+    ENDPOINTSLICES_INFORMER_LAG_SECONDS = lag("endpointslices_informer_lag_seconds");
+    /// Time from a change of a Pod until the control plane sees it.
+    PODS_INFORMER_LAG_SECONDS = lag("pods_informer_lag_seconds");
+    /// Time from a change of an ExternalWorkload until the control plane sees it.
+    EXTERNALWORKLOAD_INFORMER_LAG_SECONDS = lag("externalworkload_informer_lag_seconds");
+    /// Time from a change of a Server until the control plane sees it.
+    SERVERS_INFORMER_LAG_SECONDS = lag("servers_informer_lag_seconds");
+    /// Time from a change of a ServiceProfile until the control plane sees it.
+    SERVICEPROFILES_INFORMER_LAG_SECONDS = lag("serviceprofiles_informer_lag_seconds");
+    /// The number of events that the API server was not told.
+    /// There were too many at once, or it refused.
+    CONTROLLER_EVENTS_LOST_TOTAL = Desc::counter("controller_events_lost_total");
+}
+
+/// From a change until it is seen.
+const fn lag(name: &'static str) -> Desc {
+    const BUCKETS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0];
+    Desc::histogram(name, BUCKETS).unit(Unit::Seconds).peer()
 }
 
 /// What an object of the injector's is.

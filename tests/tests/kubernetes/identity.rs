@@ -65,6 +65,31 @@ fn again(token: &str, key: &EncodingKey, edit: impl FnOnce(&mut Value)) -> Strin
     encode(&header, &claims, key).unwrap()
 }
 
+/// An event with this reason.
+async fn event(api: &ApiServer, namespace: &str, reason: &str) -> Value {
+    let path = format!("/api/v1/namespaces/{namespace}/events");
+    eventually(reason, async || {
+        let list = api.get(&path).await?;
+        let mut events = list["items"].as_array()?.iter();
+        events.find(|event| event["reason"] == reason).cloned()
+    })
+    .await
+}
+
+async fn the_account_is_told(api: &ApiServer) {
+    let told = event(api, "shop", "IssuedLeafCertificate").await;
+    let web = api.get("/api/v1/namespaces/shop/serviceaccounts/web").await;
+    let web = web.unwrap();
+    let (about, web) = (&told["involvedObject"], &web["metadata"]);
+    assert_eq!(about["kind"], "ServiceAccount");
+    assert_eq!((&about["name"], &about["uid"]), (&web["name"], &web["uid"]));
+    let message = told["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(&format!("issued certificate for {WEB} until 20")),
+        "{message}"
+    );
+}
+
 #[tokio::test]
 async fn certificates_are_for_tokens_that_the_api_server_vouches_for_now() {
     let Some(api) = start().await else {
@@ -75,6 +100,7 @@ async fn certificates_are_for_tokens_that_the_api_server_vouches_for_now() {
     let token = async |audience: &str| api.token("shop", "web", audience).await;
     let good = token(AUDIENCE).await;
     certify(&plane, &key, good.clone()).await.unwrap();
+    the_account_is_told(&api).await;
 
     let theirs = EncodingKey::from_ec_pem(api.accounts_key().as_bytes()).unwrap();
     let stranger = rcgen::KeyPair::generate().unwrap().serialize_pem();
@@ -305,6 +331,11 @@ async fn an_issuer_is_made_once_and_what_the_objects_say_later_is_used_at_once()
         .await;
         assert!(leads(plane, &token, &issuer.anchors).await.is_some());
     }
+    let told = event(&api, "linkerd", "IssuerUpdateSkipped").await;
+    assert_eq!(
+        (&told["type"], &told["involvedObject"]["kind"]),
+        (&"Warning".into(), &"Deployment".into())
+    );
     assert_eq!(bundle(&api).await.unwrap(), both, "never written over");
 }
 

@@ -124,6 +124,11 @@ async fn objects_take_effect_on_open_streams_and_go_with_the_objects() {
     stream
         .until("the default policy again", named("all-unauthenticated"))
         .await;
+    let (_, page) = plane.page("/metrics").await.unwrap();
+    let lag = page
+        .lines()
+        .find_map(|line| line.strip_prefix("servers_informer_lag_seconds_count "));
+    assert_ne!(lag.unwrap(), "0", "changes are dated");
 }
 
 #[tokio::test]

@@ -113,8 +113,14 @@ pub(super) async fn asked(cli: &Cli, plane: &ControlPlane, sidecar: &Sidecar) {
         "{port}"
     );
     for (name, words) in [
-        ("policy", format!("policy po/web 8080 -n shop --addr {policy}")),
-        ("outbound", format!("policy svc/batch 80 -n shop --addr {policy}")),
+        (
+            "policy",
+            format!("policy po/web 8080 -n shop --addr {policy}"),
+        ),
+        (
+            "outbound",
+            format!("policy svc/batch 80 -n shop --addr {policy}"),
+        ),
         (
             "profile",
             format!("profile batch.shop.svc.cluster.local:80 --addr {destination}"),
