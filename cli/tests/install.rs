@@ -6,9 +6,11 @@
     reason = "a test ends there"
 )]
 
+use linkerd_controller::kubernetes::access::of_injector;
 use serde::Deserialize as _;
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output},
@@ -175,4 +177,66 @@ fn both_forms_say_the_same_and_an_upgrade_begins_with_the_values_of_the_installa
         "{identity}"
     );
     assert!(find(&upgraded, "PodDisruptionBudget", "linkerd-dst")["spec"].is_object());
+}
+
+/// What roles of the injector give, one right a line.
+fn given(objects: &[Value]) -> BTreeSet<String> {
+    let roles = [
+        ("ClusterRole", "linkerd-linkerd-proxy-injector", ""),
+        ("Role", "linkerd-proxy-injector", " in linkerd"),
+    ];
+    let mut all = BTreeSet::new();
+    for (kind, name, place) in roles {
+        let found = objects
+            .iter()
+            .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        let rules = found.and_then(|role| role["rules"].as_array());
+        for rule in rules.into_iter().flatten() {
+            let list = |key: &str| -> Vec<String> {
+                let texts = rule[key].as_array().into_iter().flatten();
+                texts
+                    .map(|text| text.as_str().unwrap().to_owned())
+                    .collect()
+            };
+            let mut names = list("resourceNames");
+            if names.is_empty() {
+                names.push(String::new());
+            }
+            for (group, resource) in list("apiGroups")
+                .iter()
+                .flat_map(|group| list("resources").into_iter().map(move |it| (group, it)))
+            {
+                for (verb, name) in list("verbs")
+                    .iter()
+                    .flat_map(|verb| names.iter().map(move |name| (verb, name)))
+                {
+                    all.insert(format!("{verb} {resource}.{group} {name}{place}"));
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_injector_may_do_what_it_does_and_nothing_else() {
+    let keys = "--set proxyInjector.externalSecret=true --set proxyInjector.caBundle=x";
+    for (words, makes_certificate) in [("", true), (keys, false)] {
+        let words: Vec<&str> = ["install", "--ignore-cluster"]
+            .into_iter()
+            .chain(words.split_whitespace())
+            .collect();
+        let wanted: BTreeSet<String> = of_injector("linkerd", makes_certificate)
+            .into_iter()
+            .map(|right| {
+                let place = right.namespace.map(|namespace| format!(" in {namespace}"));
+                let (place, name) = (place.unwrap_or_default(), right.name.unwrap_or_default());
+                format!(
+                    "{} {}.{} {name}{place}",
+                    right.verb, right.resource, right.group
+                )
+            })
+            .collect();
+        assert_eq!(given(&objects(&printed(&words))), wanted);
+    }
 }

@@ -96,6 +96,10 @@ pub(crate) async fn rights(config: &Config, client: Option<Client>, access: Acce
         has_statuses: config.has(Role::Policy),
         has_slices: config.has(Role::Destination),
         has_tokens: config.has(Role::Identity),
+        injects: config
+            .injector
+            .as_ref()
+            .map(|injector| injector.certificates.makes),
         namespace: config.cluster.control_plane_namespace.clone(),
     };
     if let Some(client) = client {

@@ -4,6 +4,7 @@
 //! Source: `authorization.k8s.io/v1` SelfSubjectAccessReview, which everybody may create.
 
 use super::{lease, reported::PLURALS, watch::served};
+use crate::certificates::Webhook;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -32,21 +33,75 @@ pub(crate) struct Needs {
     pub(crate) has_slices: bool,
     /// It judges tokens.
     pub(crate) has_tokens: bool,
+    /// It injects sidecars; whether it makes its webhook's certificate.
+    pub(crate) injects: Option<bool>,
     /// The control plane's namespace.
     pub(crate) namespace: String,
 }
 
 /// A right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Right {
-    verb: &'static str,
-    /// With the subresource: `httproutes/status`.
-    resource: String,
-    group: &'static str,
-    namespace: Option<String>,
-    name: Option<&'static str>,
+pub struct Right {
+    /// What may be done.
+    pub verb: &'static str,
+    /// To what, with the subresource: `httproutes/status`.
+    pub resource: String,
+    /// Its group.
+    pub group: &'static str,
+    /// Only in this namespace.
+    pub namespace: Option<String>,
+    /// Only to the one of this name.
+    pub name: Option<&'static str>,
     /// Without it nothing can be served.
     is_needed: bool,
+}
+
+/// Everything that an injector does at an API server, beside what everybody may. `makes_certificate`: of its webhook.
+pub fn of_injector(namespace: &str, makes_certificate: bool) -> Vec<Right> {
+    let anywhere = [
+        ("", "namespaces", &["list", "watch"][..], true),
+        // Whom a Pod belongs to in the end.
+        ("apps", "replicasets", &["get"], false),
+        ("batch", "jobs", &["get"], false),
+        ("", "events", &["create"], false),
+    ];
+    let rights = |(group, resource, verbs, is_needed): (_, &str, &[&'static str], _)| {
+        let one = |verb: &&'static str| Right {
+            verb,
+            resource: resource.to_owned(),
+            group,
+            namespace: None,
+            name: None,
+            is_needed,
+        };
+        verbs.iter().map(one).collect::<Vec<_>>()
+    };
+    let mut all: Vec<Right> = anywhere.into_iter().flat_map(rights).collect();
+    if makes_certificate {
+        let webhook = Webhook::INJECTOR;
+        let configuration = (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations",
+            &["get", "list", "watch", "patch"][..],
+            false,
+        );
+        all.extend(rights(configuration).into_iter().map(|right| Right {
+            name: Some(webhook.configuration),
+            ..right
+        }));
+        let secret = (
+            "",
+            "secrets",
+            &["get", "list", "watch", "update"][..],
+            false,
+        );
+        all.extend(rights(secret).into_iter().map(|right| Right {
+            name: Some(webhook.secret),
+            namespace: Some(namespace.to_owned()),
+            ..right
+        }));
+    }
+    all
 }
 
 /// Rights that are missing, as far as is known.
@@ -210,6 +265,17 @@ impl Needs {
                 name: None,
                 is_needed: true,
             });
+            rights.push(Right {
+                verb: "create",
+                resource: "events".to_owned(),
+                group: "",
+                namespace: None,
+                name: None,
+                is_needed: false,
+            });
+        }
+        if let Some(makes_certificate) = self.injects {
+            rights.extend(of_injector(&self.namespace, makes_certificate));
         }
         Ok(rights)
     }
