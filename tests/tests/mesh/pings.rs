@@ -64,9 +64,8 @@ async fn a_client_that_answers_no_ping_is_gone_and_one_that_does_stays() {
         for _ in 0..20 {
             let ping = loop {
                 let frame = within("a PING", frame(&mut here)).await;
-                match frame.expect("an open connection") {
-                    (PING, 0, content) => break content,
-                    _ => {}
+                if let (PING, 0, content) = frame.expect("an open connection") {
+                    break content;
                 }
             };
             write(&mut here, PING, ACK, &ping).await;
