@@ -62,3 +62,4 @@ mod spire;
 mod trust;
 mod upgrades;
 mod variables;
+mod whole;
