@@ -14,6 +14,7 @@ mod external;
 pub(crate) mod inbound;
 mod outbound;
 mod part;
+mod pieces;
 pub(crate) mod probes;
 mod profile;
 mod reads;

@@ -53,11 +53,26 @@ pub(super) enum Place {
     Keeper(WorkloadRef, u16),
 }
 
+impl Place {
+    /// The kind of objects that decides of it; of a port's keeper the workload does too, which is read as well.
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Whole(kind) | Self::One(kind, _) => *kind,
+            Self::HasOpaque | Self::Keeper(..) => Kind::Servers,
+        }
+    }
+}
+
 impl Scope {
+    /// The state that all objects of a kind are in; 0 if there are none.
+    pub(super) fn whole(&self, kind: Kind) -> u64 {
+        self.revisions(kind).whole()
+    }
+
     /// The state that a place is in; 0 if nothing is there.
     pub(super) fn revision_at(&self, place: &Place) -> u64 {
         match place {
-            Place::Whole(kind) => self.revisions(*kind).whole(),
+            Place::Whole(kind) => self.whole(*kind),
             Place::One(kind, name) => self.revisions(*kind).one(name),
             Place::HasOpaque => u64::from(self.servers.has_opaque()),
             Place::Keeper(workload, port) => {
@@ -151,7 +166,8 @@ impl<'a> Part<'a> {
         {
             let place = place();
             let revision = self.scope.revision_at(&place);
-            recorder.place(namespace, place, revision);
+            let whole = self.scope.whole(place.kind());
+            recorder.place(namespace, place, (revision, whole));
         }
     }
 

@@ -3,7 +3,11 @@
 //! [`Index::recording`] gives a copy that notes each place it is asked about. [`Index::is_current`] tells of another
 //! index whether all these places are as they were: then every answer is too, and need not be computed again.
 
-use super::{Index, addresses::Holders, part::Place};
+use super::{
+    Index, NOTHING, Scope,
+    addresses::Holders,
+    part::{Kind, Place},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -33,6 +37,15 @@ struct OfNamespace {
     name: String,
     /// The last state of it in which all places are as they were; 0 while it is not there.
     current_in: AtomicU64,
+    kinds: Vec<OfKind>,
+}
+
+/// What was read of a kind of objects in a namespace.
+#[derive(Debug)]
+struct OfKind {
+    kind: Kind,
+    /// As that of the namespace: most changes are of other kinds.
+    current_in: AtomicU64,
     places: HashMap<Place, u64>,
 }
 
@@ -52,17 +65,29 @@ impl Recorder {
                 reads.namespaces.push(OfNamespace {
                     name: name.to_owned(),
                     current_in: AtomicU64::new(revision),
-                    places: HashMap::new(),
+                    kinds: Vec::new(),
                 });
                 reads.namespaces.len() - 1
             })
         })
     }
 
-    pub(super) fn place(&self, namespace: usize, place: Place, revision: u64) {
+    /// `revisions`: of the place, and of its kind as a whole.
+    pub(super) fn place(&self, namespace: usize, place: Place, revisions: (u64, u64)) {
+        let (revision, whole) = revisions;
         self.with(|reads| {
-            if let Some(known) = reads.namespaces.get_mut(namespace) {
-                known.places.insert(place, revision);
+            let Some(known) = reads.namespaces.get_mut(namespace) else {
+                return;
+            };
+            let kind = place.kind();
+            if let Some(of_kind) = known.kinds.iter_mut().find(|known| known.kind == kind) {
+                of_kind.places.insert(place, revision);
+            } else {
+                known.kinds.push(OfKind {
+                    kind,
+                    current_in: AtomicU64::new(whole),
+                    places: HashMap::from([(place, revision)]),
+                });
             }
         });
     }
@@ -138,10 +163,8 @@ impl Index {
         if known.current_in.load(Ordering::Relaxed) == revision {
             return true;
         }
-        let mut places = known.places.iter();
-        let is_current = places.all(|(place, revision)| {
-            scope.map_or(0, |scope| scope.revision_at(place)) == *revision
-        });
+        let scope = scope.map_or(&*NOTHING, |scope| scope);
+        let is_current = known.kinds.iter().all(|known| scope.has_places(known));
         if is_current {
             known.current_in.store(revision, Ordering::Relaxed);
         }
@@ -169,5 +192,20 @@ impl Index {
         let holders = self.addresses.get(ip);
         self.note(|recorder| recorder.address(ip, holders));
         holders
+    }
+}
+
+impl Scope {
+    fn has_places(&self, known: &OfKind) -> bool {
+        let whole = self.whole(known.kind);
+        if known.current_in.load(Ordering::Relaxed) == whole {
+            return true;
+        }
+        let mut places = known.places.iter();
+        let is_current = places.all(|(place, revision)| self.revision_at(place) == *revision);
+        if is_current {
+            known.current_in.store(whole, Ordering::Relaxed);
+        }
+        is_current
     }
 }

@@ -2,18 +2,14 @@
 //!
 //! The numbers tell what has changed between two versions of an index, so that what was made of the rest stays.
 
-use super::store::revision;
+use super::{pieces::Pieces, store::revision};
 use crate::resource::{RouteGroup, StringMap};
-use std::{
-    borrow::Borrow,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{borrow::Borrow, collections::BTreeSet};
 
 /// Objects by name. A copy shares them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Table<K, V> {
-    entries: Arc<BTreeMap<K, Arc<Entry<V>>>>,
+    entries: Pieces<K, Entry<V>>,
     revision: u64,
 }
 
@@ -35,8 +31,17 @@ pub(super) trait Revisions {
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
         Self {
-            entries: Arc::default(),
+            entries: Pieces::default(),
             revision: 0,
+        }
+    }
+}
+
+impl<K, V> Clone for Table<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            entries: self.entries.clone(),
+            revision: self.revision,
         }
     }
 }
@@ -49,7 +54,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
             revision: self.revision,
             value,
         };
-        Arc::make_mut(&mut self.entries).insert(key, Arc::new(entry));
+        self.entries.insert(key, entry);
     }
 
     /// Takes an object away.
@@ -57,9 +62,8 @@ impl<K: Ord + Clone, V> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        if self.entries.contains_key(key) {
+        if self.entries.remove(key) {
             self.revision = revision();
-            Arc::make_mut(&mut self.entries).remove(key);
         }
     }
 
@@ -74,7 +78,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.entries.contains_key(key)
+        self.get(key).is_some()
     }
 
     /// The state that an object is in; 0 if it is not there.
@@ -92,11 +96,11 @@ impl<K, V> Table<K, V> {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.entries.keys()
+        self.iter().map(|(key, _)| key)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.entries.values().map(|entry| &entry.value)
+        self.iter().map(|(_, value)| value)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -143,6 +143,8 @@ const MORE: &[&str] = &[
      spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], selector: {app: web}, ports: [{port: 80, name: http, targetPort: http}]}",
     "apiVersion: v1\nkind: Service\nmetadata: {name: NAME, namespace: NS, annotations: {policy.linkerd.io/outbound-mtls: required}}\n\
      spec: {clusterIP: 10.96.0.2, clusterIPs: [10.96.0.2], ports: [{port: 80, name: http}]}",
+    "apiVersion: v1\nkind: Service\nmetadata: {name: NAME, namespace: NS, annotations: {policy.linkerd.io/outbound-mtls: required}}\n\
+     spec: {clusterIP: 10.96.0.3, clusterIPs: [10.96.0.3], selector: {app: web}, ports: [{port: 80, name: http}]}",
     "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
      metadata: {name: NAME, namespace: NS, labels: {kubernetes.io/service-name: web}}\n\
      ports: [{name: http, port: 8080}]\n\
