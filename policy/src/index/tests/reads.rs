@@ -131,6 +131,32 @@ fn a_server_matters_to_the_ports_that_it_keeps_and_no_others() {
     assert!(!matters_in(&kept, inbound, &limit("n")));
 }
 
+#[test]
+fn an_authentication_matters_to_the_ports_whose_policies_name_it() {
+    let inbound = |index: &Index| drop(index.inbound(&web(), 8080));
+    let requiring = |kind: &str| {
+        let to = "{group: policy.linkerd.io, kind: Server, name: s}";
+        let required =
+            format!("{{group: policy.linkerd.io, kind: {kind}, name: a, namespace: far}}");
+        let spec = format!("{{targetRef: {to}, requiredAuthenticationRefs: [{required}]}}");
+        policy("AuthorizationPolicy", "p", &spec)
+    };
+    for (kind, spec) in [
+        ("MeshTLSAuthentication", "{identities: ['*']}"),
+        ("NetworkAuthentication", "{networks: [{cidr: 10.0.0.0/8}]}"),
+    ] {
+        let kept = index(&[WEB, &server("s", ""), &requiring(kind)]);
+        let far =
+            |name: &str| policy(kind, name, spec).replace("namespace: shop", "namespace: far");
+        assert!(matters_in(&kept, inbound, &far("a")), "{kind}");
+        assert!(!matters_in(&kept, inbound, &far("b")), "{kind}");
+        assert!(
+            !matters_in(&kept, inbound, &policy(kind, "a", spec)),
+            "{kind}"
+        );
+    }
+}
+
 /// Objects that `any_object` has not, or not with an address; `NAME` and `NS` stand for where it is.
 const MORE: &[&str] = &[
     "apiVersion: v1\nkind: Pod\nmetadata: {name: NAME, namespace: NS, labels: {app: web, linkerd.io/control-plane-ns: linkerd}, ownerReferences: [{controller: true, kind: ReplicaSet, name: a}]}\n\
