@@ -50,9 +50,9 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) enum How {
     /// Find out whether HTTP is spoken, within this time.
-    Detect(Duration, Box<HttpPlan>, Box<HttpPlan>, StreamPlan),
-    Http1(Box<HttpPlan>),
-    Http2(Box<HttpPlan>),
+    Detect(Duration, Arc<HttpPlan>, Arc<HttpPlan>, StreamPlan),
+    Http1(Arc<HttpPlan>),
+    Http2(Arc<HttpPlan>),
     Opaque(StreamPlan),
     Tls(StreamPlan),
     /// What the control plane says cannot be used.
@@ -268,7 +268,7 @@ impl Build<'_> {
         }
         let by_profile = profile.filter(|_| rules_http(profile));
         let http = |policy: &HttpPolicy| match by_profile {
-            Some(profile) => Ok(Box::new(self.by_profile(profile))),
+            Some(profile) => Ok(Arc::new(self.by_profile(profile))),
             None => self.http(policy),
         };
         Ok(match &known.policy.protocol {
@@ -283,26 +283,27 @@ impl Build<'_> {
                 } else {
                     self.settings.detect_timeout
                 };
-                How::Detect(
-                    timeout,
-                    http(http1)?,
-                    http(http2)?,
-                    self.opaque(opaque, profile),
-                )
+                let first = http(http1)?;
+                // Both versions nearly always have the same routes, of which there may be many.
+                let second = match by_profile.is_some() || http1 == http2 {
+                    true => first.clone(),
+                    false => http(http2)?,
+                };
+                How::Detect(timeout, first, second, self.opaque(opaque, profile))
             }
             Protocol::Http1(policy) => How::Http1(http(policy)?),
             Protocol::Http2(policy) => How::Http2(http(policy)?),
             Protocol::Grpc(policy) => {
                 let router = HttpRouter::grpc(policy)?;
-                How::Http2(Box::new(self.routed(router, true)))
+                How::Http2(Arc::new(self.routed(router, true)))
             }
             Protocol::Opaque(routes) => How::Opaque(self.opaque(routes, profile)),
             Protocol::Tls(routes) => How::Tls(self.streams(routes, true)),
         })
     }
 
-    fn http(&self, policy: &HttpPolicy) -> Result<Box<HttpPlan>, BuildError> {
-        Ok(Box::new(self.routed(HttpRouter::http(policy)?, false)))
+    fn http(&self, policy: &HttpPolicy) -> Result<Arc<HttpPlan>, BuildError> {
+        Ok(Arc::new(self.routed(HttpRouter::http(policy)?, false)))
     }
 
     fn routed(&self, router: HttpRouter, is_grpc: bool) -> HttpPlan {
