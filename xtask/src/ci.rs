@@ -35,11 +35,12 @@ pub(crate) fn test(words: &[String]) -> Result<(), String> {
     tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
 }
 
-/// What tests need: the tools, and the real binaries, which end-to-end tests run beside the test's own.
+/// What tests need: the tools, the real binaries, which end-to-end tests run, and the tests' own.
 fn prepare() -> Result<(), String> {
     // Both have to wait for registries, at different times.
     let tools = std::thread::spawn(tools::prepare);
-    let built = tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]));
+    let built = tools::run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))
+        .and_then(|()| tools::run(&mut cargo(&["test", "--locked", "--workspace", "--no-run"])));
     tools
         .join()
         .map_err(|_| "the tools could not be prepared".to_owned())??;
