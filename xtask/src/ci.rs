@@ -4,17 +4,20 @@ use crate::{checks, dockerfile, tools};
 use std::{env, process::Command};
 
 fn cargo(words: &[&str]) -> Command {
-    let mut cargo = in_path(Command::new(cargo_path()));
-    cargo.args(words);
+    let mut cargo = Command::new(tools::cargo());
+    in_project(&mut cargo).args(words);
     cargo
 }
 
-fn cargo_path() -> String {
-    env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+/// Cargo with what others leave of the machine.
+fn quiet_cargo(words: &[&str]) -> Command {
+    let mut cargo = tools::quiet_cargo();
+    in_project(&mut cargo).args(words);
+    cargo
 }
 
-/// A command that finds our tools, in the project's root.
-fn in_path(mut command: Command) -> Command {
+/// Lets a command find our tools, and runs it in the project's root.
+fn in_project(command: &mut Command) -> &mut Command {
     let path = env::var_os("PATH").unwrap_or_default();
     let more = [
         tools::cache().join("bin"),
@@ -25,13 +28,16 @@ fn in_path(mut command: Command) -> Command {
     if let Ok(path) = env::join_paths(paths) {
         command.env("PATH", path);
     }
-    command.current_dir(tools::root());
-    command
+    command.current_dir(tools::root())
 }
 
 /// Every test. Further words go to `cargo test`.
 pub(crate) fn test(words: &[String]) -> Result<(), String> {
     prepare()?;
+    run_tests(words)
+}
+
+fn run_tests(words: &[String]) -> Result<(), String> {
     tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
 }
 
@@ -50,7 +56,7 @@ fn prepare() -> Result<(), String> {
 /// Everything but the tests.
 pub(crate) fn check(_: &[String]) -> Result<(), String> {
     quick_checks()?;
-    lints(Vec::new())?;
+    lints(cargo)?;
     deny()
 }
 
@@ -61,25 +67,10 @@ fn quick_checks() -> Result<(), String> {
     checks::sleeps()
 }
 
-/// Lints and docs, in a target folder of their own, so that they can be made beside the tests; `before` are the words
-/// before cargo's.
-fn lints(before: Vec<&str>) -> Result<(), String> {
-    let run = |words: &[&str]| {
-        let words = [&before, words].concat();
-        let (program, words) = words.split_first().ok_or("no command")?;
-        tools::run(
-            in_path(Command::new(program))
-                .args(words)
-                .env("CARGO_TARGET_DIR", tools::cache().join("lints"))
-                .env(
-                    "RUSTDOCFLAGS",
-                    "-D warnings -A rustdoc::private_intra_doc_links",
-                ),
-        )
-    };
-    let cargo = cargo_path();
-    run(&[
-        &cargo,
+/// Lints and docs, in a target folder of their own, so that they can be made beside the tests.
+fn lints(cargo: fn(&[&str]) -> Command) -> Result<(), String> {
+    let target = tools::cache().join("lints");
+    let clippy = [
         "clippy",
         "--locked",
         "--workspace",
@@ -88,15 +79,21 @@ fn lints(before: Vec<&str>) -> Result<(), String> {
         "--",
         "-D",
         "warnings",
-    ])?;
-    run(&[
-        &cargo,
+    ];
+    tools::run(cargo(&clippy).env("CARGO_TARGET_DIR", &target))?;
+    let doc = [
         "doc",
         "--locked",
         "--workspace",
         "--no-deps",
         "--document-private-items",
-    ])
+    ];
+    let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+    tools::run(
+        cargo(&doc)
+            .env("CARGO_TARGET_DIR", &target)
+            .env("RUSTDOCFLAGS", flags),
+    )
 }
 
 /// What `.ci/run` runs. Tests mostly wait: what is not theirs is built beside them, with what they leave of the machine.
@@ -104,12 +101,12 @@ pub(crate) fn ci(_: &[String]) -> Result<(), String> {
     quick_checks()?;
     prepare()?;
     let beside = std::thread::spawn(|| {
-        let linted = lints(vec!["nice", "-n", "19"]);
+        let linted = lints(quiet_cargo);
         // Where this fails, the check of the dependencies tries again and says why.
         let _ = tools::prepare_deny();
         linted
     });
-    test(&[])?;
+    run_tests(&[])?;
     beside
         .join()
         .map_err(|_| "the lints could not be run".to_owned())??;

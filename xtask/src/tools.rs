@@ -2,7 +2,9 @@
 //! outside the clone. What cannot be had is said loudly; with `REQUIRE_TOOLS=1` (CI) it is an error.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -140,6 +142,18 @@ pub(crate) fn is_installed(program: &str) -> bool {
 /// The version of cargo-deny that checks dependencies.
 const DENY: &str = "0.20.2";
 
+/// The cargo that runs us.
+pub(crate) fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Cargo with what others leave of the machine, for what is built beside the tests.
+pub(crate) fn quiet_cargo() -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(cargo());
+    nice
+}
+
 /// Builds cargo-deny into the cache. Without optimisation: it runs for a second, and is built in half the time. It takes
 /// only what of the machine nobody else wants, so that it can be built beside the tests.
 pub(crate) fn prepare_deny() -> Result<(), String> {
@@ -147,11 +161,8 @@ pub(crate) fn prepare_deny() -> Result<(), String> {
     if fs::read_to_string(&stamp).is_ok_and(|have| have == DENY) {
         return Ok(());
     }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let words = ["install", "--locked", "--debug", "--force", "cargo-deny"];
-    run(Command::new("nice")
-        .args(["-n", "19"])
-        .arg(cargo)
+    run(quiet_cargo()
         .args(words)
         .args(["--version", DENY, "--root"])
         .arg(cache())

@@ -106,7 +106,7 @@ pub(super) async fn answer(
     let outbound = &connection.worker.outbound;
     let asked = Asked::new(&form, wire, &outbound.settings);
     let mut span = None;
-    let answered = self::request(&connection, request, &interim, form, (arrived, &mut span)).await;
+    let answered = self::request(&connection, request, &interim, form, arrived, &mut span).await;
     interim.sent().await;
     let mut response = match answered {
         Ok(response) => {
@@ -160,7 +160,8 @@ async fn request(
     mut request: Request<Received>,
     interim: &Interim,
     form: Form,
-    (arrived, span): (Instant, &mut Option<OpenSpan>),
+    arrived: Instant,
+    span: &mut Option<OpenSpan>,
 ) -> Result<Response<Body>, Failed> {
     let outbound = &connection.worker.outbound;
     let arriving = outbound.retries.arriving();

@@ -87,7 +87,7 @@ async fn an_application_that_does_not_accept_is_a_504() {
 }
 
 /// Sends one request on a connection of its own and reads to the end.
-async fn raw(mesh: &Mesh, request: &str) -> String {
+pub(crate) async fn raw(mesh: &Mesh, request: &str) -> String {
     let mut stream = mesh.connect_from(5, mesh.web()).await;
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

@@ -20,10 +20,10 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(crate) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
+pub(crate) const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// `:status 200`, from HPACK's static table.
@@ -113,15 +113,11 @@ async fn connected(
     let (mut done, mut answered) = (0, BTreeSet::new());
     let mut bodies = BTreeMap::<u32, usize>::new();
     loop {
-        let mut head = [0; 9];
-        io.read_exact(&mut head).await?;
-        let [a, b, c, kind, flags, id @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        io.read_exact(&mut payload).await?;
-        let stream = u32::from_be_bytes(id);
+        let (kind, flags, stream, payload) = next(&mut io).await?;
         if kind == DATA && !payload.is_empty() {
+            let read = u32::try_from(payload.len()).unwrap().to_be_bytes();
             for stream in [0, stream] {
-                frame(&mut io, WINDOW_UPDATE, 0, stream, &[0, a, b, c]).await?;
+                frame(&mut io, WINDOW_UPDATE, 0, stream, &read).await?;
             }
         }
         match kind {
@@ -211,14 +207,29 @@ pub(crate) async fn cut_request(io: &mut TcpStream) -> std::io::Result<()> {
     // From HPACK's static table: POST, http, /; and a literal authority.
     let mut head = vec![0x83, 0x86, 0x84, 0x01, 12];
     head.extend(b"catalog.shop");
-    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
-    frame(io, SETTINGS, 0, 0, &[]).await?;
+    begin(io).await?;
     frame(io, HEADERS, END_HEADERS, 1, &head).await?;
     frame(io, DATA, 0, 1, b"abc").await?;
     frame(io, RST_STREAM, 0, 1, &NO_ERROR.to_be_bytes()).await
 }
 
-async fn frame(
+/// Says what a client of HTTP/2 begins with.
+pub(crate) async fn begin(io: &mut TcpStream) -> std::io::Result<()> {
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+    frame(io, SETTINGS, 0, 0, &[]).await
+}
+
+/// The next frame: its kind, its flags, its stream and its content.
+pub(crate) async fn next(io: &mut TcpStream) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    io.read_exact(&mut payload).await?;
+    Ok((kind, flags, u32::from_be_bytes(stream), payload))
+}
+
+pub(crate) async fn frame(
     io: &mut TcpStream,
     kind: u8,
     flags: u8,

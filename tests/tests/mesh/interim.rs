@@ -2,6 +2,7 @@
 //! once.
 
 use crate::{
+    answers::raw,
     authorization::server,
     harness::{Mesh, one_http2, within},
     origin,
@@ -181,13 +182,7 @@ async fn http1_0_has_none() {
     let mesh = open().await;
     let answer = [INTERIM, ANSWER].concat().leak();
     let _origin = origin::scripted(mesh.origin(), b"", b"\r\n\r\n", answer).await;
-    let mut stream = mesh.connect_from(5, mesh.web()).await;
-    let request = b"GET / HTTP/1.0\r\nhost: web\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut got = String::new();
-    within("the answer", stream.read_to_string(&mut got))
-        .await
-        .unwrap();
+    let got = raw(&mesh, "GET / HTTP/1.0\r\nhost: web\r\n\r\n").await;
     assert!(got.starts_with("HTTP/1.0 201 Created\r\n"), "{got}");
     assert!(got.ends_with("\r\n\r\ndone"), "{got}");
 }

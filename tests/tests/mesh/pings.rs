@@ -2,43 +2,19 @@
 
 use crate::{
     authorization::server,
+    frames::{self, ACK, PING, frame},
     harness::{Mesh, within},
     origin,
 };
 use bytes::Bytes;
 use http::Request;
 use std::future::poll_fn;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const ACK: u8 = 1;
-
-/// The kind, the flags and the content of the next frame; `None` at the connection's end.
-async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).await.ok()?;
-    let [a, b, c, kind, flags, ..] = head;
-    let mut content = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    stream.read_exact(&mut content).await.ok()?;
-    Some((kind, flags, content))
-}
-
-async fn write(stream: &mut TcpStream, kind: u8, flags: u8, content: &[u8]) {
-    let length = u8::try_from(content.len()).unwrap();
-    let head = [0, 0, length, kind, flags, 0, 0, 0, 0];
-    stream.write_all(&[&head, content].concat()).await.unwrap();
-}
+use tokio::net::TcpStream;
 
 /// A client of HTTP/2 that says who it is and then no more than its test has it say.
 async fn client(mesh: &Mesh) -> TcpStream {
     let mut stream = mesh.connect_from(5, mesh.web()).await;
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    stream.write_all(preface).await.unwrap();
-    write(&mut stream, SETTINGS, 0, &[]).await;
+    frames::begin(&mut stream).await.unwrap();
     stream
 }
 
@@ -54,7 +30,7 @@ async fn a_client_that_answers_no_ping_is_gone_and_one_that_does_stays() {
     let mut here = client(&mesh).await;
     let ends = async {
         let mut asked = 0;
-        while let Some((kind, ..)) = within("the end", frame(&mut gone)).await {
+        while let Ok((kind, ..)) = within("the end", frames::next(&mut gone)).await {
             asked += usize::from(kind == PING);
         }
         assert_eq!(asked, 1, "who does not answer is not asked again");
@@ -63,12 +39,12 @@ async fn a_client_that_answers_no_ping_is_gone_and_one_that_does_stays() {
     let stays = async {
         for _ in 0..20 {
             let ping = loop {
-                let frame = within("a PING", frame(&mut here)).await;
-                if let (PING, 0, content) = frame.expect("an open connection") {
+                let frame = within("a PING", frames::next(&mut here)).await;
+                if let (PING, 0, _, content) = frame.expect("an open connection") {
                     break content;
                 }
             };
-            write(&mut here, PING, ACK, &ping).await;
+            frame(&mut here, PING, ACK, 0, &ping).await.unwrap();
         }
     };
     tokio::join!(ends, stays);

@@ -1,7 +1,8 @@
 //! A connection to an origin over HTTP/2, shared by all requests to it.
 
 use super::{
-    pings::{Beat, Due, FIRST_WINDOW, Pings, Settings as PingSettings},
+    first_windows,
+    pings::{Beat, Pings, Settings as PingSettings},
     receive::Receive,
     say_length,
     send::Sending,
@@ -60,14 +61,11 @@ pub(crate) async fn connect(
 }
 
 fn builder(params: &Http2Params) -> h2::client::Builder {
-    let windows = if params.adaptive {
-        (FIRST_WINDOW, FIRST_WINDOW)
-    } else {
-        (
-            params.stream_window.unwrap_or(STREAM_WINDOW),
-            params.connection_window.unwrap_or(CONNECTION_WINDOW),
-        )
-    };
+    let set = (
+        params.stream_window.unwrap_or(STREAM_WINDOW),
+        params.connection_window.unwrap_or(CONNECTION_WINDOW),
+    );
+    let windows = first_windows(params.adaptive, set);
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
@@ -98,18 +96,14 @@ struct Driver {
 
 impl Driver {
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
-        match self.pings.as_mut().map(|pings| pings.poll(cx)) {
-            Some(Poll::Ready(Due::Silent)) => return Poll::Ready(Err(HttpError::Silent)),
-            Some(Poll::Ready(Due::Window(bytes))) => {
-                self.connection.set_target_window_size(bytes);
-                // Refused while the last one is not acknowledged: the next sample says it again.
-                let _ = self.connection.set_initial_window_size(bytes);
-            }
-            Some(Poll::Pending) | None => {}
+        let connection = &mut self.connection;
+        if let Some(pings) = &mut self.pings {
+            pings.watch(cx, |bytes| {
+                connection.set_target_window_size(bytes);
+                connection.set_initial_window_size(bytes)
+            })?;
         }
-        Pin::new(&mut self.connection)
-            .poll(cx)
-            .map_err(HttpError::from)
+        Pin::new(connection).poll(cx).map_err(HttpError::from)
     }
 }
 

@@ -21,21 +21,13 @@ pub(crate) use self::{
     server::{Serving, Settings},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use super::request as shape;
+use http::{HeaderMap, HeaderValue, header};
 
-/// Removes the headers that HTTP/2 has no place for (RFC 9113 §8.2.2).
+/// Removes the headers that HTTP/2 has no place for (RFC 9113 §8.2.2); filters may have added some.
 fn strip(headers: &mut HeaderMap, keeps_te: bool) {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    for name in [
-        header::CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
-        headers.remove(name);
-    }
+    shape::strip_hop_by_hop(headers, false);
+    headers.remove(header::TRANSFER_ENCODING);
     let is_trailers = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
     if !keeps_te || headers.get(header::TE).is_some_and(|te| !is_trailers(te)) {
         headers.remove(header::TE);
@@ -48,5 +40,15 @@ fn say_length(headers: &mut HeaderMap, length: Option<u64>) {
         headers
             .entry(header::CONTENT_LENGTH)
             .or_insert_with(|| HeaderValue::from(length));
+    }
+}
+
+/// The windows of a stream and of a connection that a peer is told of at first: as they are set, or, where they follow the
+/// traffic, those that it has before it hears of others.
+const fn first_windows(is_adaptive: bool, set: (u32, u32)) -> (u32, u32) {
+    if is_adaptive {
+        (pings::FIRST_WINDOW, pings::FIRST_WINDOW)
+    } else {
+        set
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Streams note what comes in a [`Beat`] with a store or two; the connection's task looks at it and does the rest.
 
+use crate::http::HttpError;
 use h2::{Ping, PingPong};
 use std::{
     future::Future,
@@ -74,15 +75,6 @@ struct KeepAlive {
     is_awaited: bool,
 }
 
-/// What the connection is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// Its windows become this large.
-    Window(u32),
-    /// The peer does not answer.
-    Silent,
-}
-
 impl Pings {
     /// Nothing, if nothing is to be watched.
     pub(super) fn new(
@@ -115,15 +107,24 @@ impl Pings {
         &self.beat
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+    /// Looks after the peer; `widen` sets the connection's windows, in bytes.
+    ///
+    /// # Errors
+    /// The peer does not answer.
+    pub(super) fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        widen: impl FnOnce(u32) -> Result<(), h2::Error>,
+    ) -> Result<(), HttpError> {
         if let Some(window) = self.answered(cx) {
-            return Poll::Ready(Due::Window(window));
+            // Refused while the last one is not acknowledged: the next sample says it again.
+            let _ = widen(window);
         }
         self.measure(cx);
         if self.is_silent(cx) {
-            return Poll::Ready(Due::Silent);
+            return Err(HttpError::Silent);
         }
-        Poll::Pending
+        Ok(())
     }
 
     fn ping(&mut self, now: Instant) {

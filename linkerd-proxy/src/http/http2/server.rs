@@ -1,7 +1,8 @@
 //! A client's HTTP/2 connection, and the task of each request on it.
 
 use super::{
-    pings::{Beat, Due, FIRST_WINDOW, Pings, Settings as PingSettings},
+    first_windows,
+    pings::{Beat, Pings, Settings as PingSettings},
     receive::Receive,
     say_length,
     send::Sending,
@@ -58,11 +59,8 @@ pub(crate) struct Settings {
 
 impl Settings {
     fn builder(&self) -> h2::server::Builder {
-        let windows = if self.adaptive {
-            (FIRST_WINDOW, FIRST_WINDOW)
-        } else {
-            (self.stream_window, self.connection_window)
-        };
+        let set = (self.stream_window, self.connection_window);
+        let windows = first_windows(self.adaptive, set);
         let mut builder = h2::server::Builder::new();
         builder
             .initial_window_size(windows.0)
@@ -156,14 +154,11 @@ where
             return Poll::Pending;
         };
         loop {
-            match me.pings.as_mut().map(|pings| pings.poll(cx)) {
-                Some(Poll::Ready(Due::Silent)) => return Poll::Ready(Err(HttpError::Silent)),
-                Some(Poll::Ready(Due::Window(bytes))) => {
+            if let Some(pings) = &mut me.pings {
+                pings.watch(cx, |bytes| {
                     connection.set_target_window_size(bytes);
-                    // Refused while the last one is not acknowledged: the next sample says it again.
-                    let _ = connection.set_initial_window_size(bytes);
-                }
-                Some(Poll::Pending) | None => {}
+                    connection.set_initial_window_size(bytes)
+                })?;
             }
             let Some(accepted) = ready!(connection.poll_accept(cx)) else {
                 return Poll::Ready(Ok(()));
