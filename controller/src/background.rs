@@ -4,8 +4,9 @@ use crate::{
     Config, Role,
     grpc::Shared,
     kubernetes::{
-        self, Reported,
+        self, Clusters, Reported,
         access::{Access, Needs},
+        clusters,
     },
     metrics::{ControllerMetrics, Shown, SliceMetrics, StatusMetrics},
     source::Snapshot,
@@ -89,6 +90,27 @@ fn slices(
         })
 }
 
+/// Other clusters, with the role destination on an API server where they are asked for, and what follows them.
+pub(crate) fn clusters(
+    config: &Config,
+    client: &Client,
+    metrics: &ControllerMetrics,
+) -> (Clusters, impl Future<Output = ()> + use<>) {
+    let asked = config.remote_clusters && config.has(Role::Destination);
+    let (known, keep) = asked
+        .then(|| {
+            let (publish, known) = watch::channel(None);
+            let cluster = config.cluster.clone();
+            let keep = clusters::keep(client.clone(), cluster, metrics.clusters(), publish);
+            (known, keep)
+        })
+        .unzip();
+    let keep = async {
+        OptionFuture::from(keep).await;
+    };
+    (known.unwrap_or_else(clusters::none), keep)
+}
+
 /// Asks the API server what this process may do.
 pub(crate) async fn rights(config: &Config, client: Option<Client>, access: Access) {
     let needs = Needs {
@@ -96,6 +118,7 @@ pub(crate) async fn rights(config: &Config, client: Option<Client>, access: Acce
         has_statuses: config.has(Role::Policy),
         has_slices: config.has(Role::Destination),
         has_tokens: config.has(Role::Identity),
+        has_clusters: config.remote_clusters && config.has(Role::Destination),
         injects: config
             .injector
             .as_ref()

@@ -59,6 +59,8 @@ pub struct Config {
     pub token_keys: Option<PathBuf>,
     /// Most streams that are open at once.
     pub max_streams: usize,
+    /// Endpoints of other clusters are given out, with the role destination on an API server.
+    pub remote_clusters: bool,
     /// How meshed endpoints are spoken to.
     pub hints: Hints,
     /// The validating webhook, if it is served.
@@ -227,6 +229,10 @@ pub struct Flags {
     /// Endpoints of the client's zone have ten times the weight.
     #[arg(long)]
     pub ext_endpoint_zone_weights: bool,
+    /// Endpoints of other clusters are given out for Services that stand for theirs (role destination). Secrets of the control plane's
+    /// namespace, which it must be allowed to list, say where these clusters are.
+    #[arg(long, requires = "kubernetes")]
+    pub remote_clusters: bool,
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
     pub max_streams: usize,
@@ -382,6 +388,7 @@ impl From<Flags> for Config {
             bootstrap_issuer: flags.bootstrap_issuer,
             token_keys: flags.token_keys,
             max_streams: flags.max_streams,
+            remote_clusters: flags.remote_clusters,
             hints: Hints {
                 has_ipv6: flags.enable_ipv6,
                 has_http2: flags.enable_h2_upgrade,

@@ -12,7 +12,7 @@ mod subscribers;
 
 pub(crate) use calls::{Call, Name};
 pub(crate) use sizes::IndexSizes;
-pub(crate) use subscribers::{About, ProfileSubscriber, Subscriber};
+pub(crate) use subscribers::{About, ProfileSubscriber, Subscriber, Subscribers};
 
 use crate::source::Snapshot;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
@@ -34,7 +34,7 @@ pub(crate) struct ControllerMetrics {
     endpoint_profile_overflow: Family<Counter>,
     calls: Family<Counter>,
     begun: calls::Calls,
-    pub(crate) subscribers: subscribers::Subscribers,
+    pub(crate) subscribers: Subscribers,
     certificates: Family<Counter>,
     webhook_expiry: Family<Gauge>,
     webhook_failures: Family<Counter>,
@@ -43,6 +43,7 @@ pub(crate) struct ControllerMetrics {
     pub(crate) injector: InjectorMetrics,
     pub(crate) events_lost: Handle<Counter>,
     pub(crate) lag: LagMetrics,
+    clusters: Family<Gauge>,
 }
 
 /// Families of the injector.
@@ -88,7 +89,7 @@ impl ControllerMetrics {
                 .counters(&describe::ENDPOINT_PROFILE_UPDATES_QUEUE_OVERFLOW),
             calls: registry.counters(&describe::CONTROLLER_CALLS_TOTAL),
             begun: calls::Calls::register(registry),
-            subscribers: subscribers::Subscribers::register(registry),
+            subscribers: Subscribers::register(registry),
             certificates: registry.counters(&describe::CONTROLLER_CERTIFICATES_TOTAL),
             webhook_expiry: registry
                 .gauges(&describe::CONTROLLER_WEBHOOK_CERTIFICATE_EXPIRATION_TIMESTAMP_SECONDS),
@@ -107,7 +108,13 @@ impl ControllerMetrics {
                 .counters(&describe::CONTROLLER_EVENTS_LOST_TOTAL)
                 .get(&none),
             lag: LagMetrics::register(registry),
+            clusters: registry.gauges(&describe::CLUSTER_STORE_SIZE),
         }
+    }
+
+    /// Where is shown how many other clusters there are; from then on it is.
+    pub(crate) fn clusters(&self) -> Handle<Gauge> {
+        self.clusters.get(&Labels::new())
     }
 
     /// Shows a new snapshot in place of the one before.

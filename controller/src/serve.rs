@@ -11,7 +11,10 @@ use crate::{
     },
     injector,
     issuer::{Issuer, Origin, Signing},
-    kubernetes::{self, KubernetesError, Reported, access::Access, issuer::Kept, review::Reviewer},
+    kubernetes::{
+        self, Follow, KubernetesError, Needed, Reported, access::Access, issuer::Kept,
+        review::Reviewer,
+    },
     listen::{self, Connection, connections},
     metrics::{ControllerMetrics, IndexSizes},
     notices::Notices,
@@ -479,8 +482,17 @@ async fn keep(
                 report.snapshot(&snapshot);
                 publish.send_replace(Arc::new(snapshot));
             };
-            let cluster = config.cluster.clone();
-            kubernetes::follow(client, cluster, reported, &metrics.lag, publish).await;
+            let (clusters, keep_clusters) = background::clusters(config, &client, &metrics);
+            let what = Follow {
+                client,
+                cluster: config.cluster.clone(),
+                reported,
+                lag: Some(metrics.clone()),
+                needed: |_| Needed::Yes,
+                clusters,
+            };
+            let follow = Box::pin(kubernetes::follow(what, publish));
+            background::beside(follow, Box::pin(keep_clusters)).await;
         } else {
             // Nothing to wait for.
             publish.send_replace(Arc::new(Snapshot {

@@ -18,9 +18,11 @@ mod pieces;
 pub(crate) mod probes;
 mod profile;
 mod reads;
+mod remotes;
 pub(crate) mod routes;
 pub(crate) mod servers;
 mod sizes;
+mod state;
 pub(crate) mod status;
 mod store;
 mod table;
@@ -28,11 +30,12 @@ pub(crate) mod workload;
 
 pub use authz::Authorized;
 pub(crate) use endpoints::target_port;
-pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select};
+pub use endpoints::{AmbiguousAddress, Client, Endpoint, EndpointIdentity, select, select_remote};
 pub use external::{ExternalEndpoint, ExternalGroup, ExternalPort};
 pub use outbound::{MtlsRequirement, OutboundTarget};
 pub(crate) use outbound::{Named, annotations as outbound_annotations, named};
 pub use reads::Reads;
+pub use remotes::{Remote, Remotes};
 pub use sizes::{Counts, Sizes};
 pub use status::{Condition, ObjectStatus, ParentStatus, Status};
 pub use workload::{InvalidWorkload, Workload, WorkloadRef};
@@ -198,6 +201,7 @@ pub struct Index {
     /// The zone of each node that is in one.
     zones: Arc<BTreeMap<String, String>>,
     addresses: Arc<Addresses>,
+    remotes: Arc<Remotes>,
     recorder: Option<Arc<Recorder>>,
 }
 
@@ -213,6 +217,7 @@ impl Index {
             namespaces: Arc::default(),
             zones: Arc::default(),
             addresses: Arc::default(),
+            remotes: Arc::default(),
             recorder: None,
         }
     }

@@ -3,6 +3,7 @@
 //! Findings come from the same functions that answer [`Index::inbound`], so that lint and proxy cannot disagree.
 
 mod authorizations;
+mod clusters;
 #[cfg(test)]
 mod docs;
 mod outbound;
@@ -223,6 +224,10 @@ pub const CHECKS: &[(&str, &str)] = &[
         "two workloads have one address and port",
     ),
     ("service-without-endpoint", "a Service selects no workload"),
+    (
+        "cluster-unknown",
+        "a Service stands for one of another cluster that cannot be found",
+    ),
 ];
 
 impl Index {
@@ -270,6 +275,7 @@ impl Index {
             authorizations::check(lint, &mut report);
             routes::check(lint, &mut report);
             workloads::check(lint, &mut report);
+            clusters::check(lint, &mut report);
         }
         outbound::check(self, &mut report);
         workloads::check_addresses(self, &mut report);

@@ -2,22 +2,22 @@
 
 use super::{
     Answers, Begin, Shared,
-    endpoints::{Endpoints, Told, changes},
+    changes::{Told, changes},
+    endpoints::Endpoints,
     hints::Hints,
+    origins::{full_name, origins},
     path::{self, Asked, InvalidPath, Place, parse},
     profile::profile,
     requirement::{annotate, of_workload},
     watch_snapshots,
+    watched::Watched,
 };
-use crate::metrics::{About, Name, Overflow, ProfileSubscriber, Subscriber};
-use linkerd_policy::{
-    index::{Index, MtlsRequirement},
-    resource::Service,
-};
+use crate::metrics::{Name, Overflow, ProfileSubscriber};
+use linkerd_policy::index::{Index, MtlsRequirement};
 use linkerd2_proxy_api::destination::{
     DestinationProfile, GetDestination, Update, destination_server::Destination,
 };
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 /// The service.
@@ -43,24 +43,6 @@ impl Destinations {
             }
             Asked::Service(_) | Asked::Address(_) => Overflow::EndpointProfile,
         }
-    }
-
-    /// Shows that somebody watches the endpoints of a port that the Service declares: any other may be asked for.
-    fn subscriber(&self, asked: &path::Service, place: &Place) -> Option<Subscriber> {
-        let snapshot = self.shared.snapshots.borrow();
-        let index = &snapshot.index;
-        let service = index.service(&asked.namespace, &asked.name)?;
-        service.port(asked.port)?;
-        let is_local = service.spec.internal_traffic_policy.as_deref() == Some("Local");
-        let node = place.client(index, false).node.filter(|_| is_local);
-        let about = About {
-            namespace: &asked.namespace,
-            service: &asked.name,
-            port: asked.port,
-            instance: asked.instance.as_deref(),
-            node,
-        };
-        Some(self.shared.metrics.subscribers.endpoints(about))
     }
 
     /// Shows that somebody watches the profile of a Service that there is.
@@ -94,60 +76,14 @@ impl Destinations {
                         asked.name, asked.namespace
                     ))),
                     Some(service) if service.is_external_name() => Err(invalid()),
-                    Some(service) => match remote(service, path) {
-                        Some(status) => Err(status),
-                        None => Ok(asked),
+                    Some(_) => match origins(&snapshot.index, &asked) {
+                        Ok(_) => Ok(asked),
+                        Err(error) => Err(error.status(path)),
                     },
                 }
             }
         }
     }
-}
-
-/// Why the endpoints of a Service that stands for one of another cluster cannot be told. No other clusters are known
-/// here, and a Service's own endpoints are not what is meant.
-fn remote(service: &Service, path: &str) -> Option<Status> {
-    const CLUSTER: &str = "multicluster.linkerd.io/remote-discovery";
-    const SERVICE: &str = "multicluster.linkerd.io/remote-service";
-    let labels = &service.metadata.labels;
-    let cluster = labels.get(CLUSTER).filter(|name| !name.is_empty())?;
-    Some(if labels.contains_key(SERVICE) {
-        Status::not_found(format!("Remote cluster not found: {cluster}"))
-    } else {
-        let path = path::shown(path);
-        let text = format!("Remote discovery service missing remote service name {path}");
-        Status::failed_precondition(text)
-    })
-}
-
-/// Labels of all endpoints of a Service, and those of the Service that it mirrors.
-fn labels(index: &Index, asked: &path::Service) -> HashMap<String, String> {
-    const CLUSTER: &str = "mirror.linkerd.io/cluster-name";
-    const REMOTE: &str = "mirror.linkerd.io/remote-svc-fq-name";
-    let mut labels = HashMap::from([
-        ("namespace".to_owned(), asked.namespace.clone()),
-        ("service".to_owned(), asked.name.clone()),
-    ]);
-    let service = index.service(&asked.namespace, &asked.name);
-    let Some(metadata) = service.map(|service| &service.metadata) else {
-        return labels;
-    };
-    let remote = metadata.annotations.get(REMOTE);
-    if let Some((cluster, remote)) = metadata.labels.get(CLUSTER).zip(remote) {
-        let mut parts = remote.split('.').map(str::to_owned);
-        labels.insert("target_cluster".to_owned(), cluster.clone());
-        let (name, namespace) = (parts.next(), parts.next());
-        labels.insert("target_service".to_owned(), name.unwrap_or_default());
-        let namespace = namespace.unwrap_or_default();
-        labels.insert("target_service_namespace".to_owned(), namespace);
-    }
-    labels
-}
-
-/// The full name of a Service.
-fn full_name(index: &Index, asked: &path::Service) -> String {
-    let domain = index.cluster().cluster_domain.trim_end_matches('.');
-    format!("{}.{}.svc.{domain}", asked.name, asked.namespace)
 }
 
 #[tonic::async_trait]
@@ -181,19 +117,17 @@ impl Destination for Destinations {
         let required = move |index: &Index| index.outbound_mtls(&namespace, &name);
         let said = required(&self.shared.snapshots.borrow().index);
         let announced = said.clone();
-        let subscriber = self.subscriber(&asked, &place);
-        let compute = move |index: &Index, told: &mut Told| {
+        let metrics = self.shared.metrics.clone();
+        let compute = move |index: &Index, (told, watched): &mut (Told, Watched)| {
             if required(index) != said {
                 return None;
             }
-            let found = endpoints.of(index, &asked, &place, &hints);
-            if let Some(subscriber) = &subscriber {
-                subscriber.shows(&found);
-            }
-            let labels = labels(index, &asked);
-            Some(changes(found, place.zone(index), labels, &hints, told))
+            // What cannot be answered any more ends the stream: asked again, the client is told why.
+            let now = endpoints.of(index, &asked, &place, &hints).ok()?;
+            watched.show(&metrics.subscribers, index, &place, &now);
+            Some(changes(index, now, place.zone(index), &hints, told))
         };
-        let stream = watch_snapshots(&self.shared, begin, Told::default(), compute);
+        let stream = watch_snapshots(&self.shared, begin, Default::default(), compute);
         let mut response = Response::new(stream);
         annotate(response.metadata_mut(), &announced);
         Ok(response)

@@ -1,15 +1,13 @@
-//! Endpoints of Services, computed once for all streams that ask for them, and what changed since a stream was told.
+//! Endpoints of Services, computed once for all streams that ask for them.
 
 use super::{
     hints::Hints,
+    origins::{NoOrigin, Origin, origins},
     path::{self, Place},
-    weighted::{address, weighted},
 };
-use linkerd_policy::index::{Endpoint, Index, Reads, select};
-use linkerd2_proxy_api::destination::{AddrSet, NoEndpoints, Update, WeightedAddrSet, update};
+use linkerd_policy::index::{Endpoint, Index, Reads, select, select_remote};
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,57 +17,147 @@ const MAX_REMEMBERED: usize = 4096;
 /// The endpoints of a port of a Service.
 pub(super) type List = Arc<[Arc<Endpoint>]>;
 
-/// Namespace, Service and port.
-type Key = (String, String, u16);
+/// Cluster (empty: this one), namespace, Service and port.
+type Key = (String, String, String, u16);
 
 /// What was computed last of each port that is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints(Mutex<HashMap<Key, (Arc<Reads>, List)>>);
 
+/// What the endpoints of a Service are.
+#[derive(Debug)]
+pub(super) struct Now {
+    /// There is such a Service.
+    pub(super) exists: bool,
+    /// By where they come from.
+    pub(super) parts: Vec<Part>,
+}
+
+/// Endpoints of one origin.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) origin: Origin,
+    pub(super) found: Found,
+}
+
+/// What is known of an origin.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Its cluster has not been listed yet: nothing can be said.
+    NotYet,
+    /// No such Service.
+    Nothing,
+    /// Its endpoints.
+    List(List),
+}
+
+impl Now {
+    /// All endpoints.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.parts.iter().flat_map(|part| part.found.list())
+    }
+}
+
+impl Found {
+    pub(super) fn list(&self) -> &[Arc<Endpoint>] {
+        match self {
+            Self::List(list) => list,
+            Self::NotYet | Self::Nothing => &[],
+        }
+    }
+}
+
 impl Endpoints {
-    /// The endpoints that a client at `place` should use; `None` if there is no Service.
+    /// The endpoints that a client at `place` should use.
+    ///
+    /// # Errors
+    /// As [`origins`].
     pub(super) fn of(
         &self,
         index: &Index,
         asked: &path::Service,
         place: &Place,
         hints: &Hints,
-    ) -> Option<List> {
-        let service = index.service(&asked.namespace, &asked.name)?;
-        let all = if service.port(asked.port).is_some() {
-            self.remembered(index, asked)?
-        } else {
-            // Any port may be asked for: not to be remembered.
-            shared(
-                index.endpoints(&asked.namespace, &asked.name, asked.port)?,
-                &[],
-            )
-        };
-        let client = place.client(index, hints.has_ipv6);
-        Some(select(service, &all, asked.instance.as_deref(), client))
+    ) -> Result<Now, NoOrigin> {
+        let exists = index.service(&asked.namespace, &asked.name).is_some();
+        let parts = origins(index, asked)?.into_iter().map(|origin| {
+            let found = match &origin.cluster {
+                None => self.here(index, &origin.service, place, hints),
+                Some(cluster) => self.there(index, cluster, &origin.service, hints),
+            };
+            Part { origin, found }
+        });
+        let parts = parts.collect();
+        Ok(Now { exists, parts })
     }
 
-    fn remembered(&self, index: &Index, asked: &path::Service) -> Option<List> {
+    /// Of a Service of this cluster.
+    fn here(&self, index: &Index, asked: &path::Service, place: &Place, hints: &Hints) -> Found {
+        let (reads, list) = self.made(index, "", asked);
+        index.also_read(&reads);
+        let service = index.service(&asked.namespace, &asked.name);
+        let Some((service, all)) = service.zip(list) else {
+            return Found::Nothing;
+        };
+        let client = place.client(index, hints.has_ipv6);
+        Found::List(select(service, &all, asked.instance.as_deref(), client))
+    }
+
+    /// Of a Service of another cluster, where its zones and nodes are not those of the client.
+    fn there(&self, index: &Index, cluster: &str, asked: &path::Service, hints: &Hints) -> Found {
+        let remote = index.remote(cluster);
+        let Some(remote) = remote.and_then(|remote| remote.index()) else {
+            return Found::NotYet;
+        };
+        let (reads, list) = self.made(remote, cluster, asked);
+        index.also_read_there(cluster, &reads);
+        let instance = asked.instance.as_deref();
+        match list {
+            Some(all) => Found::List(select_remote(&all, instance, hints.has_ipv6)),
+            None => Found::Nothing,
+        }
+    }
+
+    /// All endpoints of a port, and what they were made of; `None` if there is no such Service.
+    fn made(
+        &self,
+        index: &Index,
+        cluster: &str,
+        asked: &path::Service,
+    ) -> (Arc<Reads>, Option<List>) {
+        let path::Service {
+            namespace,
+            name,
+            port,
+            ..
+        } = asked;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (asked.namespace.clone(), asked.name.clone(), asked.port);
+        let key = (cluster.to_owned(), namespace.clone(), name.clone(), *port);
         if let Some((reads, list)) = known.get(&key).filter(|(reads, _)| index.is_current(reads)) {
-            index.also_read(reads);
-            return Some(list.clone());
+            return (reads.clone(), Some(list.clone()));
         }
         let recording = index.recording();
-        let now = recording.endpoints(&asked.namespace, &asked.name, asked.port)?;
+        let now = recording.endpoints(namespace, name, *port);
+        let service = recording.service(namespace, name);
+        let is_declared = service.is_some_and(|service| service.port(*port).is_some());
         let reads = Arc::new(recording.into_reads());
-        index.also_read(&reads);
+        let Some(now) = now else {
+            known.remove(&key);
+            return (reads, None);
+        };
         let before = known.get(&key).map(|(_, list)| list.clone());
         let mut list = shared(now, before.as_deref().unwrap_or_default());
         if let Some(before) = before.filter(|before| is_same(before, &list)) {
             list = before;
         }
-        if known.len() >= MAX_REMEMBERED {
-            known.clear();
+        // Any port may be asked for: only those that the Service declares are remembered.
+        if is_declared {
+            if known.len() >= MAX_REMEMBERED {
+                known.clear();
+            }
+            known.insert(key, (reads.clone(), list.clone()));
         }
-        known.insert(key, (reads, list.clone()));
-        Some(list)
+        (reads, Some(list))
     }
 }
 
@@ -91,70 +179,4 @@ fn shared(now: Vec<Endpoint>, before: &[Arc<Endpoint>]) -> List {
 
 fn is_same(one: &[Arc<Endpoint>], other: &[Arc<Endpoint>]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-/// What one `Get` stream has told its client.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    endpoints: Option<List>,
-    zone: Option<String>,
-    begun: bool,
-}
-
-/// What changed of a Service's endpoints: additions first, then removals (control plane §4.2).
-///
-/// Unlike the peer's, a Service that exists without endpoints says so; otherwise its client could not tell it from a
-/// stream that is slow. `None` is a Service that is gone: all its endpoints are removed and the stream remains.
-pub(super) fn changes(
-    now: Option<List>,
-    zone: Option<&str>,
-    labels: HashMap<String, String>,
-    hints: &Hints,
-    told: &mut Told,
-) -> Vec<Update> {
-    let exists = now.is_some();
-    let now = now.unwrap_or_default();
-    let before = told.endpoints.take().unwrap_or_default();
-    let has_moved = told.zone.as_deref() != zone;
-    let is_first = !std::mem::replace(&mut told.begun, true);
-    let mut updates = Vec::new();
-    if is_first || has_moved || !Arc::ptr_eq(&now, &before) {
-        let (old, new) = (by_address(&before), by_address(&now));
-        let is_known = |at: &SocketAddr, e: &Arc<Endpoint>| {
-            let known = |old: &&Arc<Endpoint>| Arc::ptr_eq(old, e) || ***old == **e;
-            !has_moved && old.get(at).is_some_and(known)
-        };
-        let added: Vec<_> = new
-            .iter()
-            .filter(|(at, e)| !is_known(at, e))
-            .map(|(_, e)| weighted(e, zone, hints))
-            .collect();
-        let removed: Vec<_> = old
-            .keys()
-            .filter(|at| !new.contains_key(at))
-            .map(|at| address(at.ip(), at.port()))
-            .collect();
-        if exists && new.is_empty() && (is_first || !removed.is_empty()) {
-            updates.push(update::Update::NoEndpoints(NoEndpoints { exists: true }));
-        } else {
-            if !added.is_empty() {
-                updates.push(update::Update::Add(WeightedAddrSet {
-                    addrs: added,
-                    metric_labels: labels,
-                }));
-            }
-            if !removed.is_empty() {
-                updates.push(update::Update::Remove(AddrSet { addrs: removed }));
-            }
-        }
-    }
-    told.endpoints = Some(now);
-    told.zone = zone.map(str::to_owned);
-    let updates = updates.into_iter().map(Some);
-    updates.map(|update| Update { update }).collect()
-}
-
-fn by_address(list: &[Arc<Endpoint>]) -> BTreeMap<SocketAddr, &Arc<Endpoint>> {
-    let at = |e: &Endpoint| SocketAddr::new(e.addr, e.port);
-    list.iter().map(|e| (at(e), e)).collect()
 }

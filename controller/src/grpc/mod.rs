@@ -2,16 +2,19 @@
 //!
 //! A stream holds one value: when a client is slow, it gets the newest one next, so no client grows the controller.
 
+mod changes;
 pub(crate) mod destination;
 mod endpoints;
 pub(crate) mod hints;
 pub(crate) mod identity;
+mod origins;
 pub(crate) mod outbound;
 mod path;
 pub(crate) mod policy;
 mod profile;
 mod requirement;
 pub(crate) mod streams;
+mod watched;
 mod weighted;
 
 use crate::{

@@ -85,7 +85,8 @@ fn instance_profile(
 ) -> Result<DestinationProfile, Status> {
     let hints = &destinations.hints;
     let found = destinations.endpoints.of(index, asked, place, hints);
-    if let Some(endpoint) = found.unwrap_or_default().first() {
+    let found = found.map_err(|error| error.status(&asked.to_string()))?;
+    if let Some(endpoint) = found.all().next() {
         return Ok(endpoint_profile(hints, index, endpoint, place));
     }
     // A Pod that is not ready yet is no endpoint, and has a profile all the same.

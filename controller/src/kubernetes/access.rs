@@ -31,6 +31,8 @@ pub(crate) struct Needs {
     pub(crate) has_statuses: bool,
     /// It writes EndpointSlices.
     pub(crate) has_slices: bool,
+    /// It reads Secrets of other clusters.
+    pub(crate) has_clusters: bool,
     /// It judges tokens.
     pub(crate) has_tokens: bool,
     /// It injects sidecars; whether it makes its webhook's certificate.
@@ -256,6 +258,7 @@ impl Needs {
             }
         }
         rights.extend(self.leases());
+        rights.extend(self.secrets());
         if self.has_tokens {
             rights.push(Right {
                 verb: "create",
@@ -278,6 +281,21 @@ impl Needs {
             rights.extend(of_injector(&self.namespace, makes_certificate));
         }
         Ok(rights)
+    }
+
+    /// Without them Services of this cluster are served all the same.
+    fn secrets(&self) -> Vec<Right> {
+        let verbs = ["list", "watch"];
+        let verbs = verbs.into_iter().filter(|_| self.has_clusters);
+        let rights = verbs.map(|verb| Right {
+            verb,
+            resource: "secrets".to_owned(),
+            group: "",
+            namespace: Some(self.namespace.clone()),
+            name: None,
+            is_needed: false,
+        });
+        rights.collect()
     }
 
     fn leases(&self) -> Vec<Right> {

@@ -1,6 +1,6 @@
 //! All objects of an API server, as one index: what is good, what is wrong, and the last good version of each.
 
-use super::{FILE, Reported, Told, What};
+use super::{Clusters, FILE, Needed, Reported, Told, What, clusters::Known};
 use crate::source::{Problem, Snapshot};
 use linkerd_policy::{
     index::{Cluster, Index},
@@ -10,6 +10,7 @@ use linkerd_policy::{
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::pending,
     sync::Arc,
     time::Duration,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Keeper {
     index: Index,
     kinds: Vec<Kind>,
     problems: BTreeMap<Key, Problem>,
+    /// What is known of other clusters; `None`: not even which there are.
+    others: Option<Arc<Known>>,
     reported: Arc<Reported>,
     version: u64,
 }
@@ -46,38 +49,74 @@ struct Kind {
 }
 
 impl Keeper {
-    pub(crate) fn new(cluster: Cluster, reported: Arc<Reported>) -> Self {
+    pub(crate) fn new(
+        cluster: Cluster,
+        reported: Arc<Reported>,
+        needed: fn(&str) -> Needed,
+    ) -> Self {
+        let kind = |name: &str| Kind {
+            is_known: needed(name) == Needed::No,
+            ..Kind::default()
+        };
         Self {
             index: Index::new(cluster),
-            kinds: KINDS.iter().map(|_| Kind::default()).collect(),
+            kinds: KINDS.iter().map(|(_, name, _)| kind(name)).collect(),
             problems: BTreeMap::new(),
+            others: None,
             reported,
             version: 0,
         }
     }
 
-    /// Listens until nobody tells anything any more. Publishes nothing before every kind has been listed once: half an
-    /// index would open ports whose Servers are not in it yet.
+    /// Listens until nobody tells anything any more. Publishes nothing before every kind has been listed once, and it is known
+    /// which other clusters there are: half an index would open ports whose Servers are not in it yet.
     pub(crate) async fn run(
         mut self,
         mut told: mpsc::Receiver<Told>,
+        mut clusters: Clusters,
         mut publish: impl FnMut(Snapshot),
     ) {
-        while let Some(first) = told.recv().await {
-            let mut has_changed = self.hear(first);
+        clusters.mark_changed();
+        while let Some(mut has_changed) = self.next(&mut told, &mut clusters).await {
             let began = Instant::now();
             loop {
                 let until = (Instant::now() + SETTLE).min(began + MAX_SETTLE);
-                match timeout_at(until, told.recv()).await {
-                    Ok(Some(next)) => has_changed |= self.hear(next),
+                match timeout_at(until, self.next(&mut told, &mut clusters)).await {
+                    Ok(Some(next)) => has_changed |= next,
                     Ok(None) | Err(_) => break,
                 }
                 if began.elapsed() >= MAX_SETTLE {
                     break;
                 }
             }
-            if has_changed && self.kinds.iter().all(|kind| kind.is_known) {
+            let is_known = self.kinds.iter().all(|kind| kind.is_known) && self.others.is_some();
+            if has_changed && is_known {
                 publish(self.snapshot());
+            }
+        }
+    }
+
+    /// Takes in the next thing that is told. Tells whether a snapshot would say something else.
+    async fn next(
+        &mut self,
+        told: &mut mpsc::Receiver<Told>,
+        clusters: &mut Clusters,
+    ) -> Option<bool> {
+        // Whoever follows other clusters may have ended, or there may be none to follow.
+        let changed = async {
+            if clusters.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            told = told.recv() => Some(self.hear(told?)),
+            () = changed => {
+                let others = clusters.borrow_and_update().clone();
+                if let Some(others) = &others {
+                    self.index.set_remotes(others.remotes.clone());
+                }
+                self.others = others;
+                Some(self.others.is_some())
             }
         }
     }
@@ -91,7 +130,13 @@ impl Keeper {
         Snapshot {
             version: self.version,
             index: self.index.clone(),
-            problems: self.problems.values().cloned().chain(failures).collect(),
+            problems: self
+                .problems
+                .values()
+                .cloned()
+                .chain(failures)
+                .chain(self.others.iter().flat_map(|known| known.problems.clone()))
+                .collect(),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`access`] | which rights there are to be, and which are missing |
+//! | `clusters` | other clusters, whose Services those of this one stand for |
 //! | `again` | asks an API server again that has no time now |
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
@@ -21,6 +22,7 @@
 
 pub mod access;
 mod again;
+pub(crate) mod clusters;
 pub(crate) mod issuer;
 mod keep;
 pub mod lease;
@@ -32,11 +34,12 @@ mod status;
 mod watch;
 pub(crate) mod webhooks;
 
+pub(crate) use clusters::Clusters;
 pub(crate) use keep::Keeper;
 pub(crate) use reported::Reported;
 
 use crate::{
-    metrics::{LagMetrics, SliceMetrics, StatusMetrics},
+    metrics::{ControllerMetrics, SliceMetrics, StatusMetrics},
     source::Snapshot,
 };
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
@@ -75,7 +78,7 @@ impl Kubernetes {
     /// # Errors
     /// If nothing says where the API server is, or what says it cannot be used.
     pub async fn client(&self) -> Result<Client, KubernetesError> {
-        let mut config = match &self.context {
+        let config = match &self.context {
             None => Config::infer().await?,
             Some(context) => {
                 let options = KubeConfigOptions {
@@ -85,34 +88,62 @@ impl Kubernetes {
                 Config::from_kubeconfig(&options).await?
             }
         };
-        // The library's own way of asking again grows to minutes, in which nobody is told.
-        config.default_retry = false;
-        let builder = ClientBuilder::try_from(config)?;
-        Ok(builder.with_layer(&again::Again).build())
+        client_of(config)
     }
 }
 
-/// Watches every kind of which something is decided. Ends when nobody wants to know any more.
-/// What objects say of themselves goes to `reported`.
-pub(crate) async fn follow(
-    client: Client,
-    cluster: Cluster,
-    reported: Arc<Reported>,
-    lag: &LagMetrics,
-    publish: impl FnMut(Snapshot) + Send,
-) {
+/// A client of the API server that a configuration names.
+fn client_of(mut config: Config) -> Result<Client, KubernetesError> {
+    // The library's own way of asking again grows to minutes, in which nobody is told.
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(builder.with_layer(&again::Again).build())
+}
+
+/// Whether objects of a kind are to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needed {
+    /// Nothing is said before they have been listed.
+    Yes,
+    /// The same, unless the API server does not let us list them.
+    WhereAllowed,
+    /// They are not asked for.
+    No,
+}
+
+/// What is followed.
+pub(crate) struct Follow {
+    pub(crate) client: Client,
+    pub(crate) cluster: Cluster,
+    /// Where goes what objects say of themselves.
+    pub(crate) reported: Arc<Reported>,
+    /// How long changes are on their way, where that is counted.
+    pub(crate) lag: Option<Arc<ControllerMetrics>>,
+    /// Which kinds.
+    pub(crate) needed: fn(&str) -> Needed,
+    /// Other clusters.
+    pub(crate) clusters: Clusters,
+}
+
+/// Watches the kinds that are needed. Ends when nobody wants to know any more.
+pub(crate) async fn follow(what: Follow, publish: impl FnMut(Snapshot) + Send) {
     let (tell, told) = mpsc::channel(QUEUE);
-    let watchers = KINDS.iter().enumerate().map(|(kind, (_, name, _))| {
+    let kinds = KINDS.iter().enumerate();
+    let kinds = kinds.map(|(kind, (_, name, _))| (kind, name, (what.needed)(name)));
+    let kinds = kinds.filter(|(.., needed)| *needed != Needed::No);
+    let watchers = kinds.map(|(kind, name, needed)| {
         let watcher = watch::Watcher {
             kind,
-            client: client.clone(),
+            client: what.client.clone(),
             tell: tell.clone(),
-            lag: lag.of(name),
+            lag: what.lag.as_ref().and_then(|metrics| metrics.lag.of(name)),
+            may_be_forbidden: needed == Needed::WhereAllowed,
         };
         tokio::spawn(watcher.run()).abort_handle()
     });
     let _watchers = Ended(watchers.collect());
-    Keeper::new(cluster, reported).run(told, publish).await;
+    let keeper = Keeper::new(what.cluster, what.reported, what.needed);
+    keeper.run(told, what.clusters, publish).await;
 }
 
 /// How statuses, and EndpointSlices of ExternalWorkloads, are written.
@@ -172,6 +203,7 @@ pub(crate) async fn write_slices(
 }
 
 /// Ends tasks with itself.
+#[derive(Debug)]
 struct Ended(Vec<tokio::task::AbortHandle>);
 
 impl Drop for Ended {

@@ -20,7 +20,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
-use linkerd_policy::resource::discovery::EXTERNAL_MANAGER;
+use linkerd_policy::{index::ExternalGroup, resource::discovery::EXTERNAL_MANAGER};
 use plan::{Change, MANAGED_BY, plan};
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -45,6 +45,8 @@ pub(crate) struct Writer {
     held: watch::Receiver<Held>,
     metrics: SliceMetrics,
     patience: Duration,
+    /// What is to be, and the state of the objects that it was computed from.
+    groups: Arc<(u64, Vec<ExternalGroup>)>,
     /// As the API server has them.
     found: Slices,
     /// A list under way.
@@ -71,6 +73,7 @@ impl Writer {
             held,
             metrics,
             patience,
+            groups: Arc::default(),
             found: Slices::new(),
             listing: Slices::new(),
             is_known: false,
@@ -131,13 +134,21 @@ impl Writer {
             // Nothing is known yet: nothing is taken away.
             return;
         }
-        let computed = tokio::task::spawn_blocking(move || snapshot.index.external_groups());
+        let known = self.groups.clone();
+        let computed = tokio::task::spawn_blocking(move || {
+            let state = snapshot.index.state_of_external_groups();
+            match known.0 == state {
+                true => known,
+                false => Arc::new((state, snapshot.index.external_groups())),
+            }
+        });
         let Ok(groups) = computed.await else {
             return;
         };
+        self.groups = groups.clone();
         let now = Instant::now();
         self.failed.retain(|_, again| *again > now);
-        for change in plan(&groups, &self.found) {
+        for change in plan(&groups.1, &self.found) {
             if !self.may_write() {
                 return;
             }

@@ -48,6 +48,8 @@ pub(crate) struct Writer {
     held: watch::Receiver<Held>,
     metrics: StatusMetrics,
     patience: Duration,
+    /// The state of the objects that statuses were computed from.
+    state: Option<u64>,
     /// What statuses are to say.
     wanted: BTreeMap<Key, Status>,
     queue: VecDeque<Key>,
@@ -84,6 +86,7 @@ impl Writer {
             held,
             metrics,
             patience,
+            state: None,
             wanted: BTreeMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
@@ -155,20 +158,30 @@ impl Writer {
         self.written.clear();
     }
 
-    /// Computes what statuses are to say. Others than the holder need not know.
+    /// Computes what statuses are to say, if it may have changed: Pods come and go all the time. Others than the holder need not
+    /// know.
     async fn compute(&mut self) {
         if self.may_write().is_none() {
             return;
         }
         let snapshot = self.snapshots.borrow_and_update().clone();
+        let known = self.state;
         let computed = tokio::task::spawn_blocking(move || {
-            let statuses = snapshot.index.statuses().into_iter();
-            statuses.map(|status| (status.key, status.status)).collect()
+            let state = Some(snapshot.index.state_of_statuses());
+            let wanted = (state != known).then(|| {
+                let statuses = snapshot.index.statuses().into_iter();
+                statuses.map(|status| (status.key, status.status)).collect()
+            });
+            (state, wanted)
         });
-        if let Ok(wanted) = computed.await {
+        let Ok((state, wanted)) = computed.await else {
+            return;
+        };
+        self.state = state;
+        if let Some(wanted) = wanted {
             self.wanted = wanted;
-            self.check_all();
         }
+        self.check_all();
     }
 
     fn check_all(&mut self) {

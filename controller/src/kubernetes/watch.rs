@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 
 /// How long a kind that is not served, or whose group cannot be asked for, is left alone.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a kind that may not be listed is left alone.
+const ALLOWED: Duration = Duration::from_secs(60);
 /// Objects in one page of a list.
 pub(super) const PAGE: u32 = 500;
 
@@ -32,6 +34,8 @@ pub(super) struct Watcher {
     pub(super) tell: mpsc::Sender<Told>,
     /// How long changes are on their way here; of some kinds it is not counted.
     pub(super) lag: Option<Handle<Histogram>>,
+    /// What may not be listed is as good as not served.
+    pub(super) may_be_forbidden: bool,
 }
 
 /// Nobody listens any more.
@@ -88,6 +92,12 @@ impl Watcher {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(()),
                 Err(error) => {
+                    if self.may_be_forbidden && is_forbidden(&error) {
+                        tracing::debug!(kind = resource.kind, %error, "Done without");
+                        self.tell(What::Absent).await?;
+                        tokio::time::sleep(ALLOWED).await;
+                        return Ok(());
+                    }
                     self.tell(What::Failed(error.to_string().into())).await?;
                     match error {
                         watcher::Error::InitialListFailed(error) if is_absent(&error) => {
@@ -194,6 +204,16 @@ fn with_type(mut value: Value, resource: &ApiResource) -> Value {
 /// Whether the API server says that it has forgotten the version that was asked for.
 fn is_expired(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 410)
+}
+
+/// Whether the API server says that we may not list or watch something.
+pub(super) const fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
+        _ => false,
+    }
 }
 
 /// Whether the API server says that it does not know what was asked for.

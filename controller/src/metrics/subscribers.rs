@@ -28,6 +28,8 @@ pub(crate) struct Subscribers {
 /// Which endpoints a stream is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {
+    /// The other cluster that they are in; `None`: they are in this one.
+    pub(crate) cluster: Option<&'a str>,
     pub(crate) namespace: &'a str,
     pub(crate) service: &'a str,
     pub(crate) port: u16,
@@ -78,7 +80,7 @@ impl Subscribers {
     /// A stream of endpoints begins.
     pub(crate) fn endpoints(&self, about: About<'_>) -> Subscriber {
         let labels = Labels::new()
-            .with("cluster", "local")
+            .with("cluster", about.cluster.unwrap_or("local"))
             .with("namespace", about.namespace)
             .with("service", about.service)
             .with("port", about.port)

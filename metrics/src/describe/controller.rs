@@ -134,6 +134,8 @@ families! {
     PROFILE_UPDATES = Desc::counter("profile_updates").peer().labels(&[&["namespace", "profile"]]);
     /// The number of streams of a Service's profile, by the Service's name.
     SERVICE_SUBSCRIBERS = Desc::gauge("service_subscribers").peer().labels(&[&["namespace", "name"]]);
+    /// The number of other clusters whose endpoints are known.
+    CLUSTER_STORE_SIZE = Desc::gauge("cluster_store_size").peer();
     /// Time from a change of a Service until the control plane sees it.
     /// As the API server dates changes, to the second, by its own clock.
     SERVICES_INFORMER_LAG_SECONDS = lag("services_informer_lag_seconds");

@@ -10,7 +10,7 @@ mod describe;
 mod select;
 mod slices;
 
-pub use select::{Client, select};
+pub use select::{Client, select, select_remote};
 
 use super::{Index, Workload, WorkloadRef, annotations};
 use crate::{

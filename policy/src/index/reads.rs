@@ -7,6 +7,7 @@ use super::{
     Index, NOTHING, Scope,
     addresses::Holders,
     part::{Kind, Place},
+    remotes::OfRemote,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,6 +25,8 @@ pub struct Reads {
     addresses: BTreeMap<IpAddr, u64>,
     /// Zones of nodes.
     zones: BTreeMap<String, Option<String>>,
+    /// Other clusters.
+    remotes: BTreeMap<String, OfRemote>,
     has_everything: bool,
     /// What other answers were made of, of which this one is made.
     others: Vec<Arc<Self>>,
@@ -102,6 +105,22 @@ impl Recorder {
         self.with(|reads| reads.zones.insert(name.to_owned(), zone));
     }
 
+    pub(super) fn remote(&self, cluster: &str, known: impl FnOnce() -> OfRemote) {
+        self.with(|reads| {
+            if !reads.remotes.contains_key(cluster) {
+                reads.remotes.insert(cluster.to_owned(), known());
+            }
+        });
+    }
+
+    pub(super) fn read_there(&self, cluster: &str, there: &Arc<Reads>) {
+        self.with(|reads| {
+            if let Some(known) = reads.remotes.get_mut(cluster) {
+                known.read(there);
+            }
+        });
+    }
+
     pub(super) fn everything(&self) {
         self.with(|reads| reads.has_everything = true);
     }
@@ -150,6 +169,10 @@ impl Index {
                 .zones
                 .iter()
                 .all(|(node, zone)| self.zones.get(node) == zone.as_ref())
+            && reads
+                .remotes
+                .iter()
+                .all(|(cluster, known)| self.has_remote(cluster, known))
             && reads.others.iter().all(|other| self.is_current(other));
         if is_current {
             reads.current_in.store(self.revision, Ordering::Relaxed);

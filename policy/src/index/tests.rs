@@ -4,9 +4,11 @@ mod endpoints;
 mod inbound_api;
 mod isolation;
 mod reads;
+mod remotes;
 mod routes;
 mod settings;
 mod slices;
+mod state;
 mod statuses;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! Each check finds what it is for, and stays silent for what is right.
 
 mod annotations;
+mod clusters;
 mod outbound;
 mod profiles;
 mod workloads;
@@ -43,6 +44,7 @@ fn every_check_has_a_test_that_finds_something() {
     let tests = [
         include_str!("tests.rs"),
         include_str!("tests/annotations.rs"),
+        include_str!("tests/clusters.rs"),
         include_str!("tests/outbound.rs"),
         include_str!("tests/profiles.rs"),
         include_str!("tests/workloads.rs"),

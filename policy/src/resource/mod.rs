@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 use time::OffsetDateTime;
 
 pub mod discovery;
+pub mod multicluster;
 pub mod policy;
 mod prune;
 pub mod route;
@@ -17,6 +18,7 @@ pub mod values;
 pub mod workload;
 
 pub use discovery::{EndpointSlice, Intermediate, IntermediateKind, Node};
+pub use multicluster::{Discovery, MissingRemoteService, RemoteService};
 pub use policy::{
     AuthorizationPolicy, HttpLocalRateLimitPolicy, MeshTlsAuthentication, NetworkAuthentication,
     ProxyProtocol, Server, ServerAuthorization, WorkloadSelector,

@@ -51,7 +51,7 @@ pub(crate) fn slice(service: &str, family: &str, endpoints: &Value) -> Value {
 }
 
 /// A meshed Pod without an owner.
-fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -72,7 +72,7 @@ fn pod(name: &str) -> Value {
     })
 }
 
-fn status(name: &str, ips: &[&str], ready: &str) -> Value {
+pub(crate) fn status(name: &str, ips: &[&str], ready: &str) -> Value {
     let list: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -103,7 +103,7 @@ pub(crate) fn sockets(list: &[WeightedAddr]) -> Vec<String> {
     all
 }
 
-async fn client(plane: &ControlPlane) -> DestinationClient<Channel> {
+pub(crate) async fn client(plane: &ControlPlane) -> DestinationClient<Channel> {
     let endpoint = Channel::from_shared(format!("http://{}", plane.destination)).unwrap();
     let channel = eventually("the destination service", async || {
         endpoint.connect().await.ok()
@@ -112,7 +112,7 @@ async fn client(plane: &ControlPlane) -> DestinationClient<Channel> {
     DestinationClient::new(channel)
 }
 
-fn asked(path: &str, token: &str) -> GetDestination {
+pub(crate) fn asked(path: &str, token: &str) -> GetDestination {
     GetDestination {
         path: path.to_owned(),
         context_token: token.to_owned(),

@@ -12,6 +12,7 @@ mod admit;
 mod api;
 mod certificates;
 mod cli;
+mod clusters;
 mod control_plane;
 mod destination;
 mod faults;

@@ -351,7 +351,12 @@ async fn of_two_replicas_one_writes_and_the_other_takes_over_when_it_goes_or_los
         let (_, page) = plane.page("/metrics").await.unwrap();
         page.lines().any(|found| found == line)
     };
-    assert!(metric(&first, "resource_status_patches_total 1").await);
+    // The status is there before whoever wrote it is told so.
+    eventually("that the change is counted", async || {
+        let is_counted = metric(&first, "resource_status_patches_total 1").await;
+        is_counted.then_some(())
+    })
+    .await;
     assert!(metric(&second, "resource_status_patches_total 0").await);
 
     // Somebody takes the lease away: the first stops, says so, and goes on with all else.

@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::json;
+use tokio::sync::watch;
 
 fn kind(name: &str) -> usize {
     let found = KINDS.iter().position(|(_, kind, _)| *kind == name);
@@ -33,7 +34,7 @@ fn gone(name: &str) -> Told {
 
 /// A keeper to whom every kind has been listed, without objects.
 fn keeper() -> Keeper {
-    let mut keeper = Keeper::new(Cluster::default(), Arc::default());
+    let mut keeper = Keeper::new(Cluster::default(), Arc::default(), |_| Needed::Yes);
     for (_, name, _) in KINDS {
         keeper.hear(told(name, What::Listing));
         keeper.hear(told(name, What::Listed));
@@ -64,8 +65,10 @@ fn servers(keeper: &Keeper) -> Vec<String> {
 async fn nothing_is_published_before_every_kind_has_been_listed_or_is_known_not_to_be_served() {
     let (tell, heard) = mpsc::channel(100);
     let (publish, mut published) = mpsc::unbounded_channel();
-    let keeper = Keeper::new(Cluster::default(), Arc::default());
-    tokio::spawn(keeper.run(heard, move |snapshot| publish.send(snapshot).unwrap()));
+    let keeper = Keeper::new(Cluster::default(), Arc::default(), |_| Needed::Yes);
+    let (tell_others, others) = watch::channel(None);
+    let publish = move |snapshot| publish.send(snapshot).unwrap();
+    tokio::spawn(keeper.run(heard, others, publish));
     for (at, _) in KINDS.iter().enumerate().skip(1) {
         for what in [What::Listing, What::Listed] {
             tell.send(Told { kind: at, what }).await.unwrap();
@@ -78,6 +81,9 @@ async fn nothing_is_published_before_every_kind_has_been_listed_or_is_known_not_
         what: What::Absent,
     };
     tell.send(absent).await.unwrap();
+    let waits = tokio::time::timeout(2 * MAX_SETTLE, published.recv()).await;
+    assert!(waits.is_err(), "other clusters are not known: {waits:?}");
+    tell_others.send_replace(Some(Arc::default()));
     let first = published.recv().await.unwrap();
     assert_eq!((first.version, first.problems.len()), (1, 0));
 }

@@ -1,4 +1,4 @@
-//! Which endpoints of a Service a client should use. Source: control plane §4.3.
+//! Which endpoints of a Service a client should use. Source: control plane §4.3, §4.6.
 
 use super::{Endpoint, WorkloadRef};
 use crate::resource::Service;
@@ -23,14 +23,37 @@ pub fn select(
     instance: Option<&str>,
     client: Client<'_>,
 ) -> Arc<[Arc<Endpoint>]> {
-    let is_instance = |e: &&Arc<Endpoint>| instance.is_none() || e.hostname.as_deref() == instance;
-    let mut found: Vec<Arc<Endpoint>> = all.iter().filter(is_instance).cloned().collect();
+    let mut found = called(all, instance);
     if service.spec.internal_traffic_policy.as_deref() == Some("Local") {
         found.retain(|e| e.node.is_some() && e.node.as_deref() == client.node);
     } else {
         by_hints(&mut found, client.zone);
     }
-    by_family(&mut found, client.has_ipv6);
+    of_family(all, found, client.has_ipv6)
+}
+
+/// As [`select`], of a Service of another cluster: its nodes and zones are not the client's.
+pub fn select_remote(
+    all: &Arc<[Arc<Endpoint>]>,
+    instance: Option<&str>,
+    has_ipv6: bool,
+) -> Arc<[Arc<Endpoint>]> {
+    of_family(all, called(all, instance), has_ipv6)
+}
+
+/// Those of a name, if one is asked for.
+fn called(all: &[Arc<Endpoint>], instance: Option<&str>) -> Vec<Arc<Endpoint>> {
+    let is_called = |e: &&Arc<Endpoint>| instance.is_none() || e.hostname.as_deref() == instance;
+    all.iter().filter(is_called).cloned().collect()
+}
+
+/// Those that a client can reach. Where that is all of them, it is the same list.
+fn of_family(
+    all: &Arc<[Arc<Endpoint>]>,
+    mut found: Vec<Arc<Endpoint>>,
+    has_ipv6: bool,
+) -> Arc<[Arc<Endpoint>]> {
+    by_family(&mut found, has_ipv6);
     if found.len() == all.len() {
         return all.clone();
     }

@@ -187,7 +187,7 @@ const MORE: &[&str] = &[
     "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS, annotations: {policy.linkerd.io/outbound-mtls: preferred}}",
 ];
 
-fn any_of_all() -> impl Strategy<Value = Resource> {
+pub(super) fn any_of_all() -> impl Strategy<Value = Resource> {
     let place = (prop::sample::select(vec!["web", "a", "b"]), any::<bool>());
     let more = (place, prop::sample::select(MORE)).prop_map(|((name, is_a), text)| {
         let text = text
