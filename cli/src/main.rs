@@ -9,6 +9,7 @@
 //! | `identity` | `linkerd identity token`, `inspect`, `create-ca` |
 //! | `cluster` | what asks a Kubernetes cluster: `linkerd check`, `authz`, `identity` of Pods, the cluster's `diagnostics` |
 //! | `install` | `linkerd install`, `upgrade`, `prune`, `uninstall` |
+//! | `profile` | `linkerd profile`: a ServiceProfile as a manifest |
 //! | `workload` | the small programs that examples consist of |
 //! | `fetch` | GET from admin servers |
 //! | `outcome` | failures as a person would want them, tables, JSON |
@@ -22,6 +23,7 @@ mod install;
 mod mesh;
 mod outcome;
 mod policy;
+mod profile;
 mod run;
 mod stat;
 mod workload;
@@ -73,6 +75,10 @@ enum Command {
     Inject(Box<inject::Flags>),
     /// Take out of manifests what `inject` added.
     Uninject(inject::UninjectFlags),
+    /// Print a ServiceProfile: an example, or the routes of an OpenAPI document or of gRPC services.
+    Profile(profile::Flags),
+    /// Print the version of this program, of the control plane and of sidecars.
+    Version(cluster::version::Flags),
     /// Print a completion script, for example: source <(linkerd completion bash)
     Completion {
         /// The shell.
@@ -121,6 +127,8 @@ fn main() -> ExitCode {
         Command::Inject(flags) => block_on(inject::inject(*flags)),
         Command::Uninject(flags) => inject::uninject(&flags),
         Command::Workload(command) => block_on(workload::run(command)),
+        Command::Profile(flags) => block_on(profile::run(flags)),
+        Command::Version(flags) => block_on(cluster::version::run(flags)),
         Command::Completion { shell } => complete(&shell),
     };
     match result {

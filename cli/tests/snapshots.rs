@@ -58,6 +58,8 @@ fn help_says_what_there_is() {
     shows("help-install.txt", &["install", "--help"]);
     shows("help-inject.txt", &["inject", "--help"]);
     shows("help-uninject.txt", &["uninject", "--help"]);
+    shows("help-profile.txt", &["profile", "--help"]);
+    shows("help-version.txt", &["version", "--help"]);
 }
 
 #[test]

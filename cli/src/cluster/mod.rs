@@ -8,6 +8,7 @@
 //! | `authz` | `linkerd authz` |
 //! | `diagnostics`, `metrics` | what the control plane's APIs say; metrics |
 //! | `identity` | the certificates that Pods' sidecars show |
+//! | `version` | `linkerd version` |
 
 pub(crate) mod authz;
 pub(crate) mod check;
@@ -15,6 +16,7 @@ pub(crate) mod diagnostics;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod metrics;
+pub(crate) mod version;
 pub(crate) mod workload;
 
 use crate::outcome::Failure;
@@ -60,6 +62,35 @@ impl Which {
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
+
+    /// The namespace of the kubeconfig's context; `default` without a kubeconfig.
+    pub(crate) async fn default_namespace(&self) -> String {
+        let config = self.config().await;
+        config.map_or_else(|_| "default".to_owned(), |config| config.default_namespace)
+    }
+
+    async fn config(&self) -> Result<Config, Failure> {
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        Ok(match (&self.kubeconfig, &self.context) {
+            (Some(file), _) => {
+                let read = Kubeconfig::read_from(file).map_err(|error| cannot_ask(&error))?;
+                Config::from_custom_kubeconfig(read, &options)
+                    .await
+                    .map_err(|error| cannot_ask(&error))?
+            }
+            (None, Some(_)) => Config::from_kubeconfig(&options)
+                .await
+                .map_err(|error| cannot_ask(&error))?,
+            (None, None) => Config::infer().await.map_err(|error| cannot_ask(&error))?,
+        })
+    }
+}
+
+fn cannot_ask(error: &dyn std::error::Error) -> Failure {
+    Failure::new(format!("the cluster cannot be asked: {}", chain(error)))
 }
 
 /// A cluster that answers.
@@ -75,31 +106,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn connect(which: &Which) -> Result<Self, Failure> {
-        let cannot = |error: &dyn std::error::Error| {
-            Failure::new(format!("the cluster cannot be asked: {}", chain(error)))
-        };
-        let options = KubeConfigOptions {
-            context: which.context.clone(),
-            ..KubeConfigOptions::default()
-        };
-        let config = match (&which.kubeconfig, &which.context) {
-            (Some(file), _) => {
-                let read = Kubeconfig::read_from(file).map_err(|error| cannot(&error))?;
-                Config::from_custom_kubeconfig(read, &options)
-                    .await
-                    .map_err(|error| cannot(&error))?
-            }
-            (None, Some(_)) => Config::from_kubeconfig(&options)
-                .await
-                .map_err(|error| cannot(&error))?,
-            (None, None) => Config::infer().await.map_err(|error| cannot(&error))?,
-        };
+        let config = which.config().await?;
         let default_namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|error| cannot(&error))?;
+        let client = Client::try_from(config).map_err(|error| cannot_ask(&error))?;
         let asked = tokio::time::timeout(LIMIT, client.apiserver_version()).await;
         let version = match asked {
             Ok(Ok(version)) => version,
-            Ok(Err(error)) => return Err(cannot(&error)),
+            Ok(Err(error)) => return Err(cannot_ask(&error)),
             Err(_) => {
                 return Err(Failure::new(format!(
                     "the cluster did not answer in {LIMIT:?}"

@@ -171,6 +171,12 @@ pub(crate) fn in_order(mut pods: Vec<Value>) -> Vec<Value> {
     pods
 }
 
+/// Neither ended nor being deleted.
+pub(crate) fn is_up(pod: &Value) -> bool {
+    !["Succeeded", "Failed"].contains(&text(pod, "/status/phase"))
+        && pod.pointer("/metadata/deletionTimestamp").is_none()
+}
+
 /// Whether a Pod's condition says that it is ready.
 pub(crate) fn is_ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);

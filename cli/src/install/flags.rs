@@ -180,7 +180,7 @@ impl ValueFlags {
 }
 
 /// A file, or standard input.
-pub(super) fn read(file: &str) -> Result<String, Failure> {
+pub(crate) fn read(file: &str) -> Result<String, Failure> {
     let text = match file {
         "-" => io::read_to_string(io::stdin()),
         file => fs::read_to_string(file),

@@ -9,7 +9,7 @@
 //! | `uninstall` | what there is to delete |
 //! | `namespace` | labels and annotations of the namespace, in a Job of the chart |
 
-mod flags;
+pub(crate) mod flags;
 pub(crate) mod namespace;
 pub(crate) mod prune;
 mod trust;
@@ -245,7 +245,7 @@ fn counted<N: AsRef<str>>(pods: &BTreeMap<N, usize>) -> (usize, String) {
     (pods.values().sum(), names.join(", ") + more)
 }
 
-fn print(objects: &[Value], form: Form) -> Result<Outcome, Failure> {
+pub(crate) fn print(objects: &[Value], form: Form) -> Result<Outcome, Failure> {
     let mut text = String::new();
     for object in objects {
         match form {

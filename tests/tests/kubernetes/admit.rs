@@ -11,7 +11,7 @@ use linkerd_tests::eventually;
 use serde_json::{Value, json};
 
 /// The webhook, for every kind that it judges.
-fn configuration(plane: &ControlPlane, failure_policy: &str) -> Value {
+pub(crate) fn configuration(plane: &ControlPlane, failure_policy: &str) -> Value {
     let mut configuration = plane.webhook();
     let webhook = &mut configuration["webhooks"][0];
     webhook["failurePolicy"] = failure_policy.into();
@@ -32,7 +32,7 @@ fn configuration(plane: &ControlPlane, failure_policy: &str) -> Value {
 }
 
 /// Waits until the API server calls the webhook: that is when this is refused.
-async fn is_called(api: &ApiServer) {
+pub(crate) async fn is_called(api: &ApiServer) {
     let bad = server("probe", &json!({"proxyProtocol": "SPDY"}));
     eventually("the webhook", async || {
         api.try_apply(&bad).await.err().map(drop)

@@ -3,6 +3,7 @@
 
 mod ask;
 mod check;
+mod profile;
 
 use crate::{
     control_plane::ControlPlane,
@@ -166,5 +167,6 @@ async fn the_command_checks_shows_and_explains_what_a_cluster_has() {
     ask::asked(&cli, &plane, &sidecar).await;
     ask::explained(&cli, &plane).await;
     check::data_plane(&api, &cli, &plane).await;
+    ask::versions(&api, &cli).await;
     check::with_less(&api).await;
 }

@@ -4,7 +4,8 @@ use super::{Category, Check, Found, networks};
 use crate::{
     cluster::{
         Cluster, asking,
-        workload::{is_ready, text},
+        version::{self, OURS},
+        workload::{is_ready, is_up, text},
     },
     outcome::Failure,
 };
@@ -99,21 +100,15 @@ pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
 /// Whether the control plane is of the same version as this program, which renders its charts.
 pub(super) async fn version(cluster: &Cluster) -> Result<Category, Failure> {
     let what = "control plane and cli versions match";
-    let namespace = &cluster.namespace;
-    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/linkerd-destination");
-    let deployment = cluster.get(&path).await?.unwrap_or_default();
-    let labels = deployment.pointer("/metadata/labels");
-    let theirs = labels
-        .and_then(|labels| labels.get("app.kubernetes.io/version")?.as_str())
-        .unwrap_or("unknown");
-    let ours = env!("CARGO_PKG_VERSION");
-    let found = if theirs == ours {
+    let theirs = version::of_control_plane(cluster).await?;
+    let theirs = theirs.as_deref().unwrap_or("unknown");
+    let found = if theirs == OURS {
         Found::Good
     } else {
         Found::warning(
-            format!("the control plane is of version {theirs}, and this program of {ours}"),
+            format!("the control plane is of version {theirs}, and this program of {OURS}"),
             format!(
-                "{UPGRADE} brings the control plane to {ours}; or take the linkerd of {theirs}"
+                "{UPGRADE} brings the control plane to {OURS}; or take the linkerd of {theirs}"
             ),
         )
     };
@@ -121,12 +116,6 @@ pub(super) async fn version(cluster: &Cluster) -> Result<Category, Failure> {
         name: "control-plane-version",
         checks: vec![Check::new(what, found)],
     })
-}
-
-/// Neither ended nor being deleted.
-pub(super) fn is_up(pod: &Value) -> bool {
-    !["Succeeded", "Failed"].contains(&text(pod, "/status/phase"))
-        && pod.pointer("/metadata/deletionTimestamp").is_none()
 }
 
 /// The Pod, and the container that holds it up.

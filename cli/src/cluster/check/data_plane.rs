@@ -5,7 +5,7 @@ use super::{Category, Check, Found, core, opaque};
 use crate::{
     cluster::{
         Cluster,
-        workload::{SIDECAR, given_anchors, is_ready, sidecar, text},
+        workload::{SIDECAR, given_anchors, is_ready, is_up, sidecar, text},
     },
     outcome::Failure,
 };
@@ -63,7 +63,7 @@ async fn sidecars(
 ) -> Result<(Vec<Check>, Check), Failure> {
     let mut checks = Vec::new();
     let mut pods = cluster.list(list, "").await?;
-    pods.retain(|pod| core::is_up(pod) && !is_component(pod));
+    pods.retain(|pod| is_up(pod) && !is_component(pod));
     let (meshed, plain): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| {
         sidecar(pod).is_some() && label(pod, "linkerd.io/control-plane-ns") == cluster.namespace
     });

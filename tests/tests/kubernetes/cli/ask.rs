@@ -188,3 +188,29 @@ pub(super) async fn identities(cli: &Cli, sidecar: &Sidecar) {
         said.err
     );
 }
+
+/// The versions of what there is, after sidecars of two versions were added.
+pub(super) async fn versions(api: &ApiServer, cli: &Cli) {
+    let ours = env!("CARGO_PKG_VERSION");
+    let both = format!("Client version: {ours}\nServer version: {ours}\n");
+    assert_eq!(cli.good("version").await, both);
+    let of_shop = format!("{both}Proxy versions:\n\t0.0.1 (1 pods)\n\t{ours} (2 pods)\n");
+    assert_eq!(cli.good("version --proxy -n shop").await, of_shop);
+    // And three of the control plane itself.
+    let of_all = format!("{both}Proxy versions:\n\t0.0.1 (1 pods)\n\t{ours} (5 pods)\n");
+    assert_eq!(cli.good("version --proxy").await, of_all);
+    let short = format!("{ours}\n{ours}\n0.0.1\n{ours}\n");
+    assert_eq!(cli.good("version --proxy -n shop --short").await, short);
+    let said = cli.run("version -L elsewhere").await;
+    let none = format!("Client version: {ours}\nServer version: unavailable\n");
+    assert_eq!((said.code, said.out), (0, none.clone()));
+    assert!(said.err.contains("namespace elsewhere"), "{}", said.err);
+    let nowhere = Cli(api.kubeconfig().with_file_name("nowhere"));
+    let said = nowhere.run("version").await;
+    assert_eq!((said.code, said.out), (0, none));
+    assert!(said.err.contains("cannot be asked"), "{}", said.err);
+    assert_eq!(
+        nowhere.good("version --client --short").await,
+        format!("{ours}\n")
+    );
+}
