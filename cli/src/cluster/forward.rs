@@ -9,9 +9,14 @@ use crate::outcome::Failure;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::Value;
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -62,12 +67,60 @@ pub(crate) async fn to_pod(
             .hint(hint));
         }
     };
-    match forwarded.take_stream(port) {
-        Some(stream) => Ok(Box::new(stream)),
-        None => Err(Failure::new(format!(
+    let why = forwarded.take_error(port);
+    match (forwarded.take_stream(port), why) {
+        (Some(stream), Some(why)) => Ok(Box::new(Forwarded {
+            stream,
+            why: Some(Box::pin(why)),
+        })),
+        _ => Err(Failure::new(format!(
             "{what} cannot be forwarded: the API server gives no stream"
         ))
         .hint(hint)),
+    }
+}
+
+/// A port that is forwarded. Where the kubelet says why its bytes end, as when nobody listens on the port, that is an error.
+struct Forwarded {
+    stream: DuplexStream,
+    why: Option<Pin<Box<dyn Future<Output = Option<String>> + Send>>>,
+}
+
+impl AsyncRead for Forwarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
+        // It was said before the end, if it was.
+        if is_end
+            && let Some(mut why) = self.why.take()
+            && let Poll::Ready(Some(why)) = why.as_mut().poll(context)
+        {
+            return Poll::Ready(Err(io::Error::other(why)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Forwarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod ask;
 mod check;
+mod forward;
 mod profile;
 
 use crate::{
@@ -147,6 +148,7 @@ async fn the_command_checks_shows_and_explains_what_a_cluster_has() {
         namespace("shop"),
         account("web"),
         account("batch"),
+        account("forgotten"),
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}),
         pod("web"),
         batch,
@@ -166,6 +168,10 @@ async fn the_command_checks_shows_and_explains_what_a_cluster_has() {
     ask::identities(&cli, &sidecar).await;
     ask::asked(&cli, &plane, &sidecar).await;
     ask::explained(&cli, &plane).await;
+    // What nobody asked for a sidecar.
+    api.apply(&pod("forgotten")).await;
+    forward::shown(&api, &cli, &plane, &sidecar).await;
+    api.delete(&pod("forgotten")).await;
     check::data_plane(&api, &cli, &plane).await;
     ask::versions(&api, &cli).await;
     check::with_less(&api).await;

@@ -16,6 +16,7 @@ mod clusters;
 mod control_plane;
 mod destination;
 mod faults;
+mod forwarding;
 mod gateway;
 mod helm;
 mod identity;
