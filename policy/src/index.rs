@@ -13,6 +13,7 @@ mod endpoints;
 mod external;
 pub(crate) mod inbound;
 mod outbound;
+mod parents;
 mod part;
 mod pieces;
 pub(crate) mod probes;
@@ -51,12 +52,14 @@ use crate::{
 };
 use addresses::Addresses;
 use ipnet::IpNet;
+use parents::RouteId;
+pub(crate) use parents::Routes;
 use part::Notes;
-pub(crate) use part::{Part, Routes};
+pub(crate) use part::Part;
 use reads::Recorder;
 use servers::Servers;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, LazyLock},
 };
 use store::revision;
@@ -170,6 +173,8 @@ pub(crate) struct Scope {
     pub(crate) rate_limits: Targeting<HttpLocalRateLimitPolicy>,
     pub(crate) tcp_routes: Table<String, TcpRoute>,
     pub(crate) tls_routes: Table<String, TlsRoute>,
+    /// Routes by what they are attached to.
+    route_parents: Table<String, BTreeSet<RouteId>>,
     pub(crate) egress_networks: Table<String, EgressNetwork>,
     pub(crate) profiles: Table<String, ServiceProfile>,
     pub(crate) splits: Table<String, TrafficSplit>,

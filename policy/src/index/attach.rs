@@ -6,8 +6,9 @@
 
 use super::{Index, Named, Routes, named};
 use crate::resource::{
-    EgressNetwork, Metadata, POLICY_GROUP, RouteGroup, Service,
+    EgressNetwork, GrpcRoute, HttpRoute, Metadata, Object, POLICY_GROUP, RouteGroup, Service,
     route::{BackendRef, ParentRef},
+    traffic::StreamRouteSpec,
 };
 use std::collections::HashMap;
 
@@ -103,6 +104,34 @@ pub(crate) fn server_parents<'a>(
 }
 
 impl<'a> Facts<'a> {
+    pub(crate) fn of_grpc(route: &'a GrpcRoute) -> Self {
+        Self {
+            kind: RouteKind::Grpc,
+            group: RouteGroup::Gateway,
+            metadata: &route.metadata,
+            parents: &route.spec.parent_refs,
+        }
+    }
+
+    pub(crate) fn of_http(route: &'a HttpRoute) -> Self {
+        Self {
+            kind: RouteKind::Http,
+            group: route.group,
+            metadata: &route.metadata,
+            parents: &route.spec.parent_refs,
+        }
+    }
+
+    /// `kind`: TLS or TCP.
+    pub(crate) fn of_stream(kind: RouteKind, route: &'a Object<StreamRouteSpec>) -> Self {
+        Self {
+            kind,
+            group: RouteGroup::Gateway,
+            metadata: &route.metadata,
+            parents: &route.spec.parent_refs,
+        }
+    }
+
     /// What the route's parentRefs name; other kinds of parents are somebody else's to judge. A Server is a parent of
     /// HTTPRoutes and GRPCRoutes only.
     pub(crate) fn targets(self) -> impl Iterator<Item = Target<'a>> {
@@ -137,31 +166,12 @@ impl<'a> Facts<'a> {
 
 impl<'a> Routes<'a> {
     /// Every route, those of the most specific kind first.
-    pub(crate) fn all(self) -> impl Iterator<Item = Facts<'a>> {
-        let grpc = self.grpc.values().map(|route| Facts {
-            kind: RouteKind::Grpc,
-            group: RouteGroup::Gateway,
-            metadata: &route.metadata,
-            parents: &route.spec.parent_refs,
-        });
-        let http = self.http.values().map(|route| Facts {
-            kind: RouteKind::Http,
-            group: route.group,
-            metadata: &route.metadata,
-            parents: &route.spec.parent_refs,
-        });
-        let streams = |kind| {
-            move |metadata, parents| Facts {
-                kind,
-                group: RouteGroup::Gateway,
-                metadata,
-                parents,
-            }
-        };
-        let tls = self.tls.values();
-        let tls = tls.map(move |r| streams(RouteKind::Tls)(&r.metadata, &r.spec.parent_refs));
-        let tcp = self.tcp.values();
-        let tcp = tcp.map(move |r| streams(RouteKind::Tcp)(&r.metadata, &r.spec.parent_refs));
+    pub(crate) fn all(&self) -> impl Iterator<Item = Facts<'a>> {
+        let grpc = self.grpc.iter().copied().map(Facts::of_grpc);
+        let http = self.http.iter().copied().map(Facts::of_http);
+        let stream = |kind| move |route| Facts::of_stream(kind, route);
+        let tls = self.tls.iter().copied().map(stream(RouteKind::Tls));
+        let tcp = self.tcp.iter().copied().map(stream(RouteKind::Tcp));
         grpc.chain(http).chain(tls).chain(tcp)
     }
 }
@@ -172,7 +182,7 @@ pub(crate) struct Claims<'a>(HashMap<Target<'a>, RouteKind>);
 
 impl<'a> Claims<'a> {
     /// Those on parents that are wanted.
-    pub(crate) fn of(routes: Routes<'a>, is_wanted: impl Fn(&Target<'a>) -> bool) -> Self {
+    pub(crate) fn of(routes: &Routes<'a>, is_wanted: impl Fn(&Target<'a>) -> bool) -> Self {
         let mut claims = HashMap::new();
         for route in routes.all() {
             let bad_server = route.bad_server().is_some();

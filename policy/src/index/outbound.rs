@@ -146,11 +146,18 @@ struct Attached<'a> {
 
 impl<'a> Attached<'a> {
     fn new(index: &'a Index, client: &'a str, parent: &'a Parent<'a>) -> Self {
-        let own = index.part(&parent.metadata.namespace).routes();
+        let target = parent.target();
+        let of = |namespace| {
+            let part = index.part(namespace);
+            part.routes_of(target.kind, target.namespace, target.name)
+        };
+        let own = of(&parent.metadata.namespace);
         let is_other = parent.metadata.namespace != client;
-        let consumer = is_other.then(|| index.part(client).routes());
-        let all = std::iter::once(own).chain(consumer);
-        let claims = |routes| (routes, Claims::of(routes, |target| parent.is_named(target)));
+        let all = std::iter::once(own).chain(is_other.then(|| of(client)));
+        let claims = |routes: Routes<'a>| {
+            let claims = Claims::of(&routes, |target| parent.is_named(target));
+            (routes, claims)
+        };
         Self {
             index,
             parent,
@@ -180,16 +187,9 @@ impl<'a> Attached<'a> {
         let all = self
             .routes
             .iter()
-            .flat_map(|(routes, _)| routes.http.values());
+            .flat_map(|(routes, _)| routes.http.iter().copied());
         let mut counting: Vec<_> = all
-            .filter(|route| {
-                self.has(Facts {
-                    kind: RouteKind::Http,
-                    group: route.group,
-                    metadata: &route.metadata,
-                    parents: &route.spec.parent_refs,
-                })
-            })
+            .filter(|route| self.has(Facts::of_http(route)))
             .collect();
         routes::in_order(&mut counting);
         counting
@@ -199,7 +199,7 @@ impl<'a> Attached<'a> {
         let all = self
             .routes
             .iter()
-            .flat_map(|(routes, _)| routes.grpc.values());
+            .flat_map(|(routes, _)| routes.grpc.iter().copied());
         let parents = |route: &'a crate::resource::GrpcRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Grpc, all, parents)
     }
@@ -208,7 +208,7 @@ impl<'a> Attached<'a> {
         let all = self
             .routes
             .iter()
-            .flat_map(|(routes, _)| routes.tls.values());
+            .flat_map(|(routes, _)| routes.tls.iter().copied());
         let parents = |route: &'a crate::resource::TlsRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Tls, all, parents)
     }
@@ -217,7 +217,7 @@ impl<'a> Attached<'a> {
         let all = self
             .routes
             .iter()
-            .flat_map(|(routes, _)| routes.tcp.values());
+            .flat_map(|(routes, _)| routes.tcp.iter().copied());
         let parents = |route: &'a crate::resource::TcpRoute| &*route.spec.parent_refs;
         self.counting(RouteKind::Tcp, all, parents)
     }

@@ -2,13 +2,15 @@
 
 use super::{
     Scope, Workload, WorkloadRef,
+    attach::ParentKind,
+    parents::{Routes, parent_key},
     reads::Recorder,
     table::{Annotations, Revisions, Table},
 };
 use crate::resource::{
-    AuthorizationPolicy, EgressNetwork, EndpointSlice, GrpcRoute, HttpLocalRateLimitPolicy,
-    HttpRoute, IntermediateKind, MeshTlsAuthentication, NetworkAuthentication, RouteGroup, Server,
-    ServerAuthorization, Service, ServiceProfile, TcpRoute, TlsRoute, TrafficSplit,
+    AuthorizationPolicy, EgressNetwork, EndpointSlice, HttpLocalRateLimitPolicy, IntermediateKind,
+    MeshTlsAuthentication, NetworkAuthentication, Server, ServerAuthorization, Service,
+    ServiceProfile, TrafficSplit,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,6 +37,8 @@ pub(super) enum Kind {
     GrpcRoutes,
     TlsRoutes,
     TcpRoutes,
+    /// Of all kinds, by what they are attached to.
+    RouteParents,
     EgressNetworks,
     Profiles,
     Splits,
@@ -102,19 +106,10 @@ impl Scope {
             Kind::GrpcRoutes => &self.grpc_routes,
             Kind::TlsRoutes => &self.tls_routes,
             Kind::TcpRoutes => &self.tcp_routes,
+            Kind::RouteParents => &self.route_parents,
             Kind::EgressNetworks => &self.egress_networks,
             Kind::Profiles => &self.profiles,
             Kind::Splits => &self.splits,
-        }
-    }
-
-    /// All routes.
-    pub(crate) const fn routes(&self) -> Routes<'_> {
-        Routes {
-            http: &self.http_routes,
-            grpc: &self.grpc_routes,
-            tls: &self.tls_routes,
-            tcp: &self.tcp_routes,
         }
     }
 
@@ -139,15 +134,6 @@ pub(crate) struct Part<'a> {
 pub(super) struct Notes<'a> {
     pub(super) recorder: &'a Recorder,
     pub(super) namespace: usize,
-}
-
-/// All routes of a namespace.
-#[derive(Clone, Copy)]
-pub(crate) struct Routes<'a> {
-    pub(crate) http: &'a Table<(RouteGroup, String), HttpRoute>,
-    pub(crate) grpc: &'a Table<String, GrpcRoute>,
-    pub(crate) tls: &'a Table<String, TlsRoute>,
-    pub(crate) tcp: &'a Table<String, TcpRoute>,
 }
 
 impl<'a> Part<'a> {
@@ -289,16 +275,11 @@ impl<'a> Part<'a> {
         self.scope.networks.get(name)
     }
 
-    pub(crate) fn routes(self) -> Routes<'a> {
-        [
-            Kind::HttpRoutes,
-            Kind::GrpcRoutes,
-            Kind::TlsRoutes,
-            Kind::TcpRoutes,
-        ]
-        .into_iter()
-        .for_each(|kind| self.all(kind));
-        self.scope.routes()
+    /// Routes that name a parent.
+    pub(crate) fn routes_of(self, kind: ParentKind, namespace: &str, name: &str) -> Routes<'a> {
+        let parent = parent_key(kind, namespace, name);
+        self.one(Kind::RouteParents, &parent);
+        self.scope.routes_of(&parent)
     }
 
     pub(crate) fn egress_network(self, name: &str) -> Option<&'a EgressNetwork> {

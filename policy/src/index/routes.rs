@@ -2,13 +2,13 @@
 
 use super::{
     Index, Routes,
-    attach::{Claims, Facts, ParentKind, RouteKind, Target, server_parents},
+    attach::{Claims, Facts, ParentKind, Target, server_parents},
     inbound::default_http_route,
     probes,
     workload::Settings,
 };
 use crate::{
-    resource::{self, GATEWAY_GROUP, RouteGroup, Server, route as api},
+    resource::{self, GATEWAY_GROUP, Server, route as api},
     server::{self, Authorization, Filter, HostMatch, Meta},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -34,7 +34,7 @@ impl Index {
     ) -> Vec<server::HttpRoute> {
         let probe = probes::http_route(settings, port);
         let mut attached = server
-            .map(|s| attached_http_routes(settings.part.routes(), namespace, s))
+            .map(|s| attached_http_routes(&of_server(settings, namespace, s), namespace, s))
             .unwrap_or_default();
         in_order(&mut attached);
         if attached.is_empty() {
@@ -62,7 +62,8 @@ impl Index {
         port: u16,
     ) -> Vec<server::GrpcRoute> {
         let probe = probes::grpc_route(settings, port);
-        let mut attached = attached_grpc_routes(settings.part.routes(), namespace, server);
+        let mut attached =
+            attached_grpc_routes(&of_server(settings, namespace, server), namespace, server);
         attached.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
         let authorizations =
             |id: (&str, &str, &str)| self.route_authorizations(namespace, settings.part, id);
@@ -136,24 +137,22 @@ fn target<'a>(namespace: &'a str, server: &'a Server) -> Target<'a> {
     }
 }
 
+/// Routes that name a Server of the namespace.
+fn of_server<'a>(settings: Settings<'a>, namespace: &str, server: &Server) -> Routes<'a> {
+    let name = &server.metadata.name;
+    settings.part.routes_of(ParentKind::Server, namespace, name)
+}
+
 /// HTTPRoutes attached to a Server.
 pub(crate) fn attached_http_routes<'a>(
-    routes: Routes<'a>,
+    routes: &Routes<'a>,
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::HttpRoute> {
     let target = target(namespace, server);
     let claims = Claims::of(routes, |claimed| *claimed == target);
-    let attached = |r: &&resource::HttpRoute| {
-        let facts = Facts {
-            kind: RouteKind::Http,
-            group: r.group,
-            metadata: &r.metadata,
-            parents: &r.spec.parent_refs,
-        };
-        is_attached(facts, &claims, &target)
-    };
-    routes.http.values().filter(attached).collect()
+    let attached = |r: &&resource::HttpRoute| is_attached(Facts::of_http(r), &claims, &target);
+    routes.http.iter().copied().filter(attached).collect()
 }
 
 /// Sorts HTTPRoutes: the oldest first, then by name and group.
@@ -163,23 +162,15 @@ pub(crate) fn in_order(routes: &mut [&resource::HttpRoute]) {
 
 /// GRPCRoutes attached to a Server.
 pub(crate) fn attached_grpc_routes<'a>(
-    routes: Routes<'a>,
+    routes: &Routes<'a>,
     namespace: &str,
     server: &Server,
 ) -> Vec<&'a resource::GrpcRoute> {
     let target = target(namespace, server);
     // No kind is more specific.
     let claims = Claims::default();
-    let attached = |r: &&resource::GrpcRoute| {
-        let facts = Facts {
-            kind: RouteKind::Grpc,
-            group: RouteGroup::Gateway,
-            metadata: &r.metadata,
-            parents: &r.spec.parent_refs,
-        };
-        is_attached(facts, &claims, &target)
-    };
-    routes.grpc.values().filter(attached).collect()
+    let attached = |r: &&resource::GrpcRoute| is_attached(Facts::of_grpc(r), &claims, &target);
+    routes.grpc.iter().copied().filter(attached).collect()
 }
 
 pub(super) fn hosts(hostnames: &[String]) -> Vec<HostMatch> {

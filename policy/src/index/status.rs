@@ -92,7 +92,7 @@ impl Index {
     pub fn statuses(&self) -> Vec<ObjectStatus> {
         let claims: BTreeMap<&str, Claims<'_>> = self
             .scopes()
-            .map(|(namespace, scope)| (namespace, Claims::of(scope.routes(), |_| true)))
+            .map(|(namespace, scope)| (namespace, Claims::of(&scope.routes(), |_| true)))
             .collect();
         let mut out = Vec::new();
         for (_, scope) in self.scopes() {

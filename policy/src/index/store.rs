@@ -1,6 +1,6 @@
 //! Resources into the index and out of it.
 
-use super::{Addresses, Index, Scope, Workload};
+use super::{Addresses, Index, Scope, Workload, parents::RouteId};
 use crate::resource::{
     GATEWAY_GROUP, IntermediateKind, Key, Node, Resource, RouteGroup, StringMap,
     discovery::Intermediate,
@@ -70,11 +70,23 @@ impl Index {
             Resource::AuthorizationPolicy(r) => scope.authorization_policies.insert(name, r),
             Resource::MeshTlsAuthentication(r) => scope.mesh_tls.insert(name, r),
             Resource::NetworkAuthentication(r) => scope.networks.insert(name, r),
-            Resource::HttpRoute(r) => scope.http_routes.insert((r.group, name), r),
-            Resource::GrpcRoute(r) => scope.grpc_routes.insert(name, r),
+            Resource::HttpRoute(r) => {
+                let id = RouteId::Http(r.group, name.clone());
+                scope.change_route(id, |scope| scope.http_routes.insert((r.group, name), r));
+            }
+            Resource::GrpcRoute(r) => {
+                let id = RouteId::Grpc(name.clone());
+                scope.change_route(id, |scope| scope.grpc_routes.insert(name, r));
+            }
             Resource::HttpLocalRateLimitPolicy(r) => scope.rate_limits.insert(name, r),
-            Resource::TcpRoute(r) => scope.tcp_routes.insert(name, r),
-            Resource::TlsRoute(r) => scope.tls_routes.insert(name, r),
+            Resource::TcpRoute(r) => {
+                let id = RouteId::Tcp(name.clone());
+                scope.change_route(id, |scope| scope.tcp_routes.insert(name, r));
+            }
+            Resource::TlsRoute(r) => {
+                let id = RouteId::Tls(name.clone());
+                scope.change_route(id, |scope| scope.tls_routes.insert(name, r));
+            }
             Resource::EgressNetwork(r) => scope.egress_networks.insert(name, r),
             Resource::ServiceProfile(r) => scope.profiles.insert(name, r),
             Resource::TrafficSplit(r) => scope.splits.insert(name, r),
@@ -165,9 +177,18 @@ impl Index {
             (_, "MeshTLSAuthentication") => scope.mesh_tls.remove(name),
             (_, "NetworkAuthentication") => scope.networks.remove(name),
             (_, "HTTPLocalRateLimitPolicy") => scope.rate_limits.remove(name),
-            (_, "GRPCRoute") => scope.grpc_routes.remove(name),
-            (_, "TCPRoute") => scope.tcp_routes.remove(name),
-            (_, "TLSRoute") => scope.tls_routes.remove(name),
+            (_, "GRPCRoute") => {
+                let id = RouteId::Grpc(name.clone());
+                scope.change_route(id, |scope| scope.grpc_routes.remove(name));
+            }
+            (_, "TCPRoute") => {
+                let id = RouteId::Tcp(name.clone());
+                scope.change_route(id, |scope| scope.tcp_routes.remove(name));
+            }
+            (_, "TLSRoute") => {
+                let id = RouteId::Tls(name.clone());
+                scope.change_route(id, |scope| scope.tls_routes.remove(name));
+            }
             (_, "EgressNetwork") => scope.egress_networks.remove(name),
             (_, "ServiceProfile") => scope.profiles.remove(name),
             (_, "TrafficSplit") => scope.splits.remove(name),
@@ -176,7 +197,10 @@ impl Index {
                     GATEWAY_GROUP => RouteGroup::Gateway,
                     _ => RouteGroup::Policy,
                 };
-                scope.http_routes.remove(&(group, name.clone()));
+                let id = RouteId::Http(group, name.clone());
+                scope.change_route(id, |scope| {
+                    scope.http_routes.remove(&(group, name.clone()));
+                });
             }
             (_, "ReplicaSet") => scope.replica_sets.remove(name),
             (_, "Job") => scope.jobs.remove(name),

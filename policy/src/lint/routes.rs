@@ -7,7 +7,7 @@ use super::{
 use crate::{
     index::{
         Workload,
-        attach::server_parents,
+        attach::{ParentKind, server_parents},
         inbound::selects_workload,
         routes::{
             Unsupported, attached_grpc_routes, attached_http_routes, grpc_matches, grpc_rules,
@@ -183,13 +183,15 @@ fn protocol(facts: &Facts<'_>, server: &Server, report: &mut Report) {
 /// Of routes that match the same requests equally well, the first in order gets them all.
 fn shadowed(lint: Lint<'_>, server: &Server, report: &mut Report) {
     let place = format!("Server {}", server.metadata.name);
-    let mut routes = attached_http_routes(lint.scope.routes(), lint.namespace, server);
+    let part = lint.scope.part();
+    let all = part.routes_of(ParentKind::Server, lint.namespace, &server.metadata.name);
+    let mut routes = attached_http_routes(&all, lint.namespace, server);
     in_order(&mut routes);
     // One with a filter that is not implemented is not read at all.
     routes.retain(|route| http_rules(&route.spec.rules).is_ok());
     let http: Vec<_> = routes.iter().map(|route| http_candidate(route)).collect();
     never_match(&http, &place, |_| true, report);
-    let mut routes = attached_grpc_routes(lint.scope.routes(), lint.namespace, server);
+    let mut routes = attached_grpc_routes(&all, lint.namespace, server);
     routes.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
     routes.retain(|route| grpc_rules(&route.spec.rules).is_ok());
     let grpc: Vec<_> = routes.iter().map(|route| grpc_candidate(route)).collect();

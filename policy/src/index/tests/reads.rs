@@ -327,3 +327,51 @@ fn what_another_answer_was_made_of_counts() {
     after.apply(resources(&server("s", "")).remove(0));
     assert!(!after.is_current(&reads) && index.is_current(&reads));
 }
+
+#[test]
+fn a_route_matters_to_the_parents_that_it_names_and_no_others() {
+    let inbound = |index: &Index| drop(index.inbound(&web(), 8080));
+    let target = OutboundTarget::Service {
+        namespace: "shop".into(),
+        name: "web".into(),
+        port: 80,
+    };
+    let outbound = |index: &Index| drop(index.outbound("client", &target));
+    let route = |name: &str, parent: &str, rest: &str| {
+        policy(
+            "HTTPRoute",
+            name,
+            &format!("{{parentRefs: [{parent}]{rest}}}"),
+        )
+    };
+    let to_server = |server: &str| format!("{{kind: Server, name: {server}}}");
+    let to_service = |service: &str| format!("{{group: core, kind: Service, name: {service}}}");
+    let kept = index(&[
+        TWO,
+        WEB,
+        &server("m", ""),
+        &route("of-m", &to_server("m"), ""),
+        &route("of-web", &to_service("web"), ""),
+    ]);
+    let rules = ", rules: [{matches: [{path: {value: /x}}]}]";
+    // One more, one that is another one now, and one that goes to another parent.
+    for (name, parent, rest) in [("new", "m", ""), ("of-m", "m", rules), ("of-m", "n", "")] {
+        let text = route(name, &to_server(parent), rest);
+        assert!(matters_in(&kept, inbound, &text), "{text}");
+        assert!(!matters_in(&kept, outbound, &text), "{text}");
+    }
+    for (name, parent, rest) in [
+        ("new", "web", ""),
+        ("of-web", "web", rules),
+        ("of-web", "other", ""),
+    ] {
+        let text = route(name, &to_service(parent), rest);
+        assert!(matters_in(&kept, outbound, &text), "{text}");
+        assert!(!matters_in(&kept, inbound, &text), "{text}");
+    }
+    for parent in [to_server("n"), to_service("other")] {
+        let text = route("new", &parent, "");
+        assert!(!matters_in(&kept, inbound, &text), "{text}");
+        assert!(!matters_in(&kept, outbound, &text), "{text}");
+    }
+}
