@@ -3,7 +3,7 @@
 use super::{
     control::Backoff,
     reader::Reader,
-    value::{AtMost, Ips, Limit, Listener, Listeners, PortSet, Suffixes},
+    value::{AtMost, Ips, Limit, OwnListeners, Place, PortSet, Suffixes},
 };
 use std::{
     collections::BTreeSet,
@@ -219,27 +219,33 @@ impl Inbound {
 /// Explicit listeners. Their destinations are the application's own addresses, so a name cannot be meant.
 fn explicit(reader: &Reader<'_>) -> Vec<(SocketAddr, SocketAddr)> {
     const NAME: &str = "INBOUND_LISTENERS";
-    let Listeners(listeners) = reader.value(NAME);
-    listeners
-        .into_iter()
-        .filter_map(
-            |Listener {
-                 listen,
-                 destination,
-             }| match destination {
-                super::Address::Socket(addr) => Some((listen, addr)),
-                super::Address::Name(..) => {
-                    reader.error(
-                        NAME,
-                        Some(&destination.to_string()),
-                        "is a name, but a destination must be an address of the application".into(),
-                        "an IP address and port, like 127.0.0.1:8080".into(),
-                    );
-                    None
-                }
-            },
-        )
-        .collect()
+    let OwnListeners(listeners) = reader.value(NAME);
+    let own = reader.value::<Ips>("INBOUND_IPS").0;
+    let mut explicit = Vec::new();
+    for (place, destination) in listeners {
+        let super::Address::Socket(addr) = destination else {
+            reader.error(
+                NAME,
+                Some(&destination.to_string()),
+                "is a name, but a destination must be an address of the application".into(),
+                "an IP address and port, like 127.0.0.1:8080".into(),
+            );
+            continue;
+        };
+        match place {
+            Place::Socket(listen) => explicit.push((listen, addr)),
+            Place::Own(port) if own.is_empty() => reader.error(
+                NAME,
+                Some(&format!("INBOUND_IPS:{port}")),
+                "stands for this workload's addresses, and INBOUND_IPS has none".into(),
+                "an address in its place, or INBOUND_IPS".into(),
+            ),
+            Place::Own(port) => {
+                explicit.extend(own.iter().map(|ip| (SocketAddr::new(*ip, port), addr)));
+            }
+        }
+    }
+    explicit
 }
 
 /// The listed ports, those behind explicit listeners, and the proxy's own port where it is a gateway.

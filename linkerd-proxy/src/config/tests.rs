@@ -358,9 +358,32 @@ fn explicit_listeners_and_their_ports_policies() {
         "x=127.0.0.1:2",
         "127.0.0.1:1=127.0.0.1",
         "127.0.0.1:1=127.0.0.1:2,127.0.0.1:1=127.0.0.1:3",
+        "INBOUND_IPS:0=127.0.0.1:2",
+        "INBOUND_IPS:a=127.0.0.1:2",
+        "INBOUND_IPS:1=127.0.0.1:2,INBOUND_IPS:1=127.0.0.1:3",
     ] {
-        assert!(with(&[("INBOUND_LISTENERS", bad)]).is_err(), "{bad:?}");
+        let of = ("INBOUND_IPS", "10.42.0.7");
+        assert!(with(&[of, ("INBOUND_LISTENERS", bad)]).is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn explicit_listeners_are_at_each_of_a_workloads_addresses() {
+    let own = ("INBOUND_LISTENERS", "INBOUND_IPS:8080=127.0.0.1:8081");
+    let config = with(&[("INBOUND_IPS", "10.42.0.7,fd00::7"), own]).unwrap();
+    let listen: Vec<_> = config
+        .inbound
+        .listeners
+        .iter()
+        .map(|(at, _)| at.to_string())
+        .collect();
+    assert_eq!(listen, ["10.42.0.7:8080", "[fd00::7]:8080"]);
+    assert!(config.inbound.ports.contains(8081));
+    let error = with(&[own]).unwrap_err().to_string();
+    assert!(
+        error.contains("INBOUND_IPS:8080") && error.contains("INBOUND_IPS has none"),
+        "{error}"
+    );
 }
 
 #[test]

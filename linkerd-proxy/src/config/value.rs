@@ -51,6 +51,7 @@ pub enum Syntax {
     DefaultPolicy,
     /// `listen=destination` pairs.
     Listeners,
+    OwnListeners,
     /// Ascending numbers.
     Buckets,
     /// gRPC status codes.
@@ -102,7 +103,10 @@ impl Syntax {
             Self::Name => "a DNS name, like web.shop.svc.cluster.local".into(),
             Self::DefaultPolicy => "all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny or audit".into(),
             Self::Listeners => {
-                "listen=destination pairs between commas, like 127.0.0.1:18080=127.0.0.1:8080".into()
+                "listen=destination pairs between commas, like 127.0.0.1:19000=catalog.shop.svc.cluster.local:8080".into()
+            }
+            Self::OwnListeners => {
+                "listen=destination pairs between commas, like 127.0.0.1:18080=127.0.0.1:8080 or INBOUND_IPS:8080=127.0.0.1:8080".into()
             }
             Self::Buckets => "ascending numbers between commas, like 1,5,10,50,100".into(),
             Self::GrpcCodes => "gRPC status codes between commas, like 2,4,13,14 (0 to 16)".into(),
@@ -131,7 +135,7 @@ impl Syntax {
             Self::Identities => "identities".into(),
             Self::Name => "DNS name".into(),
             Self::DefaultPolicy => "default policy".into(),
-            Self::Listeners => "listeners".into(),
+            Self::Listeners | Self::OwnListeners => "listeners".into(),
             Self::Buckets => "buckets".into(),
             Self::GrpcCodes => "codes".into(),
             Self::Word(words) => words
@@ -568,27 +572,69 @@ pub(super) struct Listeners(pub(super) Vec<Listener>);
 impl Value for Listeners {
     accepts!(Syntax::Listeners);
     fn parse(text: &str) -> Result<Self, String> {
-        let mut seen = BTreeSet::new();
-        items(text)
-            .map(|item| {
-                let Some((listen, destination)) = item.split_once('=') else {
-                    return Err(format!("holds {item:?}, which has no ="));
-                };
-                let listen = SocketAddr::parse(listen.trim())
-                    .map_err(|e| format!("holds {item:?}, whose listen address {e}"))?;
-                let destination = Address::parse(destination.trim())
-                    .map_err(|e| format!("holds {item:?}, whose destination {e}"))?;
-                if listen.port() != 0 && !seen.insert(listen) {
-                    return Err(format!("listens on {listen} twice"));
-                }
-                Ok(Listener {
-                    listen,
-                    destination,
-                })
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let listeners = pairs(text, SocketAddr::parse, |listen| listen.port() != 0)?;
+        let listeners = listeners.into_iter().map(|(listen, destination)| Listener {
+            listen,
+            destination,
+        });
+        Ok(Self(listeners.collect()))
     }
+}
+
+/// Where an inbound listener listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Socket(SocketAddr),
+    /// This port of each of this workload's addresses, which are known when it runs.
+    Own(u16),
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("INBOUND_IPS:") {
+            None => SocketAddr::parse(text).map(Self::Socket),
+            Some(port) => match port.parse() {
+                Ok(port) if port != 0 => Ok(Self::Own(port)),
+                _ => Err(format!("has no port but {port:?}")),
+            },
+        }
+    }
+}
+
+/// Explicit inbound listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnListeners(pub(super) Vec<(Place, Address)>);
+
+impl Value for OwnListeners {
+    accepts!(Syntax::OwnListeners);
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_one = |place: &Place| !matches!(place, Place::Socket(addr) if addr.port() == 0);
+        pairs(text, Place::parse, is_one).map(Self)
+    }
+}
+
+/// Pairs `listen=destination`. Where `is_one`, there is one listener at most.
+fn pairs<T: Clone + Ord>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+    is_one: impl Fn(&T) -> bool,
+) -> Result<Vec<(T, Address)>, String> {
+    let mut seen = BTreeSet::new();
+    items(text)
+        .map(|item| {
+            let Some((listen, destination)) = item.split_once('=') else {
+                return Err(format!("holds {item:?}, which has no ="));
+            };
+            let place = parse(listen.trim())
+                .map_err(|e| format!("holds {item:?}, whose listen address {e}"))?;
+            let destination = Address::parse(destination.trim())
+                .map_err(|e| format!("holds {item:?}, whose destination {e}"))?;
+            if is_one(&place) && !seen.insert(place.clone()) {
+                return Err(format!("listens on {} twice", listen.trim()));
+            }
+            Ok((place, destination))
+        })
+        .collect()
 }
 
 /// Upper bounds of histogram buckets.

@@ -90,8 +90,8 @@ vars! {
 "Inbound" {
     "INBOUND_LISTEN_ADDR", Syntax::Socket, Some("0.0.0.0:4143"), Injected,
         "Where redirected traffic arrives; the port of direct connections.";
-    "INBOUND_LISTENERS", Syntax::Listeners, Some(""), Ours,
-        "Explicit listeners, for places where traffic cannot be redirected: what is accepted on `listen` is treated as if `destination` (an address of the application) were its original destination. The policy is that of the destination's port.";
+    "INBOUND_LISTENERS", Syntax::OwnListeners, Some(""), Ours,
+        "Explicit listeners, for places where traffic cannot be redirected: what is accepted on `listen` is treated as if `destination` (an address of the application) were its original destination. The policy is that of the destination's port. `INBOUND_IPS:8080` stands for the port 8080 of each of `INBOUND_IPS`.";
     "INBOUND_IPS", Syntax::Ips, None, Injected,
         "Original destinations that are allowed. Unset: any. Shared with outbound, where these addresses are local.";
     "INBOUND_PORTS", Syntax::Ports, Some(""), Injected,
