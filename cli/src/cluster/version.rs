@@ -131,7 +131,9 @@ fn of_pod(pod: &Value) -> Option<String> {
         .rsplit('/')
         .next()
         .and_then(|last| last.split_once(':'));
-    let version = said.or(tag.map(|(_, tag)| tag)).unwrap_or("unknown");
+    let version = said
+        .or_else(|| tag.map(|(_, tag)| tag))
+        .unwrap_or("unknown");
     Some(version.to_owned())
 }
 
