@@ -153,7 +153,8 @@ impl ApiServer {
             format!("--client-ca-file={}", file("ca.crt")),
             format!("--token-auth-file={}", file("tokens.csv")),
             "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            // Services have an address of the first, and of the second where they ask for it.
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
             format!("--service-account-key-file={}", file("accounts.pub")),
             format!(

@@ -285,9 +285,9 @@ matchLabels:
 
 {{- /* A level is for the mesh's own targets. */ -}}
 {{- define "linkerd.logFilter" -}}
-{{- if contains "=" .Values.controllerLogLevel -}}
-{{ .Values.controllerLogLevel | quote }}
+{{- if contains "=" . -}}
+{{ . | quote }}
 {{- else -}}
-{{ printf "warn,linkerd=%s" .Values.controllerLogLevel | quote }}
+{{ printf "warn,linkerd=%s" . | quote }}
 {{- end -}}
 {{- end -}}

@@ -274,12 +274,12 @@ fn inbound_ports(facts: &mut Facts<'_>) -> String {
 /// Most ports that an annotation may have watched from the start.
 const MAX_PORTS: usize = 256;
 
-/// The sidecar listens on the Pod's address, the application on loopback.
+/// The sidecar listens on the Pod's addresses, the application on loopback.
 fn explicit(facts: &Facts<'_>) -> String {
     let ports: BTreeSet<u16> = facts.pod.ports().map(|(port, _)| port).collect();
     let listeners = ports
         .iter()
-        .map(|port| format!("$(_pod_ip):{port}=127.0.0.1:{port}"));
+        .map(|port| format!("INBOUND_IPS:{port}=127.0.0.1:{port}"));
     listeners.collect::<Vec<_>>().join(",")
 }
 

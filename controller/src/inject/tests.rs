@@ -541,7 +541,7 @@ fn every_annotation_does_what_its_row_says() {
             "proxy-mode",
             "explicit",
             "INBOUND_LISTENERS",
-            "$(_pod_ip):3306=127.0.0.1:3306,$(_pod_ip):8080=127.0.0.1:8080",
+            "INBOUND_IPS:3306=127.0.0.1:3306,INBOUND_IPS:8080=127.0.0.1:8080",
         ),
     ] {
         let key = format!("config.linkerd.io/{key}");

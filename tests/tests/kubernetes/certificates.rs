@@ -6,12 +6,15 @@ use crate::{
     server::ApiServer,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use linkerd_tests::{LIMIT, eventually};
+use linkerd_tests::{LIMIT, eventually, within};
 use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::net::TcpStream;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_rustls::{
     TlsConnector,
     rustls::{ClientConfig, RootCertStore},
@@ -86,6 +89,43 @@ async fn shown(plane: &ControlPlane, authorities: &str) -> Option<Vec<u8>> {
     Some(session.peer_certificates()?.first()?.to_vec())
 }
 
+/// An alert that a version is not spoken (RFC 8446 §6.2: fatal, `protocol_version`), in its record.
+pub(crate) const TOO_OLD: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
+
+/// What a webhook answers to a client that speaks TLS 1.2 (RFC 5246) and nothing newer, and otherwise suits it.
+pub(crate) async fn answer_to_tls_1_2(webhook: SocketAddr) -> [u8; 7] {
+    let extensions: [&[u8]; 4] = [
+        // server_name: no hint of whose.
+        &[
+            0, 0, 0, 14, 0, 12, 0, 0, 9, b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't',
+        ],
+        // supported_groups: x25519, secp256r1; ec_point_formats: uncompressed; signature_algorithms: ecdsa_secp256r1_sha256.
+        &[0, 10, 0, 6, 0, 4, 0, 29, 0, 23],
+        &[0, 11, 0, 2, 1, 0],
+        &[0, 13, 0, 4, 0, 2, 4, 3],
+    ];
+    let extensions = extensions.concat();
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    // No session; TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256; no compression.
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    hello.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+    hello.extend(extensions);
+    let length = u16::try_from(hello.len()).unwrap();
+    let mut record = vec![22, 3, 1];
+    record.extend((length + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend(length.to_be_bytes());
+    record.extend(hello);
+    let mut stream = TcpStream::connect(webhook).await.unwrap();
+    stream.write_all(&record).await.unwrap();
+    let mut answer = [0; 7];
+    within("an answer", stream.read_exact(&mut answer))
+        .await
+        .unwrap();
+    answer
+}
+
 fn certificate(pem: &str) -> Vec<u8> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     certificate.to_vec()
@@ -112,6 +152,7 @@ async fn two_control_planes_make_one_certificate_and_the_api_server_believes_bot
         let shown = eventually("a certificate", async || shown(plane, &authorities).await).await;
         assert_eq!(shown, made, "the Secret's");
     }
+    assert_eq!(answer_to_tls_1_2(one.webhook).await, TOO_OLD);
     // A configuration that comes later, as a chart has it.
     for plane in [one, two] {
         for object in chart(plane) {

@@ -2,8 +2,9 @@
 //! them, and policy that lets one client in and not the other.
 
 use crate::{
+    certificates::{TOO_OLD, answer_to_tls_1_2},
     free_port,
-    node::{self, CONTROL, Network, Running},
+    node::{self, CONTROL, Families, Network, Running},
     policy::{account, server},
     server::ApiServer,
     sidecar::say_yes,
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
@@ -40,30 +42,62 @@ impl Drop for Plane {
     }
 }
 
-impl Plane {
-    fn start(server: &ApiServer, network: Option<&Network>) -> Self {
-        let roles = "policy,destination,identity,injector";
-        Self::start_as(server, network, roles, "state/ca.crt")
-    }
+/// What a control plane is started with.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    pub(crate) roles: &'a str,
+    /// A file of its folder.
+    pub(crate) anchors: &'a str,
+    /// The chart's.
+    pub(crate) values: &'a str,
+    /// Flags beside those that every one has.
+    pub(crate) flags: &'a [&'a str],
+}
 
+/// How sidecars connect to one another, by the chart.
+pub(crate) const TRANSPORT_HEADER: &str = "--outbound-transport-mode=transport-header";
+
+impl Default for Given<'_> {
+    /// All roles, with a CA of its own and what the chart says by default.
+    fn default() -> Self {
+        Self {
+            roles: "policy,destination,identity,injector",
+            anchors: "state/ca.crt",
+            values: "proxy: {logLevel: 'warn,linkerd=info'}\n",
+            flags: &[TRANSPORT_HEADER, "--enable-ipv6=false"],
+        }
+    }
+}
+
+impl Given<'_> {
+    /// An injector alone, whose anchors are written by the test.
+    pub(crate) fn injector() -> Self {
+        Self {
+            roles: "injector",
+            anchors: "anchors",
+            ..Self::default()
+        }
+    }
+}
+
+impl Plane {
     /// A file of its folder.
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    /// With these roles, and trust anchors from this file of its folder.
-    pub(crate) fn start_as(
-        server: &ApiServer,
-        network: Option<&Network>,
-        roles: &str,
-        anchors: &str,
-    ) -> Self {
+    /// The trust anchors of its CA, PEM.
+    pub(crate) fn trust_anchors(&self) -> String {
+        fs::read_to_string(self.folder.path().join("state/ca.crt")).unwrap()
+    }
+
+    pub(crate) fn start(kubeconfig: PathBuf, network: Option<&Network>, given: &Given<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
         fs::write(file("tls.crt"), certified.cert.pem()).unwrap();
         fs::write(file("tls.key"), certified.signing_key.serialize_pem()).unwrap();
-        fs::write(file("values"), "proxy: {logLevel: 'warn,linkerd=info'}\n").unwrap();
+        fs::write(file("values"), given.values).unwrap();
         let log = fs::File::create(file("log")).unwrap();
         let local = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (admin, injector) = (local(), local());
@@ -79,7 +113,8 @@ impl Plane {
         };
         let process = command
             .arg("--kubernetes")
-            .arg(format!("--roles={roles}"))
+            .args(given.flags)
+            .arg(format!("--roles={}", given.roles))
             .arg(format!("--policy-addr={}", api(8090)))
             .arg(format!("--destination-addr={}", api(8086)))
             .arg(format!("--identity-addr={}", api(8080)))
@@ -89,8 +124,8 @@ impl Plane {
             .arg(format!("--injector-cert={}", file("tls.crt")))
             .arg(format!("--injector-key={}", file("tls.key")))
             .arg(format!("--injector-values={}", file("values")))
-            .arg(format!("--injector-trust-anchors={}", file(anchors)))
-            .env("KUBECONFIG", server.kubeconfig())
+            .arg(format!("--injector-trust-anchors={}", file(given.anchors)))
+            .env("KUBECONFIG", kubeconfig)
             .env("HOSTNAME", "test")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -104,6 +139,20 @@ impl Plane {
             injector,
             certificate: certified.cert.pem(),
         }
+    }
+
+    /// Ends it without a goodbye.
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    async fn is_ready(&self) {
+        eventually("the control plane", async || {
+            let (status, _) = linkerd_tests::page(self.admin, "/ready").await?;
+            (status == 200).then_some(())
+        })
+        .await;
     }
 
     /// What makes an API server ask the injector.
@@ -132,7 +181,7 @@ impl Plane {
 
 /// A process that is the injector alone says that it is ready when Pods that it is asked about get all that they need.
 async fn is_not_ready_without_anchors(server: &ApiServer) {
-    let plane = Plane::start_as(server, None, "injector", "anchors");
+    let plane = Plane::start(server.kubeconfig(), None, &Given::injector());
     let ready = async || linkerd_tests::page(plane.admin, "/ready").await;
     eventually("what it waits for", async || {
         let (status, text) = ready().await?;
@@ -187,38 +236,55 @@ pub(crate) async fn places(api: &ApiServer) {
 
 /// Waits until an injector is ready and the API server asks it.
 pub(crate) async fn is_asked(api: &ApiServer, plane: &Plane) {
-    eventually("the control plane", async || {
-        let (status, _) = linkerd_tests::page(plane.admin, "/ready").await?;
-        (status == 200).then_some(())
-    })
-    .await;
+    plane.is_ready().await;
     api.apply(&plane.webhook()).await;
-    // API servers take notice in their own time; nothing is created by asking.
+    // API servers take notice in their own time.
     eventually("that the injector is asked", async || {
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "namespace": "shop"},
-            "spec": {"serviceAccountName": "web", "containers": [{"name": "app", "image": "app"}]},
-        });
-        let request = Request::post("/api/v1/namespaces/shop/pods?dryRun=All");
-        let request = request.header("content-type", "application/json");
-        let request = request.body(pod.to_string().into_bytes()).unwrap();
-        let pod: Value = api.client.request(request).await.ok()?;
-        has_sidecar(&pod).then_some(())
+        has_sidecar(&tried(api, "shop").await?).then_some(())
     })
     .await;
 }
 
+/// What a Pod would be that nobody creates; `None` while there can be none.
+pub(crate) async fn tried(api: &ApiServer, namespace: &str) -> Option<Value> {
+    try_pod(api, namespace).await.ok()
+}
+
+async fn try_pod(api: &ApiServer, namespace: &str) -> Result<Value, kube::Error> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "namespace": namespace},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    });
+    let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"));
+    let request = request.header("content-type", "application/json");
+    let request = request.body(pod.to_string().into_bytes()).unwrap();
+    api.client.request(request).await
+}
+
 /// A cluster whose new Pods are asked about; its control plane is in a network of Pods, if there is one.
-async fn cluster(network: Option<&Network>) -> Option<(ApiServer, Plane)> {
+pub(crate) async fn cluster(
+    network: Option<&Network>,
+    given: &Given<'_>,
+) -> Option<(ApiServer, Plane)> {
+    let (api, plane) = unasked(network, given).await?;
+    is_asked(&api, &plane).await;
+    Some((api, plane))
+}
+
+/// As [`cluster`], where nobody is asked about new Pods.
+pub(crate) async fn unasked(
+    network: Option<&Network>,
+    given: &Given<'_>,
+) -> Option<(ApiServer, Plane)> {
     let api = ApiServer::start().await?;
-    let plane = Plane::start(&api, network);
+    let plane = Plane::start(api.kubeconfig(), network, given);
     if let Some(network) = network {
         network.lead_out(api.address(), api.address());
         network.lead_in(plane.admin).await;
         network.lead_in(plane.injector).await;
     }
     places(&api).await;
-    is_asked(&api, &plane).await;
+    plane.is_ready().await;
     Some((api, plane))
 }
 
@@ -255,9 +321,10 @@ async fn told(api: &ApiServer, name: &str, reason: &str) -> String {
 
 #[tokio::test]
 async fn pods_of_deployments_get_a_sidecar_or_their_owner_is_told_why_not() {
-    let Some((api, plane)) = cluster(None).await else {
+    let Some((api, plane)) = cluster(None, &Given::default()).await else {
         return;
     };
+    assert_eq!(answer_to_tls_1_2(plane.injector).await, TOO_OLD);
     api.apply(&deployment("web", &json!({}))).await;
     api.apply(&deployment("agent", &json!({"hostNetwork": true})))
         .await;
@@ -306,8 +373,39 @@ async fn pods_of_deployments_get_a_sidecar_or_their_owner_is_told_why_not() {
 }
 
 #[tokio::test]
+async fn while_the_injector_is_away_its_failure_policy_says_whether_pods_are_created_without_a_sidecar()
+ {
+    let Some((api, mut plane)) = cluster(None, &Given::default()).await else {
+        return;
+    };
+    plane.kill();
+    let refused = try_pod(&api, "shop").await.unwrap_err().to_string();
+    assert!(
+        refused.contains("failed calling webhook \"linkerd-proxy-injector.linkerd.io\""),
+        "{refused}"
+    );
+    // It is asked about Pods and Services alone, and namespaces that are left out are not hurt.
+    api.apply(&account("later")).await;
+    let left_out =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}});
+    api.apply(&left_out).await;
+    eventually("a Pod of the cluster's own", async || {
+        tried(&api, "kube-system").await
+    })
+    .await;
+    let mut ignores = plane.webhook();
+    ignores["webhooks"][0]["failurePolicy"] = "Ignore".into();
+    api.apply(&ignores).await;
+    let pod = eventually("a Pod without a webhook", async || {
+        tried(&api, "shop").await
+    })
+    .await;
+    assert!(!has_sidecar(&pod), "{pod}");
+}
+
+#[tokio::test]
 async fn values_that_change_are_in_the_next_pods_and_bad_ones_in_none() {
-    let Some((api, plane)) = cluster(None).await else {
+    let Some((api, plane)) = cluster(None, &Given::default()).await else {
         return;
     };
     is_not_ready_without_anchors(&api).await;
@@ -329,10 +427,10 @@ async fn values_that_change_are_in_the_next_pods_and_bad_ones_in_none() {
 
 #[tokio::test]
 async fn injected_pods_run_with_their_own_rules_and_policy_lets_in_whom_it_names() {
-    let Some(mut network) = Network::make() else {
+    let Some(mut network) = Network::make(Families::V4) else {
         return;
     };
-    let Some((api, _plane)) = cluster(Some(&network)).await else {
+    let Some((api, _plane)) = cluster(Some(&network), &Given::default()).await else {
         return;
     };
     for name in ["web", "api"] {
@@ -351,7 +449,7 @@ async fn injected_pods_run_with_their_own_rules_and_policy_lets_in_whom_it_names
     let application = node::listen(&network.namespace(web.number), own);
     tokio::spawn(say_yes(application));
     let client = run(&api, &mut network, "api").await;
-    let pod = SocketAddr::new(IpAddr::V4(web.ip), 8080);
+    let pod = SocketAddr::new(web.ips[0], 8080);
     let is = async |from: u8, to: SocketAddr, wanted: u16| {
         eventually(&format!("{wanted} of {to} for {from}"), async || {
             (network.get(from, to).await? == wanted).then_some(())
@@ -391,12 +489,12 @@ pub(crate) async fn run(api: &ApiServer, network: &mut Network, name: &str) -> R
     let pod = pod_of(api, name).await;
     let token = api.token("shop", name, "identity.l5d.io").await;
     let running = Running::start(network, pod.clone(), &token).await;
-    let ip = running.ip.to_string();
+    let ips: Vec<_> = running.ips.iter().map(|ip| json!({"ip": ip})).collect();
     api.set_status(&json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": pod["metadata"]["name"], "namespace": "shop"},
         "status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "phase": "Running", "podIP": running.ips[0], "podIPs": ips,
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }))

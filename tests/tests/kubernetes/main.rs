@@ -20,6 +20,7 @@ mod forwarding;
 mod gateway;
 mod helm;
 mod identity;
+mod injected;
 mod injection;
 mod node;
 mod policy;

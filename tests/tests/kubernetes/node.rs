@@ -1,20 +1,23 @@
-//! A node: Pods of an API server, run as a kubelet runs them. Each has a network namespace with its address, its init
+//! A node: Pods of an API server, run as a kubelet runs them. Each has a network namespace with its addresses, its init
 //! containers are run there in order, with the arguments and the environment that they were given, its sidecar goes on.
 
 use linkerd_tests::{
     eventually,
     namespaces::{inside, run},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs::{self, File, Permissions},
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 use tempfile::TempDir;
@@ -28,9 +31,20 @@ const NAMES: [&str; 3] = [
     "linkerd-identity-headless",
 ];
 
+/// Networks that this process has made.
+static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Which addresses Pods have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    V4,
+    Both,
+}
+
 /// The network between Pods, and to the control plane.
 pub(crate) struct Network {
     id: String,
+    families: Families,
     pods: u8,
 }
 
@@ -46,9 +60,11 @@ impl Drop for Network {
 
 impl Network {
     /// `None`, said aloud, where there can be none.
-    pub(crate) fn make() -> Option<Self> {
+    pub(crate) fn make(families: Families) -> Option<Self> {
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let network = Self {
-            id: format!("l5dk{}", std::process::id()),
+            id: format!("l5dk{}x{number}", std::process::id()),
+            families,
             pods: 0,
         };
         if let Err(why) = network.set_up() {
@@ -68,13 +84,14 @@ impl Network {
         run(&format!("ip netns add {name}"))?;
         run(&format!("ip -n {name} link set lo up"))?;
         run(&format!("ip -n {name} address add {CONTROL}/32 dev lo"))?;
-        run(&format!(
-            "ip netns exec {name} sysctl -q -w net.ipv4.ip_forward=1"
-        ))
+        for key in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
+            run(&format!("ip netns exec {name} sysctl -q -w net.{key}=1"))?;
+        }
+        Ok(())
     }
 
-    /// A namespace for one more Pod: its number and its address.
-    fn join(&mut self) -> (u8, Ipv4Addr) {
+    /// A namespace for one more Pod: its number and its addresses.
+    fn join(&mut self) -> (u8, Vec<IpAddr>) {
         self.pods += 1;
         let (number, network) = (self.pods, self.namespace(0));
         let name = self.namespace(number);
@@ -92,6 +109,20 @@ impl Network {
         ] {
             run(&line).unwrap();
         }
+        let mut ips = vec![IpAddr::V4(own)];
+        if self.families == Families::Both {
+            let address = |host| Ipv6Addr::new(0xfd00, 0x42, number.into(), 0, 0, 0, 0, host);
+            let (own, gateway) = (address(2), address(1));
+            // They are good at once; nobody else could have them.
+            for line in [
+                format!("ip -n {network} address add {gateway}/64 dev {device} nodad"),
+                format!("ip -n {name} address add {own}/64 dev eth0 nodad"),
+                format!("ip -6 -n {name} route add default via {gateway}"),
+            ] {
+                run(&line).unwrap();
+            }
+            ips.push(IpAddr::V6(own));
+        }
         let folder = format!("/etc/netns/{name}");
         fs::create_dir_all(&folder).unwrap();
         // As they are, and as absolute names.
@@ -101,7 +132,7 @@ impl Network {
         });
         let hosts = format!("127.0.0.1 localhost\n{}", names.concat());
         fs::write(format!("{folder}/hosts"), hosts).unwrap();
-        (number, own)
+        (number, ips)
     }
 
     /// Takes connections to `at`, outside of all Pods, to where this test is.
@@ -218,7 +249,7 @@ pub(crate) fn listen(namespace: &str, address: SocketAddr) -> tokio::net::TcpLis
 /// A Pod that runs; ends with the test.
 pub(crate) struct Running {
     pub(crate) number: u8,
-    pub(crate) ip: Ipv4Addr,
+    pub(crate) ips: Vec<IpAddr>,
     sidecar: Child,
     folder: TempDir,
 }
@@ -229,7 +260,11 @@ impl Drop for Running {
         let _ = self.sidecar.wait();
         if thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log"));
-            eprintln!("the sidecar of {}:\n{}", self.ip, log.unwrap_or_default());
+            eprintln!(
+                "the sidecar of {:?}:\n{}",
+                self.ips,
+                log.unwrap_or_default()
+            );
         }
     }
 }
@@ -238,9 +273,9 @@ impl Running {
     /// Runs a Pod's init containers; the one that goes on is its sidecar, which is waited for. `token`: its account's,
     /// for the mesh.
     pub(crate) async fn start(network: &mut Network, mut pod: Value, token: &str) -> Self {
-        let (number, ip) = network.join();
-        pod["status"]["podIP"] = ip.to_string().into();
-        pod["status"]["podIPs"] = serde_json::json!([{"ip": ip.to_string()}]);
+        let (number, ips) = network.join();
+        pod["status"]["podIP"] = json!(ips[0]);
+        pod["status"]["podIPs"] = ips.iter().map(|ip| json!({"ip": ip})).collect();
         let namespace = network.namespace(number);
         let folder = tempfile::tempdir().unwrap();
         let mut sidecar = None;
@@ -271,7 +306,7 @@ impl Running {
         }
         let running = Self {
             number,
-            ip,
+            ips,
             sidecar: sidecar.unwrap(),
             folder,
         };
@@ -285,8 +320,13 @@ impl Running {
 
     /// A page of the sidecar's admin server, as probes see it.
     pub(crate) async fn admin(&self, network: &Network, path: &str) -> Option<(u16, String)> {
-        let admin = SocketAddr::new(IpAddr::V4(self.ip), 4191);
+        let admin = SocketAddr::new(self.ips[0], 4191);
         network.page(0, admin, path).await
+    }
+
+    /// What its sidecar logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 }
 

@@ -2,8 +2,8 @@
 //! and what is applied takes effect all the while.
 
 use crate::{
-    injection::{Plane, deployment, is_asked, places, run, service},
-    node::{self, CONTROL, Network, Running},
+    injection::{Given, Plane, deployment, is_asked, places, run, service},
+    node::{self, CONTROL, Families, Network, Running},
     policy::{namespace, server},
     server::ApiServer,
     sidecar::say_yes,
@@ -189,7 +189,7 @@ async fn policy(api: &ApiServer) {
 
 #[tokio::test]
 async fn replicas_are_replaced_under_traffic_while_policy_changes_and_no_request_fails() {
-    let Some(mut network) = Network::make() else {
+    let Some(mut network) = Network::make(Families::V4) else {
         return;
     };
     let Some(api) = ApiServer::start().await else {
@@ -202,7 +202,7 @@ async fn replicas_are_replaced_under_traffic_while_policy_changes_and_no_request
     let second = Replica::start(&api, &network, 2).await;
     services.are(&[1, 2]);
     places(&api).await;
-    let injector = Plane::start_as(&api, None, "injector", "anchors");
+    let injector = Plane::start(api.kubeconfig(), None, &Given::injector());
     let roots = "/api/v1/namespaces/linkerd/configmaps/linkerd-identity-trust-roots";
     let roots = api.get(roots).await.unwrap();
     injector.write("anchors", roots["data"]["ca-bundle.crt"].as_str().unwrap());
@@ -257,7 +257,7 @@ struct Changes<'a> {
 
 impl Changes<'_> {
     async fn take_effect(&self) {
-        let pod = SocketAddr::new(IpAddr::V4(self.web.ip), 8080);
+        let pod = SocketAddr::new(self.web.ips[0], 8080);
         for (are_let_in, wanted) in [(true, 200), (false, 403)] {
             strangers(self.api, are_let_in).await;
             eventually(&format!("{wanted} for strangers"), async || {

@@ -1,0 +1,242 @@
+//! What other ways of injection make runs, too: by hand with the values of a cluster, without any rule of the kernel, and with
+//! both families of addresses.
+
+use crate::{
+    injection::{Given, TRANSPORT_HEADER, cluster, deployment, run, service, unasked},
+    node::{self, Families, Network, Running},
+    policy::{namespace, server},
+    server::ApiServer,
+    sidecar::say_yes,
+};
+use linkerd_tests::eventually;
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// What Pods of a network get of each other.
+struct Shop<'a> {
+    api: &'a ApiServer,
+    network: &'a Network,
+    web: &'a Running,
+    client: &'a Running,
+}
+
+impl Shop<'_> {
+    async fn is(&self, from: u8, to: SocketAddr, wanted: u16) {
+        eventually(&format!("{wanted} of {to} for {from}"), async || {
+            (self.network.get(from, to).await? == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// The client is let in at `meshed`, by its identity, and whoever is not meshed at `plain`, until policy says who may.
+    async fn policy_lets_in_whom_it_names(&self, meshed: &[SocketAddr], plain: &[SocketAddr]) {
+        for to in meshed {
+            self.is(self.client.number, *to, 200).await;
+        }
+        for to in plain {
+            self.is(0, *to, 200).await;
+        }
+        let (_, metrics) = self.web.admin(self.network, "/metrics").await.unwrap();
+        let is_mutual = |line: &str| {
+            line.starts_with("request_total{")
+                && line.contains(r#"direction="inbound""#)
+                && line.contains(
+                    r#"client_id="api.shop.serviceaccount.identity.linkerd.cluster.local""#,
+                )
+        };
+        let requests = metrics.lines().filter(|line| is_mutual(line));
+        let requests: usize = requests
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap())
+            .sum();
+        assert!(requests >= meshed.len(), "{metrics}");
+        self.api.apply(&server("web", &json!({}))).await;
+        let allowed = json!({
+            "apiVersion": "policy.linkerd.io/v1alpha1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "web-clients", "namespace": "shop"},
+            "spec": {
+                "targetRef": {"group": "policy.linkerd.io", "kind": "Server", "name": "web"},
+                "requiredAuthenticationRefs": [{"kind": "ServiceAccount", "name": "api"}],
+            },
+        });
+        self.api.apply(&allowed).await;
+        for to in plain {
+            self.is(0, *to, 403).await;
+        }
+        for to in meshed {
+            self.is(self.client.number, *to, 200).await;
+        }
+    }
+}
+
+/// An application of a Pod that says yes.
+fn application(network: &Network, pod: &Running, at: IpAddr) {
+    let listener = node::listen(&network.namespace(pod.number), SocketAddr::new(at, 8080));
+    tokio::spawn(say_yes(listener));
+}
+
+fn parsed(addresses: &Value) -> Vec<IpAddr> {
+    let all = addresses.as_array().unwrap().iter();
+    all.map(|ip| ip.as_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn pods_that_were_injected_by_hand_with_a_clusters_values_run_as_if_the_webhook_had_been_asked()
+ {
+    let Some(network) = &mut Network::make(Families::V4) else {
+        return;
+    };
+    let Some((api, plane)) = unasked(Some(network), &Given::default()).await else {
+        return;
+    };
+    let map = |name: &str, key: &str, text: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "linkerd"},
+            "data": {key: text},
+        })
+    };
+    let values = "proxy: {logFormat: json, logLevel: 'warn,linkerd=info'}\n";
+    for object in [
+        namespace("linkerd"),
+        map("linkerd-config", "values", values),
+        map(
+            "linkerd-identity-trust-roots",
+            "ca-bundle.crt",
+            &plane.trust_anchors(),
+        ),
+    ] {
+        api.apply(&object).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.yaml");
+    let text = ["web", "api"].map(|name| {
+        let object = serde_norway::to_string(&deployment(name, &json!({})));
+        object.unwrap()
+    });
+    fs::write(&file, text.join("---\n")).unwrap();
+    let mut command = tokio::process::Command::new(linkerd_tests::binary("linkerd"));
+    command
+        .args(["inject", "--manual"])
+        .arg(&file)
+        .env("KUBECONFIG", api.kubeconfig())
+        .kill_on_drop(true);
+    let output = linkerd_tests::within("linkerd", command.output())
+        .await
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("deployment \"web\" injected"), "{errors}");
+    for document in serde_norway::Deserializer::from_slice(&output.stdout) {
+        api.apply(&Value::deserialize(document).unwrap()).await;
+    }
+    let service = api.apply(&service("web", 80, 8080)).await;
+    let ips = parsed(&service["spec"]["clusterIPs"]);
+    let web = &run(&api, network, "web").await;
+    application(network, web, Ipv4Addr::UNSPECIFIED.into());
+    let client = &run(&api, network, "api").await;
+    let line = web.log();
+    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert!(line.is_object(), "{line}");
+    let shop = Shop {
+        api: &api,
+        network,
+        web,
+        client,
+    };
+    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
+        .await;
+}
+
+/// What the Pod security level `restricted` wants of a container.
+fn restricted() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false, "runAsNonRoot": true, "runAsUser": 1000,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+#[tokio::test]
+async fn where_nobody_may_set_rules_pods_are_in_the_mesh_by_explicit_listeners() {
+    let Some(network) = &mut Network::make(Families::Both) else {
+        return;
+    };
+    let Some((api, _plane)) = cluster(Some(network), &Given::default()).await else {
+        return;
+    };
+    // With this label the API server takes no container that asks for more.
+    let label =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    api.merge("/api/v1/namespaces/shop", &label).await;
+    let listener = "127.0.0.1:19000=web.shop.svc.cluster.local:80";
+    for name in ["web", "api"] {
+        let mut object = deployment(name, &json!({}));
+        let template = &mut object["spec"]["template"];
+        template["spec"]["containers"][0]["securityContext"] = restricted();
+        template["metadata"]["annotations"] = json!({
+            "config.linkerd.io/proxy-mode": "explicit",
+            "config.linkerd.io/outbound-listeners": listener,
+        });
+        api.apply(&object).await;
+    }
+    api.apply(&service("web", 80, 8080)).await;
+    let web = &run(&api, network, "web").await;
+    application(network, web, Ipv4Addr::LOCALHOST.into());
+    let client = &run(&api, network, "api").await;
+    let shop = Shop {
+        api: &api,
+        network,
+        web,
+        client,
+    };
+    let at: SocketAddr = "127.0.0.1:19000".parse().unwrap();
+    let plain: Vec<_> = web
+        .ips
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, 8080))
+        .collect();
+    shop.policy_lets_in_whom_it_names(&[at], &plain).await;
+}
+
+#[tokio::test]
+async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
+    let Some(network) = &mut Network::make(Families::Both) else {
+        return;
+    };
+    let given = Given {
+        values: "disableIPv6: false\nproxy: {logLevel: 'warn,linkerd=info'}\n",
+        flags: &[TRANSPORT_HEADER, "--enable-ipv6=true"],
+        ..Given::default()
+    };
+    let Some((api, _plane)) = cluster(Some(network), &given).await else {
+        return;
+    };
+    for name in ["web", "api"] {
+        api.apply(&deployment(name, &json!({}))).await;
+    }
+    let mut service = service("web", 80, 8080);
+    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    let service = api.apply(&service).await;
+    let ips = parsed(&service["spec"]["clusterIPs"]);
+    assert!(ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
+    let web = &run(&api, network, "web").await;
+    application(network, web, Ipv6Addr::UNSPECIFIED.into());
+    let client = &run(&api, network, "api").await;
+    let shop = Shop {
+        api: &api,
+        network,
+        web,
+        client,
+    };
+    let meshed: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect();
+    let plain: Vec<_> = web
+        .ips
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, 8080))
+        .collect();
+    shop.policy_lets_in_whom_it_names(&meshed, &plain).await;
+}
