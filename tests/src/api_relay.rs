@@ -32,7 +32,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 
-/// What becomes of lists and watches. Whatever is not [`Mode::Pass`] ends the watches that there are.
+/// What becomes of lists and watches. Whatever comes after [`Mode::Pass`] ends the watches that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// They are passed on.
@@ -41,19 +41,25 @@ pub enum Mode {
     Gone,
     /// As [`Mode::Gone`], and so are the further pages of lists.
     GoneWithPages,
+    /// What watches that begin from this version, or an older one, ask for is forgotten: 410 in answer to them. Those that
+    /// there are end without a word.
+    Forgotten(u64),
     /// 429, to be tried again in a second.
     Busy,
     /// They are not answered before the mode is another.
     Held,
 }
 
+/// Plurals of kinds.
+type Seen = Arc<Mutex<BTreeSet<String>>>;
 type Answer = Response<UnsyncBoxBody<Bytes, kube::Error>>;
 
 /// A relay; ends with the test.
 pub struct Relay {
     folder: TempDir,
     mode: watch::Sender<Mode>,
-    hurt: Arc<Mutex<BTreeSet<String>>>,
+    hurt: Seen,
+    watched: Seen,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -69,16 +75,18 @@ impl Relay {
         let folder = tempfile::tempdir().unwrap();
         write_kubeconfig(server, &folder, listener.local_addr().unwrap());
         let (mode, told) = watch::channel(Mode::Pass);
-        let hurt = Arc::<Mutex<BTreeSet<String>>>::default();
+        let (hurt, watched) = (Seen::default(), Seen::default());
         let passing = Passing {
             client: server.client.clone(),
             mode: told,
             hurt: hurt.clone(),
+            watched: watched.clone(),
         };
         Self {
             folder,
             mode,
             hurt,
+            watched,
             server: tokio::spawn(serve(listener, passing)),
         }
     }
@@ -90,18 +98,29 @@ impl Relay {
 
     /// From now on.
     pub fn set(&self, mode: Mode) {
-        self.hurt.lock().unwrap().clear();
+        for seen in [&self.hurt, &self.watched] {
+            seen.lock().unwrap().clear();
+        }
         self.mode.send_replace(mode);
     }
 
     /// Waits until requests for all of these kinds have failed, or wait, as the mode says.
     pub async fn hurts(&self, plurals: &[&str]) {
-        for plural in plurals {
-            eventually(&format!("that {plural} are hurt"), async || {
-                self.hurt.lock().unwrap().contains(*plural).then_some(())
-            })
-            .await;
-        }
+        all("hurt", &self.hurt, plurals).await;
+    }
+
+    /// Waits until all of these kinds are watched, since the mode was set.
+    pub async fn watches(&self, plurals: &[&str]) {
+        all("watched", &self.watched, plurals).await;
+    }
+}
+
+async fn all(what: &str, seen: &Seen, plurals: &[&str]) {
+    for plural in plurals {
+        eventually(&format!("that {plural} are {what}"), async || {
+            seen.lock().unwrap().contains(*plural).then_some(())
+        })
+        .await;
     }
 }
 
@@ -130,7 +149,8 @@ async fn serve(listener: TcpListener, passing: Passing) {
 struct Passing {
     client: Client,
     mode: watch::Receiver<Mode>,
-    hurt: Arc<Mutex<BTreeSet<String>>>,
+    hurt: Seen,
+    watched: Seen,
 }
 
 impl Passing {
@@ -139,32 +159,41 @@ impl Passing {
         let has = |part: &str| query.contains(part);
         let (is_watch, is_list) = (has("watch=true"), has("limit="));
         let is_page = has("continue=");
+        let plural = request.uri().path().rsplit('/').next();
+        let plural = plural.unwrap_or_default().to_owned();
+        let version = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("resourceVersion="));
+        let version: Option<u64> = version.and_then(|version| version.parse().ok());
         if is_watch || is_list {
             let mode = *self.mode.borrow_and_update();
             let is_hurt = match mode {
                 Mode::Pass => false,
                 Mode::Gone => is_watch,
                 Mode::GoneWithPages => is_watch || is_page,
+                Mode::Forgotten(last) => is_watch && version.is_some_and(|from| from <= last),
                 Mode::Busy | Mode::Held => true,
             };
             if is_hurt {
-                let plural = request.uri().path().rsplit('/').next();
-                let mut hurt = self.hurt.lock().unwrap();
-                hurt.insert(plural.unwrap_or_default().to_owned());
+                self.hurt.lock().unwrap().insert(plural.clone());
             }
             match mode {
                 Mode::Busy => return Ok(failure(StatusCode::TOO_MANY_REQUESTS)),
-                Mode::Gone | Mode::GoneWithPages if is_hurt => {
+                Mode::Gone | Mode::GoneWithPages | Mode::Forgotten(_) if is_hurt => {
                     return Ok(failure(StatusCode::GONE));
                 }
                 Mode::Held => {
                     let _ = self.mode.wait_for(|mode| *mode != Mode::Held).await;
+                    self.mode.mark_unchanged();
                 }
                 _ => {}
             }
         }
         let mut response = self.pass(request).await?;
         response.headers_mut().remove(header::TRANSFER_ENCODING);
+        if is_watch && response.status().is_success() {
+            self.watched.lock().unwrap().insert(plural);
+        }
         Ok(if is_watch {
             response.map(|body| watched(body, self.mode))
         } else {
@@ -182,14 +211,13 @@ impl Passing {
     }
 }
 
-/// A watch, until the mode is another.
+/// A watch, until another mode comes after that in which it began.
 fn watched(body: Body, mode: watch::Receiver<Mode>) -> UnsyncBoxBody<Bytes, kube::Error> {
     let frames = stream::unfold(Some((body, mode)), async |state| {
         let (mut body, mut mode) = state?;
         let ended = async {
-            mode.wait_for(|mode| *mode != Mode::Pass)
-                .await
-                .map(|mode| *mode)
+            mode.changed().await?;
+            Ok::<_, watch::error::RecvError>(*mode.borrow())
         };
         tokio::select! {
             frame = body.frame() => Some((frame?, Some((body, mode)))),

@@ -1,7 +1,10 @@
 //! What a Pod is in and part of: its namespace's annotations, from a watch, and its owner's owner, from the API server.
 
 use super::review::Asked;
-use crate::inject::{Annotations, Owner, Place};
+use crate::{
+    inject::{Annotations, Owner, Place},
+    kubernetes::lasting,
+};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::{
     api::{apps::v1::ReplicaSet, batch::v1::Job, core::v1::Namespace},
@@ -70,10 +73,8 @@ impl Places {
             owners: Mutex::default(),
         };
         let api = Api::<Meta>::all(client);
-        let events = watcher(api, watcher::Config::default());
-        let events = events
+        let events = lasting::events(api, watcher::Config::default())
             .map_ok(|event| event.modify(|object| object.metadata.managed_fields = None))
-            .default_backoff()
             .reflect(writer);
         let watch = events.for_each(async |event| {
             if let Err(error) = event {

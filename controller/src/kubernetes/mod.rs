@@ -10,6 +10,7 @@
 //! | `clusters` | other clusters, whose Services those of this one stand for |
 //! | `again` | asks an API server again that has no time now |
 //! | `watch` | one kind: which version is served, listing in pages, watching with bookmarks, trying again |
+//! | `lasting` | one kind, for those who do not keep the index |
 //! | `keep` | all kinds: what is good, what is wrong, the last good version of each object |
 //! | [`list`](mod@list) | the objects of this moment, for who asks one question |
 //! | [`lease`] | which of several replicas writes |
@@ -25,6 +26,7 @@ mod again;
 pub(crate) mod clusters;
 pub(crate) mod issuer;
 mod keep;
+pub(crate) mod lasting;
 pub mod lease;
 pub mod list;
 mod reported;

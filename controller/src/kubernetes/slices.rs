@@ -8,17 +8,14 @@
 
 mod plan;
 
-use super::lease::Held;
+use super::{lasting, lease::Held};
 use crate::{metrics::SliceMetrics, source::Snapshot};
 use futures::StreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, PostParams},
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
 use linkerd_policy::{index::ExternalGroup, resource::discovery::EXTERNAL_MANAGER};
 use plan::{Change, MANAGED_BY, plan};
@@ -86,8 +83,10 @@ impl Writer {
     pub(crate) async fn run(mut self) {
         let api = Api::<EndpointSlice>::all(self.client.clone());
         let ours = format!("{MANAGED_BY}={EXTERNAL_MANAGER}");
-        let events = watcher::watcher(api, watcher::Config::default().labels(&ours));
-        let mut events = pin!(events.default_backoff());
+        let mut events = pin!(lasting::events(
+            api,
+            watcher::Config::default().labels(&ours)
+        ));
         let mut every = interval(RECONCILE);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

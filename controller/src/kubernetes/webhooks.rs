@@ -4,6 +4,7 @@
 //! others use it. It is made anew when two thirds of its life are over. A Secret that somebody else made is used and never
 //! written over. API servers are told of an authority before a certificate of it is served.
 
+use super::lasting;
 use crate::{
     certificates::{
         Keys, Webhook,
@@ -23,7 +24,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::watcher::{self, Event},
 };
 use serde_json::{Value, json};
 use std::{
@@ -333,14 +334,15 @@ pub(super) fn changes<K>(api: Api<K>, name: &str) -> impl Stream<Item = ()> + Se
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watcher::watch_object(api, name)
-        .default_backoff()
-        .filter_map(|event| {
-            if let Err(error) = &event {
-                tracing::debug!(%error, "A watch failed");
-            }
-            std::future::ready(event.ok().map(drop))
-        })
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    lasting::events(api, config).filter_map(|event| {
+        if let Err(error) = &event {
+            tracing::debug!(%error, "A watch failed");
+        }
+        // Objects of a list are told before its end.
+        let is_news = !matches!(event, Err(_) | Ok(Event::Init | Event::InitApply(_)));
+        std::future::ready(is_news.then_some(()))
+    })
 }
 
 /// What must change in a configuration for each of its webhooks to have this `caBundle`; nothing if they all have.

@@ -4,6 +4,7 @@
 use crate::{
     control_plane::{ControlPlane, Watched},
     destination::{added, get, next, service, slice, sockets},
+    injection::{Given, Plane, has_sidecar, is_asked, places, tried},
     policy::{account, names, namespace, pod, running, server},
     server::ApiServer,
 };
@@ -270,4 +271,86 @@ async fn of_five_thousand_servers_the_right_one_decides_and_one_that_cannot_be_r
     assert_eq!(names(&after).0, "a-younger");
     let mut other = plane.watch("shop", "web", 10_003).await;
     other.until("another port's", named("server-3")).await;
+}
+
+/// The version of everything that the API server has.
+async fn version(api: &ApiServer) -> u64 {
+    let list = api.get("/api/v1/namespaces").await.unwrap();
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+    version.parse().unwrap()
+}
+
+/// A namespace whose Pods get sidecars, or not.
+fn asking(name: &str, inject: &str) -> Value {
+    let mut namespace = namespace(name);
+    namespace["metadata"]["annotations"] = json!({"linkerd.io/inject": inject});
+    namespace
+}
+
+#[tokio::test]
+async fn the_injector_knows_namespaces_while_the_api_server_fails_and_learns_what_it_missed() {
+    let Some(api) = ApiServer::start().await else {
+        return;
+    };
+    places(&api).await;
+    let relay = Relay::start(&api).await;
+    let plane = Plane::start(relay.kubeconfig(), None, &Given::injector());
+    plane.write("anchors", "PEM");
+    is_asked(&api, &plane).await;
+    let is_injected = async |namespace: &str, wanted: bool| {
+        eventually(&format!("{namespace}: {wanted}"), async || {
+            (has_sidecar(&tried(&api, namespace).await?) == wanted).then_some(())
+        })
+        .await;
+    };
+    for (mode, name) in [
+        (Mode::Gone, "one"),
+        (Mode::Busy, "two"),
+        (Mode::Held, "three"),
+    ] {
+        relay.set(mode);
+        relay.hurts(&["namespaces"]).await;
+        assert!(has_sidecar(&tried(&api, "shop").await.unwrap()), "{mode:?}");
+        api.apply(&asking(name, "enabled")).await;
+        relay.set(Mode::Pass);
+        is_injected(name, true).await;
+    }
+    // What it had seen is forgotten, and it is told so when it asks again.
+    relay.set(Mode::Forgotten(version(&api).await));
+    relay.hurts(&["namespaces"]).await;
+    assert!(has_sidecar(&tried(&api, "shop").await.unwrap()));
+    api.apply(&asking("four", "enabled")).await;
+    api.apply(&asking("one", "disabled")).await;
+    is_injected("four", true).await;
+    is_injected("one", false).await;
+}
+
+#[tokio::test]
+async fn certificates_are_kept_when_what_was_seen_of_them_is_forgotten() {
+    const SECRET: &str = "linkerd-policy-validator-k8s-tls";
+    const KINDS: [&str; 2] = ["secrets", "validatingwebhookconfigurations"];
+    let Some(api) = ApiServer::start().await else {
+        return;
+    };
+    api.apply(&namespace("linkerd")).await;
+    let relay = Relay::start(&api).await;
+    let _plane = ControlPlane::spawn_with(relay.kubeconfig(), &["--webhook-certificates"]);
+    let made = async || {
+        let path = format!("/api/v1/namespaces/linkerd/secrets/{SECRET}");
+        let secret = api.get(&path).await?;
+        Some(secret["metadata"]["uid"].as_str()?.to_owned())
+    };
+    let first = eventually("a certificate", made).await;
+    relay.watches(&KINDS).await;
+    relay.set(Mode::Forgotten(version(&api).await));
+    relay.hurts(&KINDS).await;
+    // What is listed from now on is not forgotten.
+    api.apply(&namespace("later")).await;
+    relay.watches(&KINDS).await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": "linkerd"}});
+    api.delete(&secret).await;
+    eventually("another certificate", async || {
+        made().await.filter(|uid| *uid != first)
+    })
+    .await;
 }

@@ -8,16 +8,13 @@
 mod secret;
 mod store;
 
-use super::{Ended, Follow, Needed, client_of, follow};
+use super::{Ended, Follow, Needed, client_of, follow, lasting};
 use crate::source::{Problem, Snapshot};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
 use linkerd_metrics::{Gauge, Handle};
 use linkerd_policy::index::{Cluster, Remotes};
@@ -58,7 +55,7 @@ pub(crate) async fn keep(
 ) {
     let secrets = Api::<Secret>::namespaced(client, &own.control_plane_namespace);
     let config = watcher::Config::default().fields(&format!("type={}", secret::TYPE));
-    let mut events = pin!(watcher::watcher(secrets, config).default_backoff());
+    let mut events = pin!(lasting::events(secrets, config));
     let latest = Arc::<Latest>::default();
     let mut store = Store::new(own, latest.clone());
     loop {
