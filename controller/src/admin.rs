@@ -6,6 +6,7 @@ use crate::{
     grpc::streams::Streams,
     injector,
     kubernetes::access::Access,
+    metrics::ControllerMetrics,
     source::Snapshot,
     web::{self, Page, as_json, text},
 };
@@ -18,7 +19,7 @@ use linkerd_policy::{
     index::{Index, WorkloadRef},
 };
 use serde_json::json;
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 use tokio::{net::TcpListener, sync::watch};
 
 /// Most streams that `/status` lists.
@@ -28,6 +29,7 @@ const MAX_LISTED: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) registry: Registry,
+    pub(crate) metrics: Arc<ControllerMetrics>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) streams: Arc<Streams>,
     /// Of the injector, in a process that is one.
@@ -99,6 +101,7 @@ impl State {
             .get(header::ACCEPT)
             .and_then(|accept| accept.to_str().ok());
         let format = Format::negotiate(accept);
+        self.metrics.at(SystemTime::now());
         let mut page = Response::new(Full::new(self.registry.encode(format).into()));
         if let Ok(kind) = format.content_type().parse() {
             page.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -17,7 +17,10 @@ pub(crate) use subscribers::{About, ProfileSubscriber, Subscriber, Subscribers};
 use crate::source::Snapshot;
 use linkerd_metrics::{Counter, Family, Gauge, Handle, Histogram, Labels, Registry, describe};
 use linkerd_tls::ca::Ca;
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Every family of the control plane.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(crate) struct ControllerMetrics {
     webhook_expiry: Family<Gauge>,
     webhook_failures: Family<Counter>,
     issuer_expiry: Handle<Gauge>,
+    issuer_left: Handle<Gauge>,
     anchors: Family<Gauge>,
     pub(crate) injector: InjectorMetrics,
     pub(crate) events_lost: Handle<Counter>,
@@ -99,6 +103,9 @@ impl ControllerMetrics {
                 .gauges(&describe::CONTROLLER_TRUST_ANCHOR_EXPIRATION_TIMESTAMP_SECONDS),
             issuer_expiry: registry
                 .gauges(&describe::CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS)
+                .get(&none),
+            issuer_left: registry
+                .gauges(&describe::ISSUER_CERT_TTL_SECONDS)
                 .get(&none),
             injector: InjectorMetrics {
                 asked: registry.counters(&describe::PROXY_INJECT_ADMISSION_REQUESTS_TOTAL),
@@ -263,6 +270,16 @@ impl ControllerMetrics {
         self.webhook_failures
             .get(&Labels::new().with("service", service))
             .inc();
+    }
+
+    /// Brings up to date what depends on the time at which it is looked at.
+    pub(crate) fn at(&self, now: SystemTime) {
+        let until = self.issuer_expiry.get();
+        // There is no issuer in processes that sign nothing.
+        if until > 0.0 {
+            let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.issuer_left.set(until - now.as_secs_f64());
+        }
     }
 
     /// Shows an issuer and its anchors in place of those before.

@@ -255,6 +255,7 @@ pub async fn run_on(
     let injects = config.injector.is_some() && client.is_some();
     let state = admin::State {
         registry,
+        metrics: shared.metrics.clone(),
         injector: injects.then(|| readiness.clone()),
         admission: admission.is_some().then(|| asked.clone()),
         access: access.clone(),

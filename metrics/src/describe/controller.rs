@@ -40,6 +40,8 @@ families! {
     /// Time when the certificate of the issuer will expire, in seconds since 1970.
     CONTROLLER_ISSUER_EXPIRATION_TIMESTAMP_SECONDS =
         Desc::gauge("controller_issuer_expiration_timestamp_seconds").unit(Unit::Seconds);
+    /// Time until the certificate of the issuer will expire, in seconds; below 0 when it has.
+    ISSUER_CERT_TTL_SECONDS = Desc::gauge("issuer_cert_ttl_seconds").peer().unit(Unit::Seconds);
     /// Time when a trust anchor of the control plane will expire, in seconds since 1970.
     /// 0 for one that is in use no longer.
     CONTROLLER_TRUST_ANCHOR_EXPIRATION_TIMESTAMP_SECONDS =
