@@ -17,6 +17,7 @@ use linkerd_policy::{
 use linkerd2_proxy_api::outbound::{
     self as api, TrafficSpec, outbound_policies_server::OutboundPolicies, traffic_spec,
 };
+use std::borrow::Cow;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 /// The service.
@@ -80,7 +81,7 @@ fn target(index: &Index, spec: &TrafficSpec) -> Result<OutboundTarget, Status> {
         }
         Some(traffic_spec::Target::Authority(authority)) => {
             let domain = &index.cluster().cluster_domain;
-            match parse(authority, domain) {
+            match parse(&in_full(authority, domain), domain) {
                 Ok(Asked::Service(service)) if service.instance.is_none() => {
                     Ok(OutboundTarget::Service {
                         namespace: service.namespace,
@@ -89,11 +90,23 @@ fn target(index: &Index, spec: &TrafficSpec) -> Result<OutboundTarget, Status> {
                     })
                 }
                 Ok(Asked::Address(address)) => Ok(OutboundTarget::Address(address)),
-                Ok(Asked::Service(_)) | Err(_) => Err(Status::not_found(
-                    "authority must be of the form <name>.<namespace>.svc.<domain>",
-                )),
+                Ok(Asked::Service(_)) | Err(_) => Err(Status::not_found(format!(
+                    "authority must be of the form <name>.<namespace>.svc.{domain}",
+                ))),
             }
         }
+    }
+}
+
+/// A name that ends with `svc`, with the cluster's domain behind it.
+fn in_full<'a>(authority: &'a str, domain: &str) -> Cow<'a, str> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, format!(":{port}")),
+        None => (authority, String::new()),
+    };
+    match host.strip_suffix('.').unwrap_or(host).rsplit_once('.') {
+        Some((name, "svc")) => format!("{name}.svc.{domain}{port}").into(),
+        _ => authority.into(),
     }
 }
 

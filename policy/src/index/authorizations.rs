@@ -125,8 +125,8 @@ impl Index {
             }
         };
         let networks = match &client.networks {
-            Some(networks) => network_matches(networks),
-            None => plain(&self.cluster().cluster_networks),
+            Some(networks) if !networks.is_empty() => network_matches(networks),
+            _ => plain(&self.cluster().cluster_networks),
         };
         Ok(Authorization {
             meta: Meta::resource(

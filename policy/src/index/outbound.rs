@@ -23,7 +23,7 @@ use crate::{
     },
     server::{FailureInjector, Filter, PathMatch},
 };
-use annotations::Settings;
+use annotations::{Requests, Settings};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -120,6 +120,15 @@ impl Parent<'_> {
             && target.name == self.metadata.name
             && target.namespace == self.metadata.namespace
             && target.port.is_none_or(|port| port == self.port)
+    }
+
+    /// What its annotations say.
+    fn settings(&self) -> Settings {
+        let own = &self.metadata.annotations;
+        match self.kind {
+            ParentKind::Service(_) => Settings::of_service(own),
+            ParentKind::Egress(_) => Settings::of_egress_network(own),
+        }
     }
 
     /// As what it is referred to, on its port.
@@ -412,7 +421,7 @@ impl Index {
     }
 
     fn parent_policy(&self, client: &str, parent: &Parent<'_>) -> OutboundPolicy {
-        let settings = Settings::of_parent(&parent.metadata.annotations);
+        let settings = parent.settings();
         let attached = Attached::new(self, client, parent);
         let http = || HttpPolicy {
             routes: self.outbound_http(&attached, &settings),
@@ -422,7 +431,7 @@ impl Index {
         let has_grpc = !grpc_routes.is_empty();
         let grpc = |routes| {
             Protocol::Grpc(GrpcPolicy {
-                routes: self.with_egress_grpc(parent, routes),
+                routes: self.with_egress_grpc(parent, &settings, routes),
                 failure_accrual: settings.accrual,
             })
         };
@@ -488,19 +497,13 @@ impl Index {
             .http()
             .into_iter()
             .filter_map(|route| {
-                let own = Settings::of_route(&route.metadata.annotations)?;
+                let own = Settings::of_route(&route.metadata.annotations, Requests::Http)?;
                 let rules = routes::http_matches(&route.spec.rules).ok()?;
                 let rules = rules
                     .into_iter()
                     .zip(&route.spec.rules)
                     .map(|(matches, spec)| {
-                        let mut timeouts = own.timeouts.or(settings.timeouts).unwrap_or_default();
-                        let of_rule = spec.timeouts.as_ref();
-                        if own.timeouts.is_none_or(|own| own.request.is_none())
-                            && let Some(limit) = of_rule.and_then(|t| t.request.as_deref())
-                        {
-                            timeouts.request = annotations::go_duration(limit);
-                        }
+                        let of_rule = spec.timeouts.as_ref().and_then(|t| t.request.as_deref());
                         HttpRule {
                             matches,
                             action: Action {
@@ -511,8 +514,8 @@ impl Index {
                                     &spec.backend_refs,
                                     true,
                                 ),
-                                timeouts,
-                                retry: own.retry(settings),
+                                timeouts: own.timeouts(of_rule, settings),
+                                retry: own.retry(Requests::Http, settings),
                                 allow_l5d_request_headers: self.cluster().allow_l5d_request_headers,
                             },
                         }
@@ -526,7 +529,7 @@ impl Index {
             .collect();
         match parent.kind {
             ParentKind::Service(_) if out.is_empty() => {
-                let action = self.default_action(parent, settings);
+                let action = self.default_action(parent, settings, Requests::Http);
                 out.push(default_http("http", action));
             }
             ParentKind::Service(_) => {}
@@ -534,7 +537,7 @@ impl Index {
                 let (name, filters) = egress_default(egress, "http", 403);
                 let action = Action {
                     filters,
-                    ..self.default_action(parent, settings)
+                    ..self.default_action(parent, settings, Requests::Http)
                 };
                 out.push(default_http(&name, action));
             }
@@ -542,12 +545,17 @@ impl Index {
         out
     }
 
-    fn default_action(&self, parent: &Parent<'_>, settings: &Settings) -> Action {
+    fn default_action(
+        &self,
+        parent: &Parent<'_>,
+        settings: &Settings,
+        requests: Requests,
+    ) -> Action {
         Action {
             filters: Vec::new(),
             backends: Distribution::FirstAvailable(vec![self.default_backend(parent, settings)]),
-            timeouts: settings.timeouts.unwrap_or_default(),
-            retry: settings.retry.clone(),
+            timeouts: settings.timeouts(None, settings),
+            retry: settings.retry(requests, settings),
             allow_l5d_request_headers: false,
         }
     }
@@ -558,7 +566,7 @@ impl Index {
             .grpc()
             .into_iter()
             .filter_map(|route| {
-                let own = Settings::of_route(&route.metadata.annotations)?;
+                let own = Settings::of_route(&route.metadata.annotations, Requests::Grpc)?;
                 let rules = routes::grpc_matches(&route.spec.rules).ok()?;
                 let rules = rules.into_iter().zip(&route.spec.rules);
                 let rules = rules.map(|(matches, spec)| GrpcRule {
@@ -566,8 +574,8 @@ impl Index {
                     action: Action {
                         filters: backends::filters(&spec.filters, false),
                         backends: self.http_backends(parent, settings, &spec.backend_refs, false),
-                        timeouts: own.timeouts.or(settings.timeouts).unwrap_or_default(),
-                        retry: own.retry(settings),
+                        timeouts: own.timeouts(None, settings),
+                        retry: own.retry(Requests::Grpc, settings),
                         allow_l5d_request_headers: self.cluster().allow_l5d_request_headers,
                     },
                 });
@@ -580,10 +588,14 @@ impl Index {
             .collect()
     }
 
-    fn with_egress_grpc(&self, parent: &Parent<'_>, mut routes: Vec<GrpcRoute>) -> Vec<GrpcRoute> {
+    fn with_egress_grpc(
+        &self,
+        parent: &Parent<'_>,
+        settings: &Settings,
+        mut routes: Vec<GrpcRoute>,
+    ) -> Vec<GrpcRoute> {
         if let ParentKind::Egress(egress) = parent.kind {
             let (name, filters) = egress_default(egress, "grpc", 7);
-            let settings = Settings::of_parent(&parent.metadata.annotations);
             routes.push(GrpcRoute {
                 meta: Ref::default_named(name),
                 hosts: Vec::new(),
@@ -591,7 +603,7 @@ impl Index {
                     matches: Vec::new(),
                     action: Action {
                         filters,
-                        ..self.default_action(parent, &settings)
+                        ..self.default_action(parent, settings, Requests::Grpc)
                     },
                 }],
             });

@@ -11,7 +11,7 @@ mod profiles;
 
 use super::{Report, key};
 use crate::{
-    index::{Index, Named, Scope, named, status::http_key},
+    index::{Index, Named, Scope, named, outbound_annotations::Requests, status::http_key},
     resource::{
         GATEWAY_GROUP, GrpcRoute, HttpRoute, Key, Metadata, POLICY_GROUP, RouteGroup, Service,
         route::{BackendRef, ParentRef, RouteFilter},
@@ -114,9 +114,13 @@ impl<'a> Route<'a> {
         matches!(self.kind, Kind::Http(_))
     }
 
-    /// Whether it is about requests rather than connections.
-    const fn has_requests(&self) -> bool {
-        matches!(self.kind, Kind::Http(_) | Kind::Grpc(_))
+    /// Which requests it is about, if not connections.
+    const fn requests(&self) -> Option<Requests> {
+        match self.kind {
+            Kind::Http(_) => Some(Requests::Http),
+            Kind::Grpc(_) => Some(Requests::Grpc),
+            Kind::Tcp | Kind::Tls => None,
+        }
     }
 
     /// What becomes of what is sent where nothing is.

@@ -347,7 +347,7 @@ pub(super) fn rate_limit(_: &Metadata, spec: &HttpLocalRateLimitPolicySpec) -> R
     }
     for (i, entry) in spec.overrides.iter().enumerate() {
         let field = format!("spec.overrides[{i}]");
-        limit("overrides", &field, entry.requests_per_second, total)?;
+        limit("override", &field, entry.requests_per_second, total)?;
         for (j, client) in entry.client_refs.iter().enumerate() {
             if !client.is("", "ServiceAccount") {
                 let text = "overrides.clientRefs must target a ServiceAccount, without a group";

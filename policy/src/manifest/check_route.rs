@@ -3,8 +3,15 @@
 //! Where the webhook has a text of its own, the reason starts with exactly that text.
 
 use super::Problem;
-use crate::resource::{HttpRoute, Metadata, POLICY_GROUP, RouteGroup, route::*, values::short};
-use crate::{matchers::value::RegexBudget, server::ValueMatch};
+use crate::{
+    index::{
+        self,
+        outbound_annotations::{Requests, fix_on_route},
+    },
+    matchers::value::RegexBudget,
+    resource::{HttpRoute, Metadata, POLICY_GROUP, RouteGroup, route::*, values::short},
+    server::ValueMatch,
+};
 use http::{HeaderName, HeaderValue};
 use std::str::FromStr;
 
@@ -47,7 +54,12 @@ pub(super) fn http(route: &HttpRoute) -> Result<(), Problem> {
     let spec = &route.spec;
     let is_policy = route.group == RouteGroup::Policy;
     parents(route.group, &spec.parent_refs)?;
-    outbound_annotations(&route.metadata, route.group, &spec.parent_refs)?;
+    outbound_annotations(
+        &route.metadata,
+        route.group,
+        &spec.parent_refs,
+        Requests::Http,
+    )?;
     hostnames(&spec.hostnames)?;
     at_most("spec.rules", &spec.rules, 16)?;
     total_matches(spec.rules.iter().map(|r| r.matches.len()).sum())?;
@@ -71,7 +83,8 @@ pub(super) fn http(route: &HttpRoute) -> Result<(), Problem> {
 /// GRPCRoute.
 pub(super) fn grpc(metadata: &Metadata, spec: &GrpcRouteSpec) -> Result<(), Problem> {
     parents(RouteGroup::Gateway, &spec.parent_refs)?;
-    outbound_annotations(metadata, RouteGroup::Gateway, &spec.parent_refs)?;
+    let group = RouteGroup::Gateway;
+    outbound_annotations(metadata, group, &spec.parent_refs, Requests::Grpc)?;
     hostnames(&spec.hostnames)?;
     at_most("spec.rules", &spec.rules, 16)?;
     total_matches(spec.rules.iter().map(|r| r.matches.len()).sum())?;
@@ -413,64 +426,21 @@ fn outbound_annotations(
     metadata: &Metadata,
     group: RouteGroup,
     parents: &[ParentRef],
+    requests: Requests,
 ) -> Result<(), Problem> {
-    let outbound =
-        |p: &ParentRef| p.is(group, "", "Service") || p.is(group, POLICY_GROUP, "EgressNetwork");
-    if !parents.iter().any(outbound) {
+    if !parents
+        .iter()
+        .any(|parent| index::named(group, parent).is_some())
+    {
         return Ok(());
     }
     for (key, value) in &metadata.annotations {
-        let fix = match key.as_str() {
-            "retry.linkerd.io/http" if !value.split(',').all(is_status) => {
-                "`5xx`, `gateway-error`, statuses and ranges, separated by commas without spaces"
-            }
-            "retry.linkerd.io/grpc" if !value.split(',').all(|v| GRPC_CODES.contains(&v)) => {
-                "cancelled, deadline-exceeded, internal, resource-exhausted, unavailable, separated by commas without spaces"
-            }
-            "retry.linkerd.io/limit" if value.parse::<u16>().is_err() => "a number up to 65535",
-            "retry.linkerd.io/timeout"
-            | "timeout.linkerd.io/request"
-            | "timeout.linkerd.io/response"
-            | "timeout.linkerd.io/idle"
-                if !is_simple_duration(value) =>
-            {
-                "a whole number with its unit: ms, s, m, h or d"
-            }
-            _ => continue,
-        };
-        let reason = format!("`{}` is not valid here; write {fix}", short(value));
-        return forbid(format!("metadata.annotations[{key}]"), reason);
+        if let Some(fix) = fix_on_route(key, value, requests) {
+            let reason = format!("`{}` is not valid here; write {fix}", short(value));
+            return forbid(format!("metadata.annotations[{key}]"), reason);
+        }
     }
     Ok(())
-}
-
-const GRPC_CODES: [&str; 5] = [
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-fn is_status(text: &str) -> bool {
-    let status = |t: &str| t.parse::<u16>().is_ok_and(|s| (100..=599).contains(&s));
-    matches!(text, "5xx" | "gateway-error")
-        || status(text)
-        || text
-            .split_once('-')
-            .is_some_and(|(low, high)| status(low) && status(high) && low <= high)
-}
-
-/// `0`, or a whole number with its unit.
-pub(crate) fn is_simple_duration(text: &str) -> bool {
-    let text = text.trim();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.strip_prefix(digits).unwrap_or_default();
-    digits
-        .parse::<u64>()
-        .is_ok_and(|n| n == 0 || !unit.is_empty())
-        && digits.bytes().all(|b| b.is_ascii_digit())
-        && matches!(unit, "" | "ms" | "s" | "m" | "h" | "d")
 }
 
 /// Seconds of a Go duration such as `1h2m3.5s`, `-5ms` or `0`.

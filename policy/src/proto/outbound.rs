@@ -432,14 +432,22 @@ fn load(
                 Some(value) => timeout(&field.name(name), Some(value)),
                 None => Ok(default),
             };
+            // Of these zero is as good as any: nothing is added, and no hint is believed.
+            let zero_or = |name, value: Option<_>, default| match value {
+                Some(value) => {
+                    let limit = limit(&field.name(name), Some(value))?;
+                    Ok(limit.unwrap_or_default())
+                }
+                None => Ok(default),
+            };
             let usual = Load::default();
             Load {
                 default_rtt: or("default_rtt", ewma.default_rtt, usual.default_rtt)?,
                 decay: or("decay", ewma.decay, usual.decay)?,
                 penalty: Some(Penalty {
-                    penalty: or("penalty", ewma.penalty, Duration::from_secs(5))?,
+                    penalty: zero_or("penalty", ewma.penalty, Duration::from_secs(5))?,
                     decay: or("penalty_decay", ewma.penalty_decay, Duration::from_secs(10))?,
-                    max_retry_after: or(
+                    max_retry_after: zero_or(
                         "max_retry_after",
                         ewma.max_retry_after,
                         Duration::from_secs(300),

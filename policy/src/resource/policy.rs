@@ -122,7 +122,7 @@ pub struct ServerRef {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Client {
-    /// Their networks; absent = the cluster networks.
+    /// Their networks; absent or none = the cluster networks.
     pub networks: Option<Vec<Network>>,
     /// Clients need not show anything.
     #[serde(default, deserialize_with = "values::or_default")]

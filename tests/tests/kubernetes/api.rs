@@ -1,6 +1,9 @@
 //! Objects in, streamed messages out: the rows of the contract's tables `inbound_api*` and `outbound_api*`. Messages are
 //! read as a sidecar reads them, and compared in one line each.
 
+mod annotations;
+mod asked;
+mod kinds;
 mod parents;
 
 use crate::{
@@ -9,16 +12,19 @@ use crate::{
     policy::{namespace, server, shop},
     server::{ApiServer, path},
 };
+use http::{HeaderName, HeaderValue};
 use linkerd_policy::{
-    Filter, ServerPolicy,
+    Filter, HeaderModifier, ServerPolicy,
     outbound::{
-        Action, Dispatcher, Distribution, OutboundPolicy, Protocol, RouteBackend, StreamRoute,
+        Action, Dispatcher, Distribution, Load, OutboundPolicy, Penalty, Protocol, RouteBackend,
+        StreamRoute,
     },
     proto::{outbound_from_api, server_from_api},
 };
 use linkerd_tests::eventually;
 use linkerd2_proxy_api::outbound::{
-    TrafficSpec, outbound_policies_client::OutboundPoliciesClient, traffic_spec::Target,
+    self as api, TrafficSpec, outbound_policies_client::OutboundPoliciesClient,
+    traffic_spec::Target,
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
@@ -67,24 +73,58 @@ fn backends(backends: Value) -> Value {
 
 fn backend(backend: &RouteBackend) -> String {
     let place = match &backend.backend.dispatcher {
-        Some(Dispatcher::Balance { path, .. }) => {
-            path.replace(".svc.cluster.local", "").replace(".shop", "")
+        Some(Dispatcher::Balance { path, load }) => {
+            let path = path.replace(".svc.cluster.local", "").replace(".shop", "");
+            format!("{path}{}", self::load(*load))
         }
         Some(Dispatcher::Forward(endpoint)) => endpoint.address.to_string(),
-        None => "nothing".to_owned(),
+        None => format!("no {}", backend.backend.meta),
     };
-    let failures = backend.filters.iter().filter_map(failure);
+    let failures = backend.filters.iter().map(filter);
     let refusal = backend.refusal.iter().map(|refusal| format!("{refusal:?}"));
     let said: Vec<String> = failures.chain(refusal).collect();
     format!("{place}{}", said.join(""))
 }
 
-fn failure(filter: &Filter) -> Option<String> {
+/// How load is estimated, where it is not the usual way.
+fn load(load: Load) -> String {
+    let usual = Load::default();
+    match load.penalty {
+        None if load == usual => String::new(),
+        Some(penalty) if (load.default_rtt, load.decay) == (usual.default_rtt, usual.decay) => {
+            let Penalty {
+                penalty,
+                decay,
+                max_retry_after,
+            } = penalty;
+            format!("~{penalty:?},{decay:?},{max_retry_after:?}")
+        }
+        _ => format!("~{load:?}"),
+    }
+}
+
+fn filter(filter: &Filter) -> String {
+    let headers = |headers: &HeaderModifier| {
+        let pair = |sign: &str, (name, value): &(HeaderName, HeaderValue)| {
+            format!("{sign}{name}:{}", value.to_str().unwrap())
+        };
+        let add = headers.add.iter().map(|each| pair("+", each));
+        let set = headers.set.iter().map(|each| pair("", each));
+        let remove = headers.remove.iter().map(|name| format!("-{name}"));
+        add.chain(set).chain(remove).collect::<Vec<_>>().join(" ")
+    };
     match filter {
-        Filter::Failure(failure) => Some(format!("!{} {}", failure.status, failure.message)),
-        Filter::RequestHeaders(_) => Some("+headers".to_owned()),
-        Filter::Redirect(_) => Some("+redirect".to_owned()),
-        _ => None,
+        Filter::Failure(failure) => format!("!{} {}", failure.status, failure.message),
+        Filter::RequestHeaders(modifier) => format!("({})", headers(modifier)),
+        Filter::ResponseHeaders(modifier) => format!("(response {})", headers(modifier)),
+        Filter::Redirect(to) => {
+            let scheme = to.scheme.as_deref().unwrap_or_default();
+            let host = to.host.as_deref().unwrap_or_default();
+            let (port, path) = (to.port, &to.path);
+            let status = to.status.unwrap().as_u16();
+            format!("({status} {scheme} {host} {port:?} {path:?})")
+        }
+        Filter::Unknown => "(?)".to_owned(),
     }
 }
 
@@ -102,18 +142,29 @@ fn distribution(distribution: &Distribution) -> String {
 }
 
 fn action(action: &Action) -> String {
-    let filters: String = action.filters.iter().filter_map(failure).collect();
-    let limit = action
-        .timeouts
-        .request
-        .map(|limit| format!(" within {limit:?}"));
-    let retry = action.retry.as_ref().map(|_| " retried");
-    format!(
-        "{filters}{}{}{}",
-        distribution(&action.backends),
-        limit.unwrap_or_default(),
-        retry.unwrap_or_default()
-    )
+    let mut said: String = action.filters.iter().map(filter).collect();
+    said += &distribution(&action.backends);
+    let limits = action.timeouts;
+    for (name, limit) in [
+        ("within", limits.request),
+        ("response", limits.response),
+        ("idle", limits.idle),
+    ] {
+        if let Some(limit) = limit {
+            said += &format!(" {name} {limit:?}");
+        }
+    }
+    if let Some(retry) = &action.retry {
+        let statuses = retry.conditions.statuses.iter();
+        let statuses = statuses.map(|range| format!("{}-{}", range.start(), range.end()));
+        let codes = retry.conditions.grpc.iter().map(u16::to_string);
+        let all: Vec<String> = statuses.chain(codes).collect();
+        let times = retry.max_retries;
+        let limit = retry.timeout.map(|limit| format!(" or {limit:?}"));
+        let limit = limit.unwrap_or_default();
+        said += &format!(" retried {times}x {}{limit}", all.join(","));
+    }
+    said
 }
 
 fn line<'a>(name: &str, rules: impl Iterator<Item = &'a Action>) -> String {
@@ -170,7 +221,7 @@ struct Client {
 }
 
 /// A stream of a destination's policy.
-struct Watched(Streaming<linkerd2_proxy_api::outbound::OutboundPolicy>);
+struct Watched(Streaming<api::OutboundPolicy>);
 
 impl Client {
     async fn new(plane: &ControlPlane) -> Self {
@@ -203,23 +254,47 @@ fn address(ip: [u8; 4], port: u16) -> Target {
 }
 
 impl Watched {
+    /// What is told next.
+    async fn next(&mut self) -> String {
+        let next = tokio::time::timeout(linkerd_tests::LIMIT, self.message());
+        next.await.expect("something is told").1
+    }
+
+    async fn message(&mut self) -> (api::OutboundPolicy, String) {
+        let message = self.0.message().await.unwrap();
+        let message = message.expect("the stream goes on");
+        let said = outbound(&outbound_from_api(message.clone()).unwrap());
+        (message, said)
+    }
+
     /// Waits until the policy is this.
     async fn becomes(&mut self, wanted: &str) {
+        self.until(wanted, |said| said == wanted).await;
+    }
+
+    /// Waits until the first route of the policy is this.
+    async fn becomes_first(&mut self, wanted: &str) {
+        let more = format!("{wanted}; ");
+        self.until(wanted, |said| said == wanted || said.starts_with(&more))
+            .await;
+    }
+
+    /// Waits for a policy; gives the message.
+    async fn until(&mut self, wanted: &str, is_it: impl Fn(&str) -> bool) -> api::OutboundPolicy {
         let mut last = Vec::new();
         let found = async {
             loop {
-                let message = self.0.message().await.unwrap().expect("the stream goes on");
-                let said = outbound(&outbound_from_api(message).unwrap());
-                if said == wanted {
-                    return;
+                let (message, said) = self.message().await;
+                if is_it(&said) {
+                    return message;
                 }
                 last.push(said);
             }
         };
-        let is_found = tokio::time::timeout(linkerd_tests::LIMIT, found)
-            .await
-            .is_ok();
-        assert!(is_found, "not: {wanted}\nbut: {last:#?}");
+        let found = tokio::time::timeout(linkerd_tests::LIMIT, found).await;
+        let found = found.ok();
+        assert!(found.is_some(), "not: {wanted}\nbut: {last:#?}");
+        found.unwrap()
     }
 }
 
@@ -278,7 +353,7 @@ fn rows() -> Vec<(&'static str, Vec<Value>, u16, &'static str)> {
             "an unknown backend",
             vec![route("HTTPRoute", "r", &web, back("gone"))],
             80,
-            "detect r: nothing!500 Service not found gone*1",
+            "detect r: no Service.shop.gone:80!500 Service not found gone*1",
         ),
         (
             "a backend of another kind",
@@ -289,7 +364,7 @@ fn rows() -> Vec<(&'static str, Vec<Value>, u16, &'static str)> {
                 backends(json!([{"group": "apps", "kind": "Deployment", "name": "a"}])),
             )],
             80,
-            "detect r: nothing!500 unsupported backend type apps Deployment*1",
+            "detect r: no default.invalid!500 unsupported backend type apps Deployment*1",
         ),
         (
             "weights",
@@ -313,7 +388,7 @@ fn rows() -> Vec<(&'static str, Vec<Value>, u16, &'static str)> {
                 json!([{"filters": [filter], "backendRefs": [{"name": "back", "port": 80, "filters": [filter]}]}]),
             )],
             80,
-            "detect r: +headersback:80+headers*1",
+            "detect r: (a:b)back:80(a:b)*1",
         ),
         (
             "several rules",
@@ -355,7 +430,7 @@ fn rows() -> Vec<(&'static str, Vec<Value>, u16, &'static str)> {
                 "5xx",
             )],
             80,
-            "detect r: web:80 retried",
+            "detect r: web:80 retried 1x 500-599",
         ),
         (
             "gRPC",
@@ -488,7 +563,7 @@ async fn a_service_says_what_its_ports_speak_and_what_its_routes_inherit() {
         (
             "retry.linkerd.io/http",
             "5xx",
-            "detect http: web:80 retried",
+            "detect http: web:80 retried 1x 500-599",
         ),
         (
             "balancer.linkerd.io/failure-accrual",

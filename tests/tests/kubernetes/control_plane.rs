@@ -122,9 +122,14 @@ impl ControlPlane {
     }
 
     /// Asks it to end, as a kubelet does.
-    pub(crate) fn terminate(&mut self) {
+    pub(crate) fn ask_to_end(&self) {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// As [`ControlPlane::ask_to_end`], and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        self.ask_to_end();
         self.process.wait().unwrap();
     }
 

@@ -9,16 +9,22 @@ use crate::{
     },
     resource::StringMap,
 };
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
+
+/// What is routed: retries of the two are said in annotations of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requests {
+    Http,
+    Grpc,
+}
 
 /// What the annotations of an object say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Settings {
-    /// Present if any annotation of retries is.
-    pub(super) retry: Option<Retry>,
-    has_retry: bool,
-    /// Present if any annotation of timeouts is.
-    pub(super) timeouts: Option<Timeouts>,
+    http_retry: Option<Retry>,
+    grpc_retry: Option<Retry>,
+    /// With zeros for what is said to have no limit.
+    timeouts: Timeouts,
     pub(super) accrual: Option<FailureAccrual>,
     pub(super) load: Load,
 }
@@ -27,35 +33,61 @@ pub(super) struct Settings {
 struct Bad;
 
 impl Settings {
-    pub(super) fn of_parent(annotations: &StringMap) -> Self {
-        let retry = retry(annotations).unwrap_or_default();
+    pub(super) fn of_service(annotations: &StringMap) -> Self {
         Self {
-            has_retry: retry.is_some(),
-            retry: retry.flatten(),
+            load: load(annotations).unwrap_or_default(),
+            ..Self::of_egress_network(annotations)
+        }
+    }
+
+    /// What is sent to an EgressNetwork is not balanced, and its routes' Services have no penalties of its.
+    pub(super) fn of_egress_network(annotations: &StringMap) -> Self {
+        Self {
+            http_retry: retry(annotations, Requests::Http).unwrap_or_default(),
+            grpc_retry: retry(annotations, Requests::Grpc).unwrap_or_default(),
             timeouts: timeouts(annotations).unwrap_or_default(),
             accrual: accrual(annotations).unwrap_or_default(),
-            load: load(annotations).unwrap_or_default(),
+            load: Load::default(),
         }
     }
 
     /// `None`: a value cannot be used.
-    pub(super) fn of_route(annotations: &StringMap) -> Option<Self> {
-        let retry = retry(annotations).ok()?;
+    pub(super) fn of_route(annotations: &StringMap, requests: Requests) -> Option<Self> {
+        let retry = retry(annotations, requests).ok()?;
+        let (http_retry, grpc_retry) = match requests {
+            Requests::Http => (retry, None),
+            Requests::Grpc => (None, retry),
+        };
         Some(Self {
-            has_retry: retry.is_some(),
-            retry: retry.flatten(),
+            http_retry,
+            grpc_retry,
             timeouts: timeouts(annotations).ok()?,
-            accrual: None,
-            load: Load::default(),
+            ..Self::default()
         })
     }
 
-    /// A route's retries: its own if it says anything of them, else its parent's.
-    pub(super) fn retry(&self, parent: &Self) -> Option<Retry> {
-        if self.has_retry {
-            return self.retry.clone();
+    /// What is retried: what a route says of it, else what its parent does.
+    pub(super) fn retry(&self, requests: Requests, parent: &Self) -> Option<Retry> {
+        let of = |settings: &Self| match requests {
+            Requests::Http => settings.http_retry.clone(),
+            Requests::Grpc => settings.grpc_retry.clone(),
+        };
+        of(self).or_else(|| of(parent))
+    }
+
+    /// Limits: those that a route's annotations and its rule (`of_rule`, a Go duration) say, else those of its parent.
+    pub(super) fn timeouts(&self, of_rule: Option<&str>, parent: &Self) -> Timeouts {
+        let mut said = self.timeouts;
+        said.request = said.request.or_else(|| of_rule.and_then(go_duration));
+        if said == Timeouts::default() {
+            said = parent.timeouts;
         }
-        parent.retry.clone()
+        let limit = |said: Option<Duration>| said.filter(|limit| !limit.is_zero());
+        Timeouts {
+            request: limit(said.request),
+            response: limit(said.response),
+            idle: limit(said.idle),
+        }
     }
 }
 
@@ -69,13 +101,23 @@ pub(crate) struct Unreadable {
     pub(crate) fix: &'static str,
 }
 
-/// What a parent's annotations say that cannot be read, and so counts for nothing.
-pub(crate) fn unreadable(annotations: &StringMap) -> Vec<Unreadable> {
+/// What annotations say that cannot be read, and so counts for nothing. `route`: what the route that has them is for; else a
+/// parent has them.
+pub(crate) fn unreadable(annotations: &StringMap, route: Option<Requests>) -> Vec<Unreadable> {
     type Reads = fn(&StringMap) -> bool;
+    let retries: Reads = match route {
+        Some(Requests::Http) => |all| retry(all, Requests::Http).is_ok(),
+        Some(Requests::Grpc) => |all| retry(all, Requests::Grpc).is_ok(),
+        None => |all| {
+            [Requests::Http, Requests::Grpc]
+                .iter()
+                .all(|each| retry(all, *each).is_ok())
+        },
+    };
     let found: [(&str, Reads, &str); 4] = [
         (
             "retry.linkerd.io/*",
-            |all| retry(all).is_ok(),
+            retries,
             "`http`: `5xx`, `gateway-error`, statuses and ranges; `grpc`: names of codes; both between commas without \
              blanks; `limit`: a number; `timeout`: a whole number with its unit",
         ),
@@ -128,52 +170,75 @@ pub(crate) fn unreadable(annotations: &StringMap) -> Vec<Unreadable> {
 /// Turns circuit breakers on.
 const MODE: &str = "balancer.linkerd.io/failure-accrual";
 /// Turns penalties of failures on.
-const PENALIZE: &str = "balancer.alpha.linkerd.io/penalize-failures";
+pub(crate) const PENALIZE: &str = "balancer.alpha.linkerd.io/penalize-failures";
+/// Lets a response's `retry-after` say how long an endpoint is left out.
+const HONOR: &str = "balancer.alpha.linkerd.io/failure-accrual-honor-retry-after";
 
-/// `Some(None)`: something is said, and there are no retries.
-fn retry(annotations: &StringMap) -> Result<Option<Option<Retry>>, Bad> {
+/// What would be right in place of a value that cannot be read on a route.
+pub(crate) fn fix_on_route(key: &str, value: &str, requests: Requests) -> Option<&'static str> {
+    let (is_read, fix) = match (key, requests) {
+        ("retry.linkerd.io/http", Requests::Http) => (
+            statuses(value).is_ok(),
+            "`5xx`, `gateway-error`, statuses and ranges, separated by commas without spaces",
+        ),
+        ("retry.linkerd.io/grpc", Requests::Grpc) => (
+            codes(value).is_ok(),
+            "cancelled, deadline-exceeded, internal, resource-exhausted, unavailable, separated by commas without spaces",
+        ),
+        ("retry.linkerd.io/limit", _) => (value.parse::<u16>().is_ok(), "a number up to 65535"),
+        (
+            "retry.linkerd.io/timeout"
+            | "timeout.linkerd.io/request"
+            | "timeout.linkerd.io/response"
+            | "timeout.linkerd.io/idle",
+            _,
+        ) => (
+            duration(value).is_ok(),
+            "a whole number with its unit: ms, s, m, h or d",
+        ),
+        _ => return None,
+    };
+    (!is_read).then_some(fix)
+}
+
+/// Retries, if anything is said of them; what is 0 is as good as absent.
+fn retry(annotations: &StringMap, requests: Requests) -> Result<Option<Retry>, Bad> {
     let get = |key: &str| annotations.get(&format!("retry.linkerd.io/{key}"));
-    let (http, grpc, limit, timeout) = (get("http"), get("grpc"), get("limit"), get("timeout"));
-    if [http, grpc, limit, timeout].iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let limit: Option<u16> = match limit {
+    let limit: Option<u16> = match get("limit") {
         Some(text) => Some(text.parse().map_err(|_| Bad)?),
         None => None,
     };
-    let conditions = RetryConditions {
-        statuses: match http {
-            Some(text) => text
-                .split(',')
-                .map(status)
-                .collect::<Option<_>>()
-                .ok_or(Bad)?,
-            None => Vec::new(),
-        },
-        grpc: match grpc {
-            Some(text) => text
-                .split(',')
-                .map(code)
-                .collect::<Option<_>>()
-                .ok_or(Bad)?,
-            None => Vec::new(),
-        },
+    let limit = limit.filter(|limit| *limit > 0);
+    let timeout = get("timeout").map(|text| duration(text)).transpose()?;
+    let timeout = timeout.filter(|timeout| !timeout.is_zero());
+    let conditions = match requests {
+        Requests::Http => get("http").map(|text| statuses(text)),
+        Requests::Grpc => get("grpc").map(|text| codes(text)),
     };
-    Ok(Some(Some(Retry {
-        max_retries: limit.filter(|limit| *limit > 0).unwrap_or(1),
+    let conditions = conditions.transpose()?;
+    if limit.is_none() && timeout.is_none() && conditions.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Retry {
+        max_retries: limit.unwrap_or(1),
         max_request_bytes: 64 * 1024,
-        conditions,
-        timeout: match timeout {
-            Some(text) => simple(text)?,
-            None => None,
-        },
+        conditions: conditions.unwrap_or_default(),
+        timeout,
         backoff: Some(Backoff {
             min: Duration::from_millis(25),
             max: Duration::from_millis(250),
             jitter: 1.0,
             respect_retry_after: false,
         }),
-    })))
+    }))
+}
+
+fn statuses(list: &str) -> Result<RetryConditions, Bad> {
+    let statuses: Option<_> = list.split(',').map(status).collect();
+    Ok(RetryConditions {
+        statuses: statuses.ok_or(Bad)?,
+        grpc: Vec::new(),
+    })
 }
 
 fn status(text: &str) -> Option<RangeInclusive<u16>> {
@@ -181,7 +246,7 @@ fn status(text: &str) -> Option<RangeInclusive<u16>> {
         let status: u16 = text.parse().ok()?;
         (100..=599).contains(&status).then_some(status)
     };
-    match text {
+    match text.to_ascii_lowercase().as_str() {
         "5xx" => Some(500..=599),
         "gateway-error" => Some(502..=504),
         text => match text.split_once('-') {
@@ -194,8 +259,16 @@ fn status(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
+fn codes(list: &str) -> Result<RetryConditions, Bad> {
+    let codes: Option<_> = list.split(',').map(code).collect();
+    Ok(RetryConditions {
+        statuses: Vec::new(),
+        grpc: codes.ok_or(Bad)?,
+    })
+}
+
 fn code(text: &str) -> Option<u16> {
-    Some(match text {
+    Some(match text.to_ascii_lowercase().as_str() {
         "cancelled" => 1,
         "deadline-exceeded" => 4,
         "resource-exhausted" => 8,
@@ -205,18 +278,16 @@ fn code(text: &str) -> Option<u16> {
     })
 }
 
-fn timeouts(annotations: &StringMap) -> Result<Option<Timeouts>, Bad> {
-    let get = |key: &str| annotations.get(&format!("timeout.linkerd.io/{key}"));
-    let (request, response, idle) = (get("request"), get("response"), get("idle"));
-    if [request, response, idle].iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let limit = |text: Option<&String>| text.map_or(Ok(None), |text| simple(text));
-    Ok(Some(Timeouts {
-        request: limit(request)?,
-        response: limit(response)?,
-        idle: limit(idle)?,
-    }))
+fn timeouts(annotations: &StringMap) -> Result<Timeouts, Bad> {
+    let get = |key: &str| {
+        let said = annotations.get(&format!("timeout.linkerd.io/{key}"));
+        said.map(|text| duration(text)).transpose()
+    };
+    Ok(Timeouts {
+        request: get("request")?,
+        response: get("response")?,
+        idle: get("idle")?,
+    })
 }
 
 fn accrual(annotations: &StringMap) -> Result<Option<FailureAccrual>, Bad> {
@@ -227,60 +298,23 @@ fn accrual(annotations: &StringMap) -> Result<Option<FailureAccrual>, Bad> {
         let key = format!("balancer.linkerd.io/failure-accrual-consecutive-{key}");
         annotations.get(&key)
     };
-    let alpha = |key: &str| {
-        let key = format!("balancer.alpha.linkerd.io/failure-accrual-{key}");
-        annotations.get(&key)
-    };
-    let parsed = |text: Option<&String>, default: f64| match text {
-        Some(text) => text.parse::<f64>().map_err(|_| Bad),
-        None => Ok(default),
-    };
-    let limit = |text: Option<&String>, default| match text {
-        Some(text) => simple(text).map(|limit| limit.unwrap_or_default()),
-        None => Ok(Duration::from_secs(default)),
-    };
-    let min = limit(get("min-penalty"), 1)?;
-    let max = limit(get("max-penalty"), 60)?;
-    let jitter = parsed(get("jitter-ratio"), 0.5)?;
+    let min = duration_or(get("min-penalty"), 1)?;
+    let max = duration_or(get("max-penalty"), 60)?;
+    let jitter: f32 = parsed_or(get("jitter-ratio"), 0.5)?;
     if min > max || max.is_zero() || !(0.0..=100.0).contains(&jitter) {
         return Err(Bad);
     }
-    let max_failures: u32 = match get("max-failures") {
-        Some(text) => text.parse().map_err(|_| Bad)?,
-        None => 7,
-    };
-    let success_rate = match mode.as_str() {
-        "consecutive" => None,
-        "unified" => {
-            let threshold = parsed(alpha("success-rate-threshold"), 0.8)?;
-            let window = limit(alpha("success-rate-window"), 10)?;
-            let min_requests = parsed(alpha("success-rate-min-requests"), 5.0)?;
-            if !(0.0..=1.0).contains(&threshold) || !(0.0..=1e6).contains(&min_requests) {
-                return Err(Bad);
-            }
-            if threshold > 0.0 && window < Duration::from_millis(10) {
-                return Err(Bad);
-            }
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "checked to be within range"
-            )]
-            let min_requests = min_requests as u32;
-            (threshold > 0.0).then_some(SuccessRate {
-                threshold,
-                window,
-                min_requests,
-            })
-        }
+    let max_consecutive_failures = parsed_or(get("max-failures"), 7)?;
+    let (success_rate, respect_retry_after) = match mode.as_str() {
+        "consecutive" => (None, false),
+        "unified" => (
+            Some(success_rate(annotations)?),
+            annotations.get(HONOR).is_some_and(|text| is_true(text)),
+        ),
         _ => return Err(Bad),
     };
-    let respect_retry_after =
-        mode == "unified" && alpha("honor-retry-after").is_some_and(|text| is_true(text));
-    #[expect(clippy::cast_possible_truncation, reason = "a ratio of 0 to 100")]
-    let jitter = jitter as f32;
     Ok(Some(FailureAccrual {
-        max_consecutive_failures: max_failures,
+        max_consecutive_failures,
         success_rate,
         backoff: Backoff {
             min,
@@ -292,40 +326,80 @@ fn accrual(annotations: &StringMap) -> Result<Option<FailureAccrual>, Bad> {
     }))
 }
 
+/// With a threshold of 0 nothing trips by its rate; clients are told all the same, since it is another mode.
+fn success_rate(annotations: &StringMap) -> Result<SuccessRate, Bad> {
+    let get = |key: &str| {
+        let key = format!("balancer.alpha.linkerd.io/failure-accrual-success-rate-{key}");
+        annotations.get(&key)
+    };
+    let threshold: f64 = parsed_or(get("threshold"), 0.8)?;
+    let window = duration_or(get("window"), 10)?;
+    let min_requests: u32 = parsed_or(get("min-requests"), 5)?;
+    if !(0.0..=1.0).contains(&threshold) || window.is_zero() {
+        return Err(Bad);
+    }
+    let is_off = threshold == 0.0;
+    if !is_off && (window < Duration::from_millis(10) || min_requests > 1_000_000) {
+        return Err(Bad);
+    }
+    Ok(SuccessRate {
+        threshold,
+        window,
+        min_requests,
+    })
+}
+
 fn load(annotations: &StringMap) -> Result<Load, Bad> {
-    let get = |key: &str| annotations.get(&format!("balancer.alpha.linkerd.io/{key}"));
     if !annotations.get(PENALIZE).is_some_and(|text| is_true(text)) {
         return Ok(Load::default());
     }
-    let limit = |text: Option<&String>, default| match text {
-        Some(text) => simple(text).map(|limit| limit.unwrap_or_default()),
-        None => Ok(Duration::from_secs(default)),
-    };
+    let get = |key: &str| annotations.get(&format!("balancer.alpha.linkerd.io/load-biaser-{key}"));
+    let penalty = duration_or(get("penalty"), 5)?;
+    // Proxies count it in milliseconds, in 32 bits.
+    u32::try_from(penalty.as_millis()).map_err(|_| Bad)?;
     Ok(Load {
         penalty: Some(Penalty {
-            penalty: limit(get("load-biaser-penalty"), 5)?,
+            penalty,
             decay: Duration::from_secs(10),
-            max_retry_after: limit(get("load-biaser-max-retry-after"), 300)?,
+            max_retry_after: duration_or(get("max-retry-after"), 300)?,
         }),
         ..Load::default()
     })
 }
 
+/// Words of a switch.
+const NO: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
+const YES: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+
 /// Whether a switch says yes; anything that is not known is no.
 pub(crate) fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+    YES.contains(&text.trim())
 }
 
-/// A whole number with `ms`, `s`, `m`, `h` or `d`, or `0`, which is none.
-fn simple(text: &str) -> Result<Option<Duration>, Bad> {
-    let text = text.trim();
-    if text == "0" {
-        return Ok(None);
+/// Whether a switch says anything that is known.
+pub(crate) fn is_switch(text: &str) -> bool {
+    is_true(text) || NO.contains(&text.trim())
+}
+
+fn parsed_or<T: FromStr>(text: Option<&String>, default: T) -> Result<T, Bad> {
+    text.map_or(Ok(default), |text| text.trim().parse().map_err(|_| Bad))
+}
+
+fn duration_or(text: Option<&String>, seconds: u64) -> Result<Duration, Bad> {
+    match text {
+        Some(text) => duration(text),
+        None => Ok(Duration::from_secs(seconds)),
     }
+}
+
+/// A whole number with `ms`, `s`, `m`, `h` or `d`; zero needs none.
+fn duration(text: &str) -> Result<Duration, Bad> {
+    let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(Bad)?;
     let number: u64 = number.parse().map_err(|_| Bad)?;
     let scale = match unit {
+        "" if number == 0 => 1,
         "ms" => 1,
         "s" => 1000,
         "m" => 60_000,
@@ -334,11 +408,10 @@ fn simple(text: &str) -> Result<Option<Duration>, Bad> {
         _ => return Err(Bad),
     };
     let millis = number.checked_mul(scale).ok_or(Bad)?;
-    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+    Ok(Duration::from_millis(millis))
 }
 
-/// A Go duration; zero is none.
-pub(super) fn go_duration(text: &str) -> Option<Duration> {
-    let seconds = go_duration_seconds(text).filter(|seconds| *seconds > 0.0)?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// A Go duration that is not negative.
+fn go_duration(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(go_duration_seconds(text)?).ok()
 }

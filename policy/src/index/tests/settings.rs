@@ -131,6 +131,8 @@ fn a_server_authorization_says_who_and_from_where() {
     let anyone = of("{unauthenticated: true}").unwrap();
     assert_eq!(anyone.authentication, Authentication::Unauthenticated);
     assert_eq!(anyone.networks.len(), 5, "the cluster networks");
+    let no_network = of("{unauthenticated: true, networks: []}").unwrap();
+    assert_eq!(no_network.networks, anyone.networks);
     let tls = of("{networks: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}], meshTLS: {unauthenticatedTLS: true}}").unwrap();
     assert_eq!(tls.authentication, Authentication::TlsUnauthenticated);
     assert_eq!(tls.networks[0].except.len(), 1);

@@ -5,7 +5,10 @@ use super::{
     Kind, Route, tcp_ports,
 };
 use crate::{
-    index::{Scope, annotations, outbound_annotations},
+    index::{
+        Scope, annotations,
+        outbound_annotations::{self, Requests},
+    },
     manifest::nearest,
     ports::PortSet,
     resource::{Key, POLICY_GROUP, Service, StringMap, values::short},
@@ -84,6 +87,7 @@ pub(super) fn check(namespace: &str, scope: &Scope, report: &mut Report) {
         let own = &egress.metadata.annotations;
         parent(&object, own, report);
         not_here(&object, own, report);
+        not_balanced(&object, own, report);
     }
 }
 
@@ -114,8 +118,8 @@ pub(super) fn of_route(route: &Route<'_>, report: &mut Report) {
     not_here(object, own, report);
     let without = "they count on a Service or EgressNetwork";
     ignored(object, own, &["balancer"], without, report);
-    if route.has_requests() {
-        unreadable(object, own, report);
+    if let Some(requests) = route.requests() {
+        unreadable(object, own, Some(requests), report);
         retries(object, own, Some(route.kind), report);
     } else {
         let without = format!("a {} has connections, not requests", object.kind);
@@ -124,7 +128,7 @@ pub(super) fn of_route(route: &Route<'_>, report: &mut Report) {
 }
 
 fn parent(object: &Key, own: &StringMap, report: &mut Report) {
-    unreadable(object, own, report);
+    unreadable(object, own, None, report);
     unknown(object, own, report);
     retries(object, own, None, report);
     breakers(object, own, report);
@@ -235,6 +239,23 @@ fn not_here(object: &Key, own: &StringMap, report: &mut Report) {
     }
 }
 
+/// What is sent to an EgressNetwork goes where it was to go: there are no endpoints to choose from.
+fn not_balanced(object: &Key, own: &StringMap, report: &mut Report) {
+    let name = outbound_annotations::PENALIZE;
+    if own
+        .get(name)
+        .is_some_and(|text| outbound_annotations::is_true(text))
+    {
+        report.add(
+            Severity::Warning,
+            "annotation-ignored",
+            object.clone(),
+            format!("annotation {name} has no effect on EgressNetworks"),
+            "write it on Services",
+        );
+    }
+}
+
 /// Annotations of `domains` that have no effect on this object at all.
 fn ignored(object: &Key, own: &StringMap, domains: &[&str], why: &str, report: &mut Report) {
     for name in own.keys() {
@@ -302,9 +323,10 @@ fn unknown_one(domain: &str, rest: &str) -> Option<String> {
 }
 
 /// Values that cannot be read: on a parent they switch off what belongs together, on a route they take it away.
-fn unreadable(object: &Key, own: &StringMap, report: &mut Report) {
-    let is_route = object.kind.ends_with("Route");
-    for bad in outbound_annotations::unreadable(own) {
+/// `route`: what the route that has them is for.
+fn unreadable(object: &Key, own: &StringMap, route: Option<Requests>, report: &mut Report) {
+    let is_route = route.is_some();
+    for bad in outbound_annotations::unreadable(own, route) {
         let blamed: Vec<String> = bad
             .blamed
             .iter()
@@ -345,13 +367,20 @@ fn retries(object: &Key, own: &StringMap, kind: Option<Kind<'_>>, report: &mut R
             fix,
         );
     };
-    if limit.is_some_and(|text| text == "0") {
+    let is_zero = limit.is_some_and(|text| text.parse() == Ok(0));
+    let is_alone = !http && !grpc && !timeout;
+    if is_zero && is_alone {
+        add(
+            "annotation retry.linkerd.io/limit: `0` counts as if it were absent",
+            "remove it",
+        );
+    } else if is_zero {
         add(
             "annotation retry.linkerd.io/limit: `0` counts as if it were absent, and retries are limited to 1",
             "remove all annotations of retries to have none",
         );
     }
-    if limit.is_some() && !http && !grpc && !timeout {
+    if limit.is_some() && !is_zero && is_alone {
         let (message, fix) = if kind.is_some() {
             (
                 "annotation retry.linkerd.io/limit stands alone: no answer is retried, only what finds no endpoint, and \
@@ -368,12 +397,12 @@ fn retries(object: &Key, own: &StringMap, kind: Option<Kind<'_>>, report: &mut R
     }
     match kind {
         Some(Kind::Http(_)) if grpc && !http => add(
-            "annotation retry.linkerd.io/grpc is for gRPC calls: no other answer of this HTTPRoute is retried",
+            "annotation retry.linkerd.io/grpc is for gRPC calls, and says nothing of this HTTPRoute's requests",
             "write retry.linkerd.io/http, or a GRPCRoute",
         ),
         Some(Kind::Grpc(_)) if http && !grpc => add(
-            "annotation retry.linkerd.io/http is for HTTP statuses, and failed gRPC calls have status 200: they are not \
-             retried",
+            "annotation retry.linkerd.io/http is for HTTP statuses, and failed gRPC calls have status 200: it says \
+             nothing of this GRPCRoute's calls",
             "write retry.linkerd.io/grpc",
         ),
         _ => {}
@@ -381,14 +410,11 @@ fn retries(object: &Key, own: &StringMap, kind: Option<Kind<'_>>, report: &mut R
 }
 
 fn breakers(object: &Key, own: &StringMap, report: &mut Report) {
-    const TOKENS: [&str; 12] = [
-        "0", "f", "F", "false", "FALSE", "False", "1", "t", "T", "true", "TRUE", "True",
-    ];
     const SWITCHES: [&str; 2] = ["penalize-failures", "failure-accrual-honor-retry-after"];
     for switch in SWITCHES {
         let name = format!("balancer.alpha.linkerd.io/{switch}");
         if let Some(value) = own.get(&name)
-            && !TOKENS.contains(&value.as_str())
+            && !outbound_annotations::is_switch(value)
         {
             report.add(
                 Severity::Error,
@@ -405,7 +431,7 @@ fn breakers(object: &Key, own: &StringMap, report: &mut Report) {
     let mode = own.get("balancer.linkerd.io/failure-accrual");
     let is_unified = mode.is_some_and(|mode| mode == "unified");
     let penalizes = own
-        .get("balancer.alpha.linkerd.io/penalize-failures")
+        .get(outbound_annotations::PENALIZE)
         .is_some_and(|text| outbound_annotations::is_true(text));
     for name in own.keys() {
         let Some((domain, rest)) = parts(name) else {
@@ -461,10 +487,14 @@ mod tests {
             for name in known {
                 let is_read = source.contains(&format!("\"{name}\""))
                     || source.contains(&format!("/{name}\""))
-                    || name
-                        .strip_prefix("failure-accrual-consecutive-")
-                        .or_else(|| name.strip_prefix("failure-accrual-"))
-                        .is_some_and(|rest| source.contains(&format!("(\"{rest}\")")));
+                    || [
+                        "failure-accrual-consecutive-",
+                        "failure-accrual-success-rate-",
+                        "load-biaser-",
+                    ]
+                    .iter()
+                    .filter_map(|prefix| name.strip_prefix(prefix))
+                    .any(|rest| source.contains(&format!("(\"{rest}\")")));
                 assert!(is_read, "{name}");
             }
         }

@@ -97,7 +97,7 @@ fn filters(route: &Route<'_>, i: usize, rule: &Rule<'_>, report: &mut Report) {
         backend.filters.iter().map(move |f| (place.clone(), f))
     });
     let own = rule.filters.iter().map(|f| ("filters".to_owned(), f));
-    if !route.has_requests() {
+    if route.requests().is_none() {
         return;
     }
     for (place, filter) in own.chain(of_backends) {

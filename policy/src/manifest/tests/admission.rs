@@ -324,7 +324,7 @@ fn admit_http_local_ratelimit_policy() {
                 "total: {{requestsPerSecond: 9}}, overrides: [{{requestsPerSecond: 10, {clients}}}]"
             ),
             "spec.overrides[0].requestsPerSecond",
-            "overrides.requestsPerSecond must be less than or equal to total.requestsPerSecond",
+            "override.requestsPerSecond must be less than or equal to total.requestsPerSecond",
         ),
         (
             "overrides: [{requestsPerSecond: 1, clientRefs: [{kind: Pod, name: a}]}]".to_owned(),
@@ -519,7 +519,6 @@ fn annotations_of_service_routes_must_parse() {
             "5xx,429,500-504,gateway-error",
             "6xx",
         ),
-        ("retry.linkerd.io/grpc", "internal,unavailable", "broken"),
         ("retry.linkerd.io/limit", "3", "many"),
         ("timeout.linkerd.io/request", "10s", "1.5s"),
         ("timeout.linkerd.io/idle", "0", "10"),
@@ -532,6 +531,8 @@ fn annotations_of_service_routes_must_parse() {
             &format!("`{bad}` is not valid here"),
         );
     }
+    // What is for the other kind of requests is not read.
+    route("retry.linkerd.io/grpc", "broken", "Service").unwrap();
 }
 
 #[test]

@@ -1,11 +1,10 @@
-//! More rows of `inbound_api*` and `outbound_api*`: ExternalWorkloads, EgressNetworks with each kind of route, backends of another
-//! namespace, and what circuit breakers are told.
+//! More rows of `inbound_api*` and `outbound_api*`: ExternalWorkloads, EgressNetworks with each kind of route, and backends of
+//! another namespace.
 
 use super::*;
-use linkerd_policy::outbound::FailureAccrual;
 
 /// Kinds of routes, and what a destination that has one speaks.
-const KINDS: [(&str, &str); 5] = [
+pub(super) const KINDS: [(&str, &str); 5] = [
     ("policy HTTPRoute", "detect"),
     ("HTTPRoute", "detect"),
     ("GRPCRoute", "grpc"),
@@ -80,110 +79,6 @@ async fn every_kind_of_route_may_send_to_a_service_of_another_namespace() {
         stream.becomes(&format!("{speaks} r: far.other:80*1")).await;
         api.delete(&object).await;
         stream.becomes("detect http: web:80").await;
-    }
-}
-
-/// What breaks circuits, in one line.
-fn breaker(accrual: &FailureAccrual) -> String {
-    let rate = accrual.success_rate.map(|rate| {
-        format!(
-            ", below {} of {:?} from {}",
-            rate.threshold, rate.window, rate.min_requests
-        )
-    });
-    let backoff = accrual.backoff;
-    let hint = if backoff.respect_retry_after {
-        ", retry-after"
-    } else {
-        ""
-    };
-    format!(
-        "{} in a row{}; {:?}..{:?} jitter {}{hint}",
-        accrual.max_consecutive_failures,
-        rate.unwrap_or_default(),
-        backoff.min,
-        backoff.max,
-        backoff.jitter
-    )
-}
-
-/// The breaker of a policy for HTTP, if there is one.
-fn breaker_of(policy: &OutboundPolicy) -> Option<String> {
-    match &policy.protocol {
-        Protocol::Detect { http1, .. } => Some(breaker(http1.failure_accrual.as_ref()?)),
-        _ => None,
-    }
-}
-
-#[tokio::test]
-async fn circuit_breakers_are_told_what_annotations_say() {
-    let Some((api, _plane, mut client)) = start().await else {
-        return;
-    };
-    let mode = "balancer.linkerd.io/failure-accrual";
-    let consecutive = |key: &str| format!("{mode}-consecutive-{key}");
-    let alpha = |key: &str| format!("balancer.alpha.linkerd.io/failure-accrual-{key}");
-    let row = |mode_is: &str, rest: &[(String, &str)]| {
-        let mut all = json!({mode: mode_is});
-        for (key, value) in rest {
-            all[key] = (*value).into();
-        }
-        all
-    };
-    let own = [
-        (consecutive("max-failures"), "3"),
-        (consecutive("min-penalty"), "2s"),
-        (consecutive("max-penalty"), "20s"),
-        (consecutive("jitter-ratio"), "0.25"),
-    ];
-    let rate = [
-        (alpha("success-rate-threshold"), "0.5"),
-        (alpha("success-rate-window"), "30s"),
-        (alpha("success-rate-min-requests"), "9"),
-        (alpha("honor-retry-after"), "true"),
-    ];
-    let rows = [
-        (
-            row("consecutive", &[]),
-            Some("7 in a row; 1s..60s jitter 0.5"),
-        ),
-        (
-            row("consecutive", &own),
-            Some("3 in a row; 2s..20s jitter 0.25"),
-        ),
-        (
-            row("unified", &[]),
-            Some("7 in a row, below 0.8 of 10s from 5; 1s..60s jitter 0.5"),
-        ),
-        (
-            row("unified", &rate),
-            Some("7 in a row, below 0.5 of 30s from 9; 1s..60s jitter 0.5, retry-after"),
-        ),
-        // What only the other mode has is of no effect.
-        (
-            row("consecutive", &rate),
-            Some("7 in a row; 1s..60s jitter 0.5"),
-        ),
-        (row("sometimes", &own), None),
-    ];
-    let mut stream = client.watch("shop", 80).await;
-    let path = "/api/v1/namespaces/shop/services/web";
-    for (annotations, wanted) in rows {
-        let mut web = api.get(path).await.unwrap();
-        web["metadata"]["annotations"] = annotations.clone();
-        web["metadata"]["resourceVersion"] = Value::Null;
-        api.replace(&web).await;
-        eventually(&format!("{annotations}: {wanted:?}"), async || {
-            let message = stream
-                .0
-                .message()
-                .await
-                .unwrap()
-                .expect("the stream goes on");
-            let said = breaker_of(&outbound_from_api(message).unwrap());
-            (said.as_deref() == wanted).then_some(())
-        })
-        .await;
     }
 }
 
