@@ -18,20 +18,26 @@ use linkerd_policy::{
     index::Index,
     lint::{Finding, Severity},
     manifest,
-    resource::{GATEWAY_GROUP, POLICY_GROUP, Resource},
+    resource::{GATEWAY_GROUP, POLICY_GROUP, Resource, policy::Server},
 };
 use serde_json::{Value, json};
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
-use tokio::{net::TcpListener, sync::watch, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Duration, Instant, timeout_at},
+};
 use tokio_rustls::TlsAcceptor;
 
 /// Largest review that is read: the old and the new version of the largest object, and more.
 const MAX_BODY: usize = 8 * 1024 * 1024;
 /// How long a review may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long is waited for what was admitted to be known: then it was refused by somebody else, or is gone already.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 /// The API server cuts what is longer, and shows only so many.
 const MAX_WARNINGS: usize = 8;
 
@@ -63,6 +69,56 @@ impl Readiness {
     }
 }
 
+/// Servers that were admitted here and are not known yet: whoever applies two in a row is not to have the second one judged
+/// without the first.
+#[derive(Debug, Default)]
+struct Admitted(Mutex<Vec<(Instant, Place)>>);
+
+/// Where an object is: namespace and name.
+type Place = (String, String);
+
+impl Admitted {
+    /// Waits until those of the namespace are known, or have been waited for long enough.
+    async fn are_known(&self, namespace: &str, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+        let patience = Instant::now() + ON_ITS_WAY;
+        loop {
+            let all_known = {
+                let snapshot = snapshots.borrow_and_update();
+                let is_known =
+                    |(namespace, name): &Place| snapshot.index.has_server(namespace, name);
+                let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                list.retain(|(at, place)| at.elapsed() < ON_ITS_WAY && !is_known(place));
+                !list.iter().any(|(_, place)| place.0 == namespace)
+            };
+            let changed = timeout_at(patience, snapshots.changed());
+            if all_known || !matches!(changed.await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    fn add(&self, place: Place) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push((Instant::now(), place));
+    }
+}
+
+/// Where the Server is that a review is about.
+fn server_of(review: &Value) -> Option<Place> {
+    let text = |pointer| review.pointer(pointer).and_then(Value::as_str);
+    let is_ours = text("/request/object/apiVersion")?.starts_with(POLICY_GROUP);
+    let is_server = is_ours && text("/request/object/kind") == Some("Server");
+    let namespace = text("/request/object/metadata/namespace")?;
+    let name = text("/request/object/metadata/name")?;
+    is_server.then(|| (namespace.to_owned(), name.to_owned()))
+}
+
+/// Whether what a review asks for is done, if it is admitted.
+fn is_lasting(review: &Value, answer: &Value) -> bool {
+    let is_dry = review.pointer("/request/dryRun") == Some(&true.into());
+    !is_dry && answer.pointer("/response/allowed") == Some(&true.into())
+}
+
 /// Serves for ever.
 pub(crate) async fn serve(
     refuses_overlap: bool,
@@ -70,17 +126,19 @@ pub(crate) async fn serve(
     tls: TlsAcceptor,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
+    let admitted = Arc::new(Admitted::default());
     let answer = move |request| {
-        let snapshots = snapshots.clone();
-        async move { page(request, &snapshots, refuses_overlap).await }
+        let (snapshots, admitted) = (snapshots.clone(), admitted.clone());
+        async move { page(request, snapshots, refuses_overlap, &admitted).await }
     };
     web::serve(listener, Some(tls), answer).await;
 }
 
 async fn page(
     request: Request<Incoming>,
-    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     refuses_overlap: bool,
+    admitted: &Admitted,
 ) -> Page {
     if request.method() != Method::POST || request.uri().path() != "/" {
         return text(StatusCode::NOT_FOUND, "reviews are POSTed to /\n");
@@ -95,12 +153,22 @@ async fn page(
         Ok(review) => review,
         Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
+    let server = server_of(&review);
+    if let Some((namespace, _)) = &server {
+        admitted.are_known(namespace, &mut snapshots).await;
+    }
     let snapshot = snapshots.borrow().clone();
     let answer = tokio::task::spawn_blocking(move || {
-        answer(&review, &snapshot.index, refuses_overlap, SystemTime::now())
+        let now = SystemTime::now();
+        let answer = answer(&review, &snapshot.index, refuses_overlap, now);
+        let place = server.filter(|_| is_lasting(&review, &answer));
+        (answer, place)
     });
     match answer.await {
-        Ok(answer) => as_json(&answer),
+        Ok((answer, place)) => {
+            place.into_iter().for_each(|place| admitted.add(place));
+            as_json(&answer)
+        }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
@@ -125,7 +193,10 @@ impl Verdict {
 pub fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Value {
     let request = review.get("request").unwrap_or(&Value::Null);
     let verdict = match request.get("object") {
-        Some(object) if object.is_object() => judge(object.clone(), index, refuses_overlap, now),
+        Some(object) if object.is_object() => {
+            let (new, old) = (object.clone(), request.get("oldObject"));
+            judge(new, old, index, refuses_overlap, now)
+        }
         // Nothing is wrong with taking an object away.
         _ if request.get("operation") == Some(&"DELETE".into()) => Verdict {
             refused: None,
@@ -149,7 +220,13 @@ pub fn answer(review: &Value, index: &Index, refuses_overlap: bool, now: SystemT
     })
 }
 
-fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTime) -> Verdict {
+fn judge(
+    mut object: Value,
+    old: Option<&Value>,
+    index: &Index,
+    refuses_overlap: bool,
+    now: SystemTime,
+) -> Verdict {
     let version = object.get("apiVersion").and_then(Value::as_str);
     let version = version.unwrap_or_default().to_owned();
     // Others read it as well, so that more is said in it than we understand.
@@ -188,16 +265,19 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
             };
         }
     };
+    if let (Resource::Server(server), true) = (&resource, refuses_overlap)
+        && let Some(other) = overlaps(server, old, index)
+    {
+        return Verdict::refused(format!(
+            "server-overlap: Server {other} selects port {} of the same workloads, and only the older one of the two keeps \
+             it; merge it with {other}, or make the selectors exclude each other",
+            server.spec.port
+        ));
+    }
     let key = resource.key();
     let mut index = index.clone();
     index.apply(resource);
     let findings = index.lint_of(&key);
-    let overlap = findings
-        .iter()
-        .find(|finding| finding.check == "server-overlap");
-    if let (Some(overlap), true) = (overlap, refuses_overlap) {
-        return Verdict::refused(said(overlap));
-    }
     let worth = findings
         .iter()
         .filter(|finding| finding.severity < Severity::Info);
@@ -205,6 +285,18 @@ fn judge(mut object: Value, index: &Index, refuses_overlap: bool, now: SystemTim
         refused: None,
         warnings: worth.take(MAX_WARNINGS).map(said).collect(),
     }
+}
+
+/// Another Server that a new one overlaps with, or that a change makes overlap. Where they did so before, the change is not
+/// to blame: an object that is not admitted any more could not even be put right in steps, or let go of its finalizers.
+fn overlaps(server: &Server, old: Option<&Value>, index: &Index) -> Option<String> {
+    let old = old.filter(|old| old.is_object()).cloned();
+    let before = match old.map(manifest::from_value) {
+        Some(Ok(Resource::Server(old))) => index.overlapping(&old),
+        _ => Vec::new(),
+    };
+    let others = index.overlapping(server).into_iter();
+    others.into_iter().find(|other| !before.contains(other))
 }
 
 /// Whether a route of the Gateway API has a parent that is ours to judge.

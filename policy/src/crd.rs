@@ -162,6 +162,14 @@ fn port() -> Value {
     json!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535})
 }
 
+/// What a field is where nothing is said.
+fn or(mut schema: Value, default: Value) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        fields.insert("default".to_owned(), default);
+    }
+    schema
+}
+
 /// Exactly one of these fields is there.
 fn exactly_one(mut value: Value, names: &[&str]) -> Value {
     let one: Vec<Value> = names
@@ -377,7 +385,7 @@ fn pair() -> Value {
         json!({
             "name": text(1, 256),
             "value": text(1, 4096),
-            "type": one_of(&["Exact", "RegularExpression"]),
+            "type": or(one_of(&["Exact", "RegularExpression"]), "Exact".into()),
         }),
     )
 }
@@ -432,28 +440,31 @@ fn http_route() -> Definition {
         "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
     ];
     let spec = |has_backends: bool, has_timeouts: bool| {
+        let types = one_of(&["Exact", "PathPrefix", "RegularExpression"]);
         let path = json!({
-            "type": one_of(&["Exact", "PathPrefix", "RegularExpression"]),
-            "value": text(0, 1024),
+            "type": or(types, "PathPrefix".into()),
+            "value": or(text(0, 1024), "/".into()),
         });
+        let every = || json!({"type": "PathPrefix", "value": "/"});
+        let any = || json!([{"path": every()}]);
         let matches = json!({
-            "path": object(&[], path),
+            "path": or(object(&[], path), every()),
             "headers": at_most(16, pair()),
             "queryParams": at_most(16, pair()),
             "method": one_of(&METHODS),
         });
         let mut rule = json!({
-            "matches": at_most(8, object(&[], matches)),
+            "matches": or(at_most(8, object(&[], matches)), any()),
             "filters": filters(&["RequestHeaderModifier", "RequestRedirect"]),
         });
         if let Value::Object(rule) = &mut rule {
             let backend = json!({
-                "group": text(0, 253),
-                "kind": text(1, 63),
+                "group": or(text(0, 253), "".into()),
+                "kind": or(text(1, 63), "Service".into()),
                 "name": text(1, 253),
                 "namespace": text(1, 253),
                 "port": port(),
-                "weight": whole(0, 1_000_000),
+                "weight": or(whole(0, 1_000_000), 1.into()),
                 "filters": filters(&["RequestHeaderModifier", "RequestRedirect", "ResponseHeaderModifier"]),
             });
             if has_backends {
@@ -468,8 +479,8 @@ fn http_route() -> Definition {
             }
         }
         let parent = json!({
-            "group": text(0, 253),
-            "kind": text(1, 63),
+            "group": or(text(0, 253), POLICY.into()),
+            "kind": or(text(1, 63), "Gateway".into()),
             "name": text(1, 253),
             "namespace": text(1, 253),
             "port": port(),
@@ -480,7 +491,7 @@ fn http_route() -> Definition {
             json!({
                 "parentRefs": at_most(32, object(&["name"], parent)),
                 "hostnames": at_most(16, text(1, 253)),
-                "rules": at_most(16, object(&[], rule)),
+                "rules": or(at_most(16, object(&[], rule)), json!([{"matches": any()}])),
             }),
         )
     };

@@ -14,7 +14,7 @@ mod workloads;
 
 use crate::{
     index::{Index, Scope, Workload, workload::Settings},
-    resource::{Key, Metadata, POLICY_GROUP, PortRef, Server},
+    resource::{Key, Metadata, POLICY_GROUP},
 };
 use std::{collections::BTreeSet, fmt};
 
@@ -352,14 +352,6 @@ fn workload_key(workload: &Workload) -> Key {
             "ExternalWorkload",
             &external.metadata,
         ),
-    }
-}
-
-/// Ports of a workload that a Server's port stands for.
-fn ports_of(server: &Server, workload: &Workload) -> Vec<u16> {
-    match &server.spec.port {
-        PortRef::Number(port) => vec![*port],
-        PortRef::Name(name) => workload.ports_named(name),
     }
 }
 

@@ -69,19 +69,59 @@ fn what_cannot_be_used_is_refused_by_field_and_what_can_is_admitted_in_silence()
 #[test]
 fn a_server_that_overlaps_is_refused_or_warned_about_with_the_name_of_the_older_one() {
     let index = index(&[pod(), server("old", Some("2020-01-01T00:00:00Z"))]);
-    let (is_allowed, said) = review(&server("new", None), &index, true);
-    assert!(
-        !is_allowed && said.contains("Server old is older"),
-        "{said}"
-    );
+    // Neither a name that comes first makes it the older one, nor a time in the same second.
+    for (name, created) in [
+        ("new", None),
+        ("a", None),
+        ("a", Some("2020-01-01T00:00:00Z")),
+    ] {
+        let (is_allowed, said) = review(&server(name, created), &index, true);
+        assert!(!is_allowed && said.contains("Server old selects"), "{said}");
+    }
     let (is_allowed, said) = review(&server("new", None), &index, false);
     assert!(is_allowed && said.contains("Server old is older"), "{said}");
-    // Nor does a name that comes first make it the older one.
-    let (is_allowed, _) = review(&server("a", None), &index, true);
-    assert!(!is_allowed);
     // The old one may be changed.
     let old = server("old", Some("2020-01-01T00:00:00Z"));
     assert_eq!(review(&old, &index, true), (true, String::new()));
+    // Before there is a workload the selectors tell.
+    let index = self::index(&[server("old", Some("2020-01-01T00:00:00Z"))]);
+    let (is_allowed, said) = review(&server("new", None), &index, true);
+    assert!(!is_allowed && said.contains("Server old selects"), "{said}");
+}
+
+#[test]
+fn a_change_that_makes_servers_overlap_is_refused_whichever_is_older_and_one_that_finds_them_so_is_not()
+ {
+    let older = server("older", Some("2020-01-01T00:00:00Z"));
+    let younger = server("younger", Some("2021-01-01T00:00:00Z"));
+    let apart = |server: &Value| {
+        let mut server = server.clone();
+        server["spec"]["port"] = 81.into();
+        server
+    };
+    let change = |old: &Value, new: &Value, index: &Index| {
+        let review = json!({"request": {"operation": "UPDATE", "object": new, "oldObject": old}});
+        let answer = answer(&review, index, true, SystemTime::now());
+        let said = answer["response"].to_string();
+        (answer["response"]["allowed"] == true, said)
+    };
+    for (changed, other) in [(&older, &younger), (&younger, &older)] {
+        let index = index(&[pod(), apart(changed), other.clone()]);
+        let (is_allowed, said) = change(&apart(changed), changed, &index);
+        let named = format!(
+            "Server {} selects",
+            other["metadata"]["name"].as_str().unwrap()
+        );
+        assert!(!is_allowed && said.contains(&named), "{said}");
+        let index = self::index(&[pod(), changed.clone(), other.clone()]);
+        let mut labelled = changed.clone();
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        let (is_allowed, said) = change(changed, &labelled, &index);
+        assert!(is_allowed, "{said}");
+        assert_eq!(said.contains("Server older is older"), changed == &younger);
+        let (is_allowed, said) = change(changed, &apart(changed), &index);
+        assert!(is_allowed && !said.contains("overlap"), "{said}");
+    }
 }
 
 #[test]

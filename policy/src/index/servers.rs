@@ -1,11 +1,11 @@
 //! The Servers of a namespace, found by name and by port: with thousands of them, those that could have a port are few.
 
 use super::{
-    Workload,
+    Index, Workload,
     inbound::selects_workload,
     table::{Revisions, Table},
 };
-use crate::resource::{PortRef, ProxyProtocol, Server};
+use crate::resource::{PortRef, ProxyProtocol, Server, WorkloadSelector};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -87,11 +87,77 @@ impl Servers {
         names.filter_map(|name| self.get(name))
     }
 
+    /// Those that say this of the port.
+    pub(crate) fn naming(&self, port: &PortRef) -> impl Iterator<Item = &Server> {
+        let names = self.by_port.get(port).into_iter().flatten();
+        names.filter_map(|name| self.get(name))
+    }
+
     /// The one that keeps a port of a workload: of those that select it the oldest, then the first by name.
     pub(crate) fn keeper(&self, workload: &Workload, port: u16) -> Option<&Server> {
         self.of_port(workload, port)
             .filter(|server| selects_workload(server, workload))
             .min_by_key(|server| server.metadata.age_key())
+    }
+}
+
+impl Index {
+    /// Whether there is such a Server.
+    pub fn has_server(&self, namespace: &str, name: &str) -> bool {
+        self.part(namespace).server(name).is_some()
+    }
+
+    /// Names of the other Servers that select a port which this one selects, now or of whatever workload comes; the oldest
+    /// first.
+    pub fn overlapping(&self, server: &Server) -> Vec<String> {
+        let Some(scope) = self.scope(&server.metadata.namespace) else {
+            return Vec::new();
+        };
+        let mut found = BTreeMap::new();
+        let workloads = scope.workloads();
+        for workload in workloads.filter(|workload| selects_workload(server, workload)) {
+            for port in ports_of(server, workload) {
+                let others = scope.servers.of_port(workload, port);
+                let others = others.filter(|other| selects_workload(other, workload));
+                found.extend(others.map(|other| (&other.metadata.name, other)));
+            }
+        }
+        let twins = scope.servers.naming(&server.spec.port);
+        let twins = twins.filter(|other| are_twins(server, other));
+        found.extend(twins.map(|other| (&other.metadata.name, other)));
+        found.remove(&server.metadata.name);
+        let mut others: Vec<&Server> = found.into_values().collect();
+        others.sort_by_key(|other| other.metadata.age_key());
+        let names = others.into_iter().map(|other| other.metadata.name.clone());
+        names.collect()
+    }
+}
+
+/// Ports of a workload that a Server's port stands for.
+pub(crate) fn ports_of(server: &Server, workload: &Workload) -> Vec<u16> {
+    match &server.spec.port {
+        PortRef::Number(port) => vec![*port],
+        PortRef::Name(name) => workload.ports_named(name),
+    }
+}
+
+/// Whether two Servers say the same of the port, and of any workload that one of them selects the other selects it as well.
+/// (Selectors of which one only implies the other are told apart by the workloads that there are.)
+pub(crate) fn are_twins(one: &Server, other: &Server) -> bool {
+    let (Some(a), Some(b)) = (one.spec.selector(), other.spec.selector()) else {
+        return false;
+    };
+    let is_same_kind = std::mem::discriminant(&a) == std::mem::discriminant(&b);
+    let selects_all = is_everything(a) || is_everything(b);
+    one.spec.port == other.spec.port && is_same_kind && (a == b || selects_all)
+}
+
+/// Whether every workload of its kind is selected.
+pub(crate) fn is_everything(selector: WorkloadSelector<'_>) -> bool {
+    match selector {
+        WorkloadSelector::Pods(selector) | WorkloadSelector::ExternalWorkloads(selector) => {
+            selector.is_empty()
+        }
     }
 }
 

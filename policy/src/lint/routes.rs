@@ -13,6 +13,7 @@ use crate::{
             Unsupported, attached_grpc_routes, attached_http_routes, grpc_matches, grpc_rules,
             http_matches, http_rules, in_order,
         },
+        servers::ports_of,
         status::http_key,
     },
     resource::{
@@ -276,7 +277,7 @@ pub(super) fn never_match<M: Compared>(
 fn denied(lint: Lint<'_>, server: &Server, report: &mut Report) {
     let selected = |w: &&Workload| selects_workload(server, w);
     let keeps = lint.scope.workloads().filter(selected).find_map(|w| {
-        let mut ports = super::ports_of(server, w).into_iter();
+        let mut ports = ports_of(server, w).into_iter();
         let port = ports.find(|p| {
             let winner = lint.scope.servers.keeper(w, *p);
             winner.is_some_and(|s| s.metadata.name == server.metadata.name)

@@ -1,26 +1,38 @@
 //! Servers: do they select something, do they keep it, and may anybody use it.
 
-use super::{Lint, Report, Severity, listed, policy_key, ports_of};
+use super::{Lint, Report, Severity, listed, policy_key};
 use crate::{
-    index::{Workload, inbound},
+    index::{
+        Workload, inbound,
+        servers::{is_everything, ports_of},
+    },
     resource::{PortRef, Server, WorkloadSelector},
     server::Protocol,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(super) fn check(lint: Lint<'_>, report: &mut Report) {
+    let twins = Twins::of(lint.scope.servers.values());
     for server in lint.scope.servers.values() {
-        check_one(lint, server, report);
+        of_server(lint, server, &twins, report);
     }
 }
 
 /// All that is found about a Server: no other check speaks of one.
 pub(super) fn check_one(lint: Lint<'_>, server: &Server, report: &mut Report) {
+    let twins = Twins::of(lint.scope.servers.naming(&server.spec.port));
+    of_server(lint, server, &twins, report);
+}
+
+fn of_server(lint: Lint<'_>, server: &Server, twins: &Twins<'_>, report: &mut Report) {
     let workloads = lint.scope.workloads();
     let selected: Vec<&Workload> = workloads
         .filter(|w| inbound::selects_workload(server, w))
         .collect();
     if selected.is_empty() {
+        if let Some(winner) = twins.older(server) {
+            has_twin(server, winner, report);
+        }
         return selects_nothing(server, report);
     }
     ports(server, &selected, report);
@@ -99,6 +111,79 @@ fn skipped(lint: Lint<'_>, server: &Server, selected: &[&Workload], report: &mut
             workload.metadata().name
         ),
         "take the port out of the annotation config.linkerd.io/skip-inbound-ports",
+    );
+}
+
+/// Servers of which whatever one selects the other selects as well: the oldest of each port and selector, without comparing
+/// each with each.
+struct Twins<'a>(HashMap<(&'a PortRef, bool), OfPort<'a>>);
+
+#[derive(Default)]
+struct OfPort<'a> {
+    all: Vec<&'a Server>,
+    of_everything: Vec<&'a Server>,
+    by_selector: HashMap<String, Vec<&'a Server>>,
+}
+
+impl<'a> Twins<'a> {
+    fn of(servers: impl Iterator<Item = &'a Server>) -> Self {
+        let mut ports = HashMap::<_, OfPort<'_>>::new();
+        for server in servers {
+            let Some(selector) = server.spec.selector() else {
+                continue;
+            };
+            let port = ports.entry(port_and_kind(server, selector)).or_default();
+            port.all.push(server);
+            if is_everything(selector) {
+                port.of_everything.push(server);
+            }
+            let same = port.by_selector.entry(format!("{selector:?}")).or_default();
+            same.push(server);
+        }
+        let oldest = |list: &mut Vec<&Server>| {
+            list.sort_by_key(|server| server.metadata.age_key());
+            list.truncate(1);
+        };
+        for port in ports.values_mut() {
+            oldest(&mut port.all);
+            oldest(&mut port.of_everything);
+            port.by_selector.values_mut().for_each(oldest);
+        }
+        Self(ports)
+    }
+
+    /// The oldest that is older than this one.
+    fn older(&self, server: &Server) -> Option<&'a Server> {
+        let selector = server.spec.selector()?;
+        let port = self.0.get(&port_and_kind(server, selector))?;
+        let same = port.by_selector.get(&format!("{selector:?}"));
+        let all = Some(&port.all).filter(|_| is_everything(selector));
+        let candidates = [same, all, Some(&port.of_everything)];
+        let age = server.metadata.age_key();
+        let candidates = candidates.into_iter().flatten().flatten();
+        let older = candidates.filter(|other| other.metadata.age_key() < age);
+        older.min_by_key(|other| other.metadata.age_key()).copied()
+    }
+}
+
+/// What two Servers have to have in common.
+fn port_and_kind<'a>(server: &'a Server, selector: WorkloadSelector<'_>) -> (&'a PortRef, bool) {
+    let is_pods = matches!(selector, WorkloadSelector::Pods(_));
+    (&server.spec.port, is_pods)
+}
+
+/// There is no workload yet that both select.
+fn has_twin(server: &Server, winner: &Server, report: &mut Report) {
+    let winner = &winner.metadata.name;
+    report.add(
+        Severity::Warning,
+        "server-overlap",
+        policy_key("Server", &server.metadata),
+        format!(
+            "Server {winner} is older (or first by name) and keeps port {} of every workload that both select",
+            server.spec.port
+        ),
+        format!("merge it with {winner}, or make the selectors exclude each other"),
     );
 }
 

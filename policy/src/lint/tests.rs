@@ -163,6 +163,31 @@ fn server_overlap_names_the_winner() {
 }
 
 #[test]
+fn servers_that_select_the_same_overlap_before_there_is_a_workload() {
+    let check = "server-overlap";
+    let of = |name: &str, selector: &str| {
+        let spec = format!("{{{selector}, port: http}}");
+        policy("Server", name, &spec)
+    };
+    let (all, app) = ("podSelector: {}", "podSelector: {matchLabels: {app: a}}");
+    let message = "Server b: Server a is older (or first by name) and keeps port http of every workload that both select";
+    for (a, b) in [(all, all), (app, app), (all, app), (app, all)] {
+        finds(check, &[&of("a", a), &of("b", b)], message);
+    }
+    let younger = created(&of("b", app), 1);
+    finds(
+        check,
+        &[&of("a", app), &younger],
+        "Server a: Server b is older",
+    );
+    let other = "podSelector: {matchLabels: {app: b}}";
+    for b in [other, "externalWorkloadSelector: {}"] {
+        silent(check, &[&of("a", app), &of("b", b)]);
+    }
+    silent(check, &[&of("a", app), &server("b", "")]);
+}
+
+#[test]
 fn server_port_skipped() {
     let skipped = WEB.replace(
         "labels:",

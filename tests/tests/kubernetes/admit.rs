@@ -27,6 +27,8 @@ pub(crate) fn configuration(plane: &ControlPlane, failure_policy: &str) -> Value
         rule("policy.linkerd.io", &["*"]),
         rule("linkerd.io", &["serviceprofiles"]),
         rule("gateway.networking.k8s.io", &routes),
+        // Of no kind that is judged.
+        rule("networking.k8s.io", &["networkpolicies"]),
     ]);
     configuration
 }
@@ -40,13 +42,16 @@ pub(crate) async fn is_called(api: &ApiServer) {
     .await;
 }
 
-fn object(kind: &str, spec: &Value) -> Value {
+/// An object of the newest version.
+pub(crate) fn object(kind: &str, spec: &Value) -> Value {
     let version = match kind {
         "Server" | "HTTPRoute" => "policy.linkerd.io/v1beta3",
         "ServerAuthorization" => "policy.linkerd.io/v1beta1",
         "ServiceProfile" => "linkerd.io/v1alpha2",
         "gateway HTTPRoute" | "GRPCRoute" => "gateway.networking.k8s.io/v1",
         "TLSRoute" | "TCPRoute" => "gateway.networking.k8s.io/v1alpha2",
+        "ExternalWorkload" => "workload.linkerd.io/v1beta1",
+        "NetworkPolicy" => "networking.k8s.io/v1",
         _ => "policy.linkerd.io/v1alpha1",
     };
     let name = match kind {
@@ -139,6 +144,7 @@ fn authorization_policies() -> Vec<Row> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn authentications() -> Vec<Row> {
     const TLS: &str = "MeshTLSAuthentication";
     const NET: &str = "NetworkAuthentication";
@@ -173,6 +179,16 @@ fn authentications() -> Vec<Row> {
             TLS,
             json!({"identities": ["spiffe://a/../b"]}),
             Some("id spiffe://a/../b is invalid"),
+        ),
+        (
+            TLS,
+            json!({"identities": ["spiffe://A/b"]}),
+            Some("id spiffe://A/b is invalid"),
+        ),
+        (
+            TLS,
+            json!({"identities": ["a.*"]}),
+            Some("id a.* is invalid"),
         ),
         (TLS, json!({}), Some("")),
         (
@@ -314,16 +330,41 @@ fn rate_limits() -> Vec<Row> {
     let web = || policy("Server", "web");
     let mut other_client = of(web(), 9, 5, 9);
     other_client["overrides"][0]["clientRefs"][0]["kind"] = "Pod".into();
-    let most = "requestsPerSecond must be less than or equal to total.requestsPerSecond";
+    let alone = |name: &str, limit: Value| {
+        let mut spec = json!({"targetRef": web()});
+        spec[name] = limit;
+        spec
+    };
+    let client = reference("", "ServiceAccount", "a");
+    let overriding = json!([{"requestsPerSecond": 0, "clientRefs": [client]}]);
     vec![
         (KIND, of(web(), 9, 5, 9), None),
+        (KIND, of(web(), 9, 9, 9), None),
+        (KIND, alone("identity", per_second(10)), None),
         (
             KIND,
             of(reference("apps", "Deployment", "web"), 9, 5, 9),
             Some("invalid targetRef kind: Deployment"),
         ),
-        (KIND, of(web(), 9, 10, 9), Some(most)),
-        (KIND, of(web(), 9, 5, 10), Some(most)),
+        (
+            KIND,
+            of(web(), 9, 10, 9),
+            Some(
+                "identity.requestsPerSecond must be less than or equal to total.requestsPerSecond",
+            ),
+        ),
+        (
+            KIND,
+            of(web(), 9, 5, 10),
+            Some(
+                "override.requestsPerSecond must be less than or equal to total.requestsPerSecond",
+            ),
+        ),
+        (
+            KIND,
+            alone("overrides", overriding),
+            Some("override.requestsPerSecond must be greater than 0"),
+        ),
         (
             KIND,
             of(web(), 0, 5, 9),
@@ -342,6 +383,7 @@ fn rate_limits() -> Vec<Row> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn routes() -> Vec<Row> {
     let egress = || policy("EgressNetwork", "out");
     let parent = policy("Server", "web");
@@ -353,8 +395,39 @@ fn routes() -> Vec<Row> {
     };
     let no_port = Some("cannot target an EgressNetwork without specifying a port");
     let mut rows = Vec::new();
+    let regex = |value: &str| {
+        let path = json!({"type": "RegularExpression", "value": value});
+        json!({"matches": [{"path": path}]})
+    };
+    let header = |name: &str, kind: &str, value: &str| json!({"matches": [{"headers": [{"name": name, "type": kind, "value": value}]}]});
+    let no_path = json!({"filters": [{
+        "type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplaceFullPath"}},
+    }]});
     for kind in ["HTTPRoute", "gateway HTTPRoute"] {
         rows.extend([
+            (kind, of(&parent, regex("/a.*")), None),
+            (
+                kind,
+                of(&parent, regex("/(")),
+                Some("is not a regular expression"),
+            ),
+            (
+                kind,
+                of(&parent, header("a b", "Exact", "c")),
+                Some("`a b` is not a header name"),
+            ),
+            (
+                kind,
+                of(&parent, header("a", "RegularExpression", "(")),
+                Some("is not a regular expression"),
+            ),
+            (
+                kind,
+                of(&parent, no_path.clone()),
+                Some(
+                    "RequestRedirect filter must contain either replace_full_path or replace_prefix_match",
+                ),
+            ),
             (kind, of(&parent, path("/absolute")), None),
             (
                 kind,
@@ -400,8 +473,15 @@ fn routes() -> Vec<Row> {
             ),
         ]);
     }
-    let unknown = json!({"filters": [{"type": "RequestMirror", "requestMirror": {}}]});
-    rows.push(("gateway HTTPRoute", of(&parent, unknown), None));
+    for (kind, field) in [
+        ("RequestMirror", "requestMirror"),
+        ("URLRewrite", "urlRewrite"),
+        ("ExtensionRef", "extensionRef"),
+    ] {
+        let filter = json!({"type": kind, field: {}});
+        let rule = json!({"filters": [filter]});
+        rows.push(("gateway HTTPRoute", of(&parent, rule), None));
+    }
     let method = json!({"matches": [{"method": {"type": "RegularExpression", "service": "a"}}]});
     let refused = Some("unsupported GRPCRoute method match type");
     rows.push(("GRPCRoute", of(&service, method), refused));
@@ -410,8 +490,10 @@ fn routes() -> Vec<Row> {
         ("TCPRoute", "TcpRoute supports a single rule only"),
     ] {
         rows.push((kind, of(&service, json!({})), None));
-        let two = json!({"parentRefs": [service], "rules": [{}, {}]});
-        rows.push((kind, two, Some(text)));
+        for rules in [json!([{}, {}]), json!([])] {
+            let spec = json!({"parentRefs": [service], "rules": rules});
+            rows.push((kind, spec, Some(text)));
+        }
     }
     let timeouts = |backend: &str, request: &str| {
         let timeouts = json!({"backendRequest": backend, "request": request});
@@ -421,6 +503,58 @@ fn routes() -> Vec<Row> {
     rows.push(("HTTPRoute", timeouts("2s", "0s"), None));
     let text = "backendRequest timeout (2s) must not be greater than request timeout (1s)";
     rows.push(("HTTPRoute", timeouts("2s", "1s"), Some(text)));
+    let text = "backendRequest timeout must not be negative";
+    rows.push(("HTTPRoute", timeouts("-2s", "1s"), Some(text)));
+    let text = "request timeout must not be negative";
+    rows.push(("HTTPRoute", timeouts("2s", "-1s"), Some(text)));
+    rows
+}
+
+/// Annotations of routes of a Service, an EgressNetwork and a Server, where they say nothing.
+fn annotated() -> Vec<(Value, Option<&'static str>)> {
+    let service = json!({"group": "", "kind": "Service", "name": "web"});
+    let mut egress = policy("EgressNetwork", "out");
+    egress["port"] = 443.into();
+    let server = policy("Server", "web");
+    let wrong = Some(" is not valid here; write ");
+    let mut rows = Vec::new();
+    for (key, good, bad) in [
+        (
+            "retry.linkerd.io/http",
+            "5xx,Gateway-Error,400-404",
+            "5xx, 404",
+        ),
+        ("retry.linkerd.io/http", "100-599", "99"),
+        ("retry.linkerd.io/http", "429", "404-400"),
+        ("retry.linkerd.io/grpc", "cancelled,Internal", "broken"),
+        ("retry.linkerd.io/limit", "65535", "65536"),
+        ("retry.linkerd.io/timeout", "100ms", "1.5s"),
+        ("timeout.linkerd.io/request", "0", "10"),
+        ("timeout.linkerd.io/response", " 10s ", "-10s"),
+        ("timeout.linkerd.io/idle", "1d", "999999999999999999d"),
+    ] {
+        for kind in ["HTTPRoute", "gateway HTTPRoute", "GRPCRoute"] {
+            // What is for the other kind of requests is not read.
+            let is_read = match key {
+                "retry.linkerd.io/http" => kind != "GRPCRoute",
+                "retry.linkerd.io/grpc" => kind == "GRPCRoute",
+                _ => true,
+            };
+            let refused = wrong.filter(|_| is_read);
+            for (parent, value, wanted) in [
+                (&service, good, None),
+                (&service, bad, refused),
+                (&egress, good, None),
+                (&egress, bad, refused),
+                (&server, bad, None),
+            ] {
+                let spec = json!({"parentRefs": [parent], "rules": [{}]});
+                let mut route = object(kind, &spec);
+                route["metadata"]["annotations"] = json!({key: value});
+                rows.push((route, wanted));
+            }
+        }
+    }
     rows
 }
 
@@ -472,7 +606,13 @@ async fn every_kind_is_admitted_or_refused_in_the_words_of_the_contract() {
     let plane = ControlPlane::start(&api).await;
     api.apply(&configuration(&plane, "Fail")).await;
     is_called(&api).await;
+    let unknown = (
+        "NetworkPolicy",
+        json!({"podSelector": {}}),
+        Some("unsupported resource type: networking.k8s.io.v1.NetworkPolicy"),
+    );
     let tables = [
+        vec![unknown],
         authorization_policies(),
         authentications(),
         egress_networks(),
@@ -481,13 +621,17 @@ async fn every_kind_is_admitted_or_refused_in_the_words_of_the_contract() {
         routes(),
         profiles(),
     ];
+    let rows = tables.into_iter().flatten();
+    let rows = rows.map(|(kind, spec, wanted)| (object(kind, &spec), wanted));
     let mut wrong = Vec::new();
-    for (kind, spec, wanted) in tables.into_iter().flatten() {
-        let object = object(kind, &spec);
+    for (mut object, wanted) in rows.chain(annotated()) {
         let said = match api.try_apply(&object).await {
             Ok(_) => {
+                // What may be made may be changed.
+                object["metadata"]["labels"] = json!({"changed": "yes"});
+                let changed = api.try_apply(&object).await;
                 api.delete(&object).await;
-                None
+                changed.err().map(|error| error.to_string())
             }
             Err(error) => Some(error.to_string()),
         };
@@ -497,12 +641,59 @@ async fn every_kind_is_admitted_or_refused_in_the_words_of_the_contract() {
             _ => false,
         };
         if !is_right {
-            wrong.push(format!(
-                "{kind} {spec}\n  is to be: {wanted:?}\n  is: {said:?}"
-            ));
+            wrong.push(format!("{object}\n  is to be: {wanted:?}\n  is: {said:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn of_two_servers_that_are_applied_in_a_row_the_second_is_refused_with_the_name_of_the_first()
+{
+    let Some(api) = ApiServer::start().await else {
+        return;
+    };
+    api.apply(&namespace("shop")).await;
+    let plane = ControlPlane::start(&api).await;
+    api.apply(&configuration(&plane, "Fail")).await;
+    is_called(&api).await;
+    // Nothing says that the control plane has seen the first one, and there is no Pod of either.
+    for port in 1000..1020 {
+        let of = |name: &str| server(&format!("{name}-{port}"), &json!({"port": port}));
+        let (first, second) = (of("z"), of("a"));
+        api.apply(&first).await;
+        let refused = api.try_apply(&second).await.unwrap_err().to_string();
+        let named = format!("Server z-{port} selects");
+        assert!(refused.contains(&named), "{refused}");
+        // Nor may it become so by a change.
+        let mut apart = second.clone();
+        apart["spec"]["port"] = (port + 1000).into();
+        api.apply(&apart).await;
+        let refused = api.try_apply(&second).await.unwrap_err().to_string();
+        assert!(refused.contains(&named), "{refused}");
+        api.delete(&first).await;
+        eventually("that the first one is gone", async || {
+            api.try_apply(&second).await.ok().map(drop)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn where_overlaps_are_only_warned_of_the_second_server_is_admitted() {
+    let Some(api) = ApiServer::start().await else {
+        return;
+    };
+    api.apply(&namespace("shop")).await;
+    let plane = ControlPlane::spawn_with(api.kubeconfig(), &["--server-overlap=warn"]);
+    plane.watch("shop", "none", 80).await;
+    api.apply(&configuration(&plane, "Fail")).await;
+    is_called(&api).await;
+    api.apply(&server("first", &json!({}))).await;
+    let second = server("second", &json!({}));
+    let warned = api.warnings(&second).await;
+    let named = "Server first is older";
+    assert!(warned.iter().any(|said| said.contains(named)), "{warned:?}");
 }
 
 #[tokio::test]

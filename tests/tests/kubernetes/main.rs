@@ -25,6 +25,7 @@ mod injection;
 mod node;
 mod policy;
 mod rights;
+mod schema;
 mod sidecar;
 mod slices;
 mod statuses;

@@ -261,7 +261,7 @@ async fn what_cannot_be_used_is_refused_when_it_is_applied_and_what_cannot_be_me
         .await
         .unwrap_err();
     assert!(
-        second.to_string().contains("Server web is older"),
+        second.to_string().contains("Server web selects"),
         "{second}"
     );
 }
