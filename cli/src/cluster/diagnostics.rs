@@ -3,7 +3,7 @@
 use super::{Cluster, Which, forward};
 use crate::outcome::{Failure, Outcome, Output, json, plain, show, table};
 use hyper_util::rt::TokioIo;
-use linkerd_policy::outbound::profile::Profile;
+use linkerd_policy::outbound::{Http2Params, profile::Profile};
 use linkerd2_proxy_api::{
     destination::{
         GetDestination, WeightedAddrSet, destination_client::DestinationClient, update::Update,
@@ -14,6 +14,7 @@ use linkerd2_proxy_api::{
 };
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fmt::{Debug, Display},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Mutex,
@@ -256,7 +257,7 @@ fn wanted(authority: &str, ask: &Ask) -> GetDestination {
 }
 
 /// An endpoint, as it is shown.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Row {
     authority: String,
     namespace: String,
@@ -266,6 +267,18 @@ struct Row {
     service: String,
     weight: u32,
     identity: String,
+    /// Labels of metrics.
+    labels: BTreeMap<String, String>,
+    /// How connections to it speak HTTP/2, where that is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http2: Option<Http2Params>,
+}
+
+impl Row {
+    /// By what rows are sorted.
+    fn key(&self) -> (&str, &str, &str, u32) {
+        (&self.authority, &self.namespace, &self.ip, self.port)
+    }
 }
 
 /// `linkerd diagnostics endpoints AUTHORITY...`.
@@ -280,7 +293,7 @@ pub(crate) async fn endpoints(
         let channel = channel(cluster.as_ref(), ask, DESTINATION).await?;
         rows.extend(endpoints_of(channel, authority, ask).await?);
     }
-    rows.sort();
+    rows.sort_by(|one, other| one.key().cmp(&other.key()));
     match output {
         Output::Json => json(&rows)?,
         Output::Text => {
@@ -355,12 +368,11 @@ fn take(rows: &mut Vec<Row>, authority: &str, update: Option<Update>) {
 fn added(authority: &str, set: &WeightedAddrSet) -> Vec<Row> {
     let rows = set.addrs.iter().filter_map(|each| {
         let (ip, port) = address(each.addr.as_ref()?)?;
-        let label = |name: &str| {
-            let own = each.metric_labels.get(name);
-            own.or_else(|| set.metric_labels.get(name))
-                .cloned()
-                .unwrap_or_default()
-        };
+        let of_set = set.metric_labels.clone().into_iter();
+        let mut labels: BTreeMap<String, String> = of_set.collect();
+        labels.extend(each.metric_labels.clone());
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let read = linkerd_policy::proto::endpoint_from_api(each.clone(), &set.metric_labels);
         Some(Row {
             authority: authority.to_owned(),
             namespace: label("namespace"),
@@ -370,6 +382,8 @@ fn added(authority: &str, set: &WeightedAddrSet) -> Vec<Row> {
             service: label("service"),
             weight: each.weight,
             identity: identity(each.tls_identity.as_ref()),
+            http2: read.ok().and_then(|endpoint| endpoint.http2),
+            labels,
         })
     });
     rows.collect()

@@ -1,7 +1,7 @@
 //! `linkerd diagnostics proxy-metrics` and `controller-metrics`: `/metrics` of sidecars and of the control plane.
 
 use super::{
-    Cluster, Which, forward,
+    Cluster, Which, forward, obfuscate,
     workload::{Target, is_ready, text},
 };
 use crate::outcome::{Failure, Outcome, plain, show};
@@ -11,6 +11,9 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::time::timeout;
+
+/// What is done to a page before it is shown.
+type Edit = fn(String) -> String;
 
 /// Longest wait for a page.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,6 +34,9 @@ pub(crate) struct ProxyMetricsFlags {
     /// A sidecar's admin server, in place of ports that are forwarded.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "target")]
     addr: Option<String>,
+    /// Names of workloads, Services, clients and hosts are hashes: the page can be shown to others.
+    #[arg(long)]
+    obfuscate: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -46,8 +52,13 @@ pub(crate) struct ControllerMetricsFlags {
 
 /// `linkerd diagnostics proxy-metrics`.
 pub(crate) async fn proxy_metrics(flags: ProxyMetricsFlags) -> Result<Outcome, Failure> {
+    let edit: Edit = if flags.obfuscate {
+        obfuscate::page
+    } else {
+        |page| page
+    };
     if let Some(addr) = &flags.addr {
-        show(&page(forward::to_address(addr).await?, addr).await?)?;
+        show(&edit(page(forward::to_address(addr).await?, addr).await?))?;
         return Ok(Outcome::Good);
     }
     let Some(target) = &flags.target else {
@@ -72,7 +83,7 @@ pub(crate) async fn proxy_metrics(flags: ProxyMetricsFlags) -> Result<Outcome, F
             "linkerd-proxy".to_owned(),
         )
     });
-    metrics(&cluster, namespace, pods.collect()).await
+    metrics(&cluster, namespace, pods.collect(), edit).await
 }
 
 /// `linkerd diagnostics controller-metrics`.
@@ -94,7 +105,7 @@ pub(crate) async fn controller_metrics(flags: ControllerMetricsFlags) -> Result<
         .hint("linkerd check; -L names another namespace"));
     }
     let all = pods.iter().flat_map(admin_ports).collect();
-    metrics(&cluster, &cluster.namespace, all).await
+    metrics(&cluster, &cluster.namespace, all, |page| page).await
 }
 
 /// The admin ports of a Pod's containers, but for the sidecar's.
@@ -128,6 +139,7 @@ async fn metrics(
     cluster: &Cluster,
     namespace: &str,
     pods: Vec<(&serde_json::Value, u16, String)>,
+    edit: Edit,
 ) -> Result<Outcome, Failure> {
     let (count, mut are_all_there) = (pods.len(), true);
     for (at, (pod, port, container)) in pods.into_iter().enumerate() {
@@ -145,7 +157,7 @@ async fn metrics(
             at + 1
         );
         match asked.await {
-            Ok(page) => show(&format!("{heading}#\n{page}\n"))?,
+            Ok(page) => show(&format!("{heading}#\n{}\n", edit(page)))?,
             Err(failure) => {
                 are_all_there = false;
                 show(&format!(

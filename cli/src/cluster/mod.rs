@@ -7,6 +7,7 @@
 //! | `forward` | a connection to a port of a Pod |
 //! | `authz` | `linkerd authz` |
 //! | `diagnostics`, `metrics` | what the control plane's APIs say; metrics |
+//! | `obfuscate` | metrics without names |
 //! | `identity` | the certificates that Pods' sidecars show |
 //! | `version` | `linkerd version` |
 
@@ -16,6 +17,7 @@ pub(crate) mod diagnostics;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod metrics;
+mod obfuscate;
 pub(crate) mod version;
 pub(crate) mod workload;
 
@@ -56,6 +58,12 @@ pub(crate) struct Which {
     /// Context of the kubeconfig.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// Who asks, in place of who is in the kubeconfig, if that one may say so.
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
+    /// Groups that the one of --as is in; may be repeated.
+    #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
+    groups: Vec<String>,
 }
 
 impl Which {
@@ -74,7 +82,7 @@ impl Which {
             context: self.context.clone(),
             ..KubeConfigOptions::default()
         };
-        Ok(match (&self.kubeconfig, &self.context) {
+        let mut config = match (&self.kubeconfig, &self.context) {
             (Some(file), _) => {
                 let read = Kubeconfig::read_from(file).map_err(|error| cannot_ask(&error))?;
                 Config::from_custom_kubeconfig(read, &options)
@@ -85,7 +93,15 @@ impl Which {
                 .await
                 .map_err(|error| cannot_ask(&error))?,
             (None, None) => Config::infer().await.map_err(|error| cannot_ask(&error))?,
-        })
+        };
+        if let Some(user) = &self.user {
+            // And nothing of whom the kubeconfig names.
+            config.auth_info.impersonate = Some(user.clone());
+            config.auth_info.impersonate_groups = Some(self.groups.clone());
+            config.auth_info.impersonate_uid = None;
+            config.auth_info.impersonate_user_extra = None;
+        }
+        Ok(config)
     }
 }
 

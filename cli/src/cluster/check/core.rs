@@ -98,15 +98,20 @@ pub(super) async fn existence(cluster: &Cluster) -> Result<Category, Failure> {
 }
 
 /// Whether the control plane is of the same version as this program, which renders its charts.
-pub(super) async fn version(cluster: &Cluster) -> Result<Category, Failure> {
+pub(super) async fn version(cluster: &Cluster, expected: &str) -> Result<Category, Failure> {
     let what = "control plane and cli versions match";
     let theirs = version::of_control_plane(cluster).await?;
     let theirs = theirs.as_deref().unwrap_or("unknown");
-    let found = if theirs == OURS {
+    let said = if expected == OURS {
+        format!("the control plane is of version {theirs}, and this program of {OURS}")
+    } else {
+        format!("the control plane is of version {theirs}, and {expected} is expected")
+    };
+    let found = if theirs == expected {
         Found::Good
     } else {
         Found::warning(
-            format!("the control plane is of version {theirs}, and this program of {OURS}"),
+            said,
             format!(
                 "{UPGRADE} brings the control plane to {OURS}; or take the linkerd of {theirs}"
             ),
@@ -215,7 +220,16 @@ pub(super) async fn config(cluster: &Cluster) -> Result<Category, Failure> {
             Found::if_none(&missing, |text| Found::error(text, UPGRADE)),
         ));
     }
-    checks.push(Check::new(
+    checks.push(definitions(cluster).await);
+    Ok(Category {
+        name: "linkerd-config",
+        checks,
+    })
+}
+
+/// Whether the definitions of the mesh's kinds are there.
+pub(super) async fn definitions(cluster: &Cluster) -> Check {
+    Check::new(
         "control plane CustomResourceDefinitions exist",
         match cluster.has_definitions().await {
             Ok(()) => Found::Good,
@@ -228,11 +242,7 @@ pub(super) async fn config(cluster: &Cluster) -> Result<Category, Failure> {
                 )
             }
         },
-    ));
-    Ok(Category {
-        name: "linkerd-config",
-        checks,
-    })
+    )
 }
 
 /// The labels without which webhooks would be asked about the control plane itself.

@@ -23,7 +23,7 @@ mod pre;
 mod print;
 mod trust;
 
-use super::{Cluster, Which};
+use super::{Cluster, Which, version::OURS};
 use crate::outcome::{Failure, Outcome};
 use std::{
     path::PathBuf,
@@ -45,6 +45,12 @@ pub(crate) struct Flags {
     /// Whether a control plane could be installed.
     #[arg(long, conflicts_with_all = ["directory", "proxy"])]
     pre: bool,
+    /// Whether the definitions of the mesh's kinds are there, and nothing of the control plane.
+    #[arg(long, conflicts_with_all = ["directory", "proxy", "pre"])]
+    crds: bool,
+    /// The version that the control plane is to have; absent: this program's.
+    #[arg(long, value_name = "VERSION", conflicts_with = "directory")]
+    expected_version: Option<String>,
     /// The sidecars of applications too, of a namespace or of all.
     #[arg(long, conflicts_with = "directory")]
     proxy: bool,
@@ -219,6 +225,13 @@ async fn all(flags: &Flags) -> Vec<Category> {
         categories.push(seen("pre-kubernetes-setup", pre::category(&cluster).await));
         return categories;
     }
+    if flags.crds {
+        categories.push(Category {
+            name: "linkerd-crd",
+            checks: vec![core::definitions(&cluster).await],
+        });
+        return categories;
+    }
     let existence = seen("linkerd-existence", core::existence(&cluster).await);
     let is_installed = existence
         .checks
@@ -228,13 +241,17 @@ async fn all(flags: &Flags) -> Vec<Category> {
     if !is_installed {
         return categories;
     }
+    let expected = flags.expected_version.as_deref().unwrap_or(OURS);
     let mut add = |name, result| categories.push(seen(name, result));
     add("linkerd-config", core::config(&cluster).await);
     add("linkerd-identity", trust::identity(&cluster).await);
     let webhooks = "linkerd-webhooks-and-apisvc-tls";
     add(webhooks, trust::webhooks(&cluster).await);
     add("linkerd-policy", core::policy(&cluster).await);
-    add("control-plane-version", core::version(&cluster).await);
+    add(
+        "control-plane-version",
+        core::version(&cluster, expected).await,
+    );
     if flags.proxy {
         let namespace = flags.namespace.as_deref();
         match data_plane::categories(&cluster, namespace).await {

@@ -144,6 +144,20 @@ pub(super) async fn asked(cli: &Cli, plane: &ControlPlane, sidecar: &Sidecar) {
     })
     .await;
     shows("diagnostics-endpoints.txt", &table);
+    let page = cli.good(&format!("{endpoints} -o json")).await;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(page[0]["labels"]["pod"], "batch", "{page}");
+    assert_eq!(page[0]["ip"], "10.42.0.7", "{page}");
+    assert!(page[0]["http2"]["keep_alive"].is_object(), "{page}");
+    let obfuscated = format!(
+        "diagnostics proxy-metrics --obfuscate --addr {}",
+        sidecar.admin()
+    );
+    let page = cli.good(&obfuscated).await;
+    assert!(page.contains("control_identity_cert_expiration"), "{page}");
+    for name in ["linkerd-policy", "serviceaccount.identity"] {
+        assert!(!page.contains(name), "{name}: {page}");
+    }
     for (words, wanted) in [
         (
             format!("policy svc/batch 80 -n shop --addr {policy}"),

@@ -151,14 +151,22 @@ pub(super) async fn broken(api: &ApiServer, cli: &Cli) {
         api.get(&path(&definition)).await.is_none().then_some(())
     })
     .await;
-    let said = cli.check("").await;
-    said.names(
-        1,
-        "× control plane CustomResourceDefinitions exist",
-        "egressnetworks",
-        "linkerd install --crds | kubectl apply",
-    );
+    for words in ["", "--crds"] {
+        let said = cli.check(words).await;
+        said.names(
+            1,
+            "× control plane CustomResourceDefinitions exist",
+            "egressnetworks",
+            "linkerd install --crds | kubectl apply",
+        );
+    }
     api.apply(&definition).await;
+    let crds = eventually("that the definition counts", async || {
+        let said = cli.check("--crds").await;
+        (said.code == 0).then_some(said.out)
+    })
+    .await;
+    assert!(!crds.contains("linkerd-config"), "{crds}");
 
     let label = |value: Value| json!({"metadata": {"labels": {"config.linkerd.io/admission-webhooks": value}}});
     api.merge("/api/v1/namespaces/linkerd", &label(Value::Null))
@@ -212,6 +220,8 @@ async fn versions_and_networks(api: &ApiServer, cli: &Cli) {
         "is of version 0.0.1",
         "linkerd upgrade | kubectl apply -f -",
     );
+    let said = cli.check("--expected-version 0.0.1 -o short").await;
+    said.shows_no("versions match");
     said.names(
         0,
         "‼ cluster networks contains all node podCIDRs",
@@ -385,6 +395,9 @@ pub(super) async fn with_less(api: &ApiServer) {
     .await;
     let what = "× what is there can be looked at";
     said.names(1, what, "forbidden", "kubectl auth can-i --list");
+    // Whoever may do everything may ask as somebody who may not.
+    let words = "--proxy -n shop --as system:serviceaccount:default:default --as-group system:serviceaccounts";
+    assert_eq!(Cli(api.kubeconfig()).check(words).await.out, said.out);
     assert!(
         said.out.contains("√ data plane namespace exists"),
         "{}",
