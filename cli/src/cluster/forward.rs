@@ -9,20 +9,18 @@ use crate::outcome::Failure;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::Value;
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::time::Duration;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
 
 /// Longest wait for a connection.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a kubelet is asked why a port is of no use.
+const WHY: Duration = Duration::from_secs(2);
 
 /// A stream of bytes, both ways.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -67,60 +65,33 @@ pub(crate) async fn to_pod(
             .hint(hint));
         }
     };
-    let why = forwarded.take_error(port);
-    match (forwarded.take_stream(port), why) {
-        (Some(stream), Some(why)) => Ok(Box::new(Forwarded {
-            stream,
-            why: Some(Box::pin(why)),
-        })),
-        _ => Err(Failure::new(format!(
+    match forwarded.take_stream(port) {
+        Some(stream) => Ok(Box::new(stream)),
+        None => Err(Failure::new(format!(
             "{what} cannot be forwarded: the API server gives no stream"
         ))
         .hint(hint)),
     }
 }
 
-/// A port that is forwarded. Where the kubelet says why its bytes end, as when nobody listens on the port, that is an error.
-struct Forwarded {
-    stream: DuplexStream,
-    why: Option<Pin<Box<dyn Future<Output = Option<String>> + Send>>>,
-}
-
-impl AsyncRead for Forwarded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
-        // It was said before the end, if it was.
-        if is_end
-            && let Some(mut why) = self.why.take()
-            && let Poll::Ready(Some(why)) = why.as_mut().poll(context)
-        {
-            return Poll::Ready(Err(io::Error::other(why)));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Forwarded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+/// What the kubelet says of a port by which nothing was to be had, where it says something: that nobody listens there. It says
+/// so beside the bytes and then ends all; who has written meanwhile does not hear it, and so it is asked anew, in silence.
+pub(crate) async fn explained(
+    failure: Failure,
+    cluster: &Cluster,
+    (namespace, pod, port): (&str, &str, u16),
+) -> Failure {
+    let api = Api::<Pod>::namespaced(cluster.client.clone(), namespace);
+    let asked = async {
+        let mut forwarded = api.portforward(pod, &[port]).await.ok()?;
+        // Who lets go of the bytes has ended it.
+        let _bytes = forwarded.take_stream(port)?;
+        forwarded.take_error(port)?.await
+    };
+    match timeout(WHY, asked).await {
+        Ok(Some(why)) => Failure::new(format!("port {port} of the Pod {namespace}/{pod}: {why}"))
+            .hint(format!("kubectl -n {namespace} get pod {pod} -o wide")),
+        _ => failure,
     }
 }
 

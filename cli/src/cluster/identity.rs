@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-/// How long a Pod's own address is tried, before the API server is asked to forward.
+/// How long a Pod's own address is tried, where its port cannot be forwarded.
 const STRAIGHT: Duration = Duration::from_secs(2);
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -143,13 +143,34 @@ async fn ask(
     name: &str,
 ) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, Failure> {
     let port = forward::port(pod, "linkerd-admin", ADMIN);
-    let io = match addr {
-        Some(addr) => forward::to_address(addr).await?,
-        None => match straight(text(pod, "/status/podIP"), port).await {
-            Some(stream) => Box::new(stream) as Box<dyn forward::Io>,
-            None => forward::to_pod(cluster, namespace, text(pod, "/metadata/name"), port).await?,
-        },
+    if let Some(addr) = addr {
+        return shown(forward::to_address(addr).await?, namespace, pod, name).await;
+    }
+    let own = text(pod, "/metadata/name");
+    // The Pod's own address, seen from here, may be somebody else's.
+    let failure = match forward::to_pod(cluster, namespace, own, port).await {
+        Ok(io) => {
+            let failure = match shown(io, namespace, pod, name).await {
+                Ok(chain) => return Ok(chain),
+                Err(failure) => failure,
+            };
+            return Err(forward::explained(failure, cluster, (namespace, own, port)).await);
+        }
+        Err(failure) => failure,
     };
+    match straight(text(pod, "/status/podIP"), port).await {
+        Some(stream) => shown(Box::new(stream), namespace, pod, name).await,
+        None => Err(failure),
+    }
+}
+
+/// The chain that is shown on a connection.
+async fn shown(
+    io: Box<dyn forward::Io>,
+    namespace: &str,
+    pod: &serde_json::Value,
+    name: &str,
+) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, Failure> {
     match timeout(HANDSHAKE, linkerd_tls::presented(io, name)).await {
         Ok(Ok(chain)) => Ok(chain),
         Ok(Err(error)) => Err(

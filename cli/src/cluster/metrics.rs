@@ -148,7 +148,14 @@ async fn metrics(
             if !is_ready(pod) {
                 eprintln!("warning: the Pod {name} is not ready");
             }
-            page(forward::to_pod(cluster, namespace, name, port).await?, name).await
+            let io = forward::to_pod(cluster, namespace, name, port).await?;
+            match page(io, name).await {
+                Ok(page) => Ok(page),
+                Err(failure) => {
+                    let at = (namespace, name, port);
+                    Err(forward::explained(failure, cluster, at).await)
+                }
+            }
         };
         let heading = format!(
             "#\n# POD {} CONTAINER {} ({} of {count})\n",

@@ -13,7 +13,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Deployments of the control plane.
-const COMPONENTS: [&str; 3] = [
+pub(super) const COMPONENTS: [&str; 3] = [
     "linkerd-destination",
     "linkerd-identity",
     "linkerd-proxy-injector",

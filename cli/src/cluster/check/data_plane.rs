@@ -1,7 +1,7 @@
 //! Sidecars of applications: whether they are ready, trust what the control plane trusts, and are of its version; and Pods
 //! that should have one and have none.
 
-use super::{Category, Check, Found, core, opaque};
+use super::{Category, Check, Found, core, misplaced, opaque};
 use crate::{
     cluster::{
         Cluster,
@@ -116,7 +116,13 @@ async fn sidecars(
         Found::if_none(&old, |text| Found::warning(text, restart(&old))),
     ));
     let defaults = &values.proxy.opaque_ports;
-    checks.push(opaque::check(cluster, namespace, &meshed, defaults).await?);
+    let list = match namespace {
+        Some(name) => format!("/api/v1/namespaces/{name}/services"),
+        None => "/api/v1/services".to_owned(),
+    };
+    let services = cluster.list(&list, "").await?;
+    checks.extend(misplaced::checks(pods.iter(), &services));
+    checks.push(opaque::check(&services, &meshed, defaults));
     let anchors = cluster
         .config_map("linkerd-identity-trust-roots")
         .await?

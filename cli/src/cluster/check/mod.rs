@@ -10,6 +10,8 @@
 //! | `core` | the control plane: objects, Pods, Lease |
 //! | `trust` | the issuer, the trust anchors, webhooks' certificates |
 //! | `data_plane` | sidecars of applications, and Pods that should have one |
+//! | `ha` | several replicas, where there are to be several |
+//! | `misplaced` | labels that count only as annotations, and the other way |
 //! | `opaque` | whether Services and Pods say the same of opaque ports |
 //! | `directory` | a mesh of this host |
 
@@ -17,6 +19,8 @@ mod clocks;
 mod core;
 mod data_plane;
 mod directory;
+mod ha;
+mod misplaced;
 mod networks;
 mod opaque;
 mod pre;
@@ -252,6 +256,10 @@ async fn all(flags: &Flags) -> Vec<Category> {
         "control-plane-version",
         core::version(&cluster, expected).await,
     );
+    match ha::category(&cluster).await {
+        Ok(found) => categories.extend(found),
+        Err(failure) => categories.push(seen("linkerd-ha-checks", Err(failure))),
+    }
     if flags.proxy {
         let namespace = flags.namespace.as_deref();
         match data_plane::categories(&cluster, namespace).await {

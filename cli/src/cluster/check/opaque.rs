@@ -2,10 +2,7 @@
 //! by what is said of the Pod, and bytes that one side reads as HTTP and the other does not are an outage.
 
 use super::{Check, Found};
-use crate::{
-    cluster::{Cluster, workload::text},
-    outcome::Failure,
-};
+use crate::cluster::workload::text;
 use linkerd_policy::ports::PortSet;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -13,25 +10,15 @@ use std::collections::BTreeSet;
 const ANNOTATION: &str = "config.linkerd.io/opaque-ports";
 
 /// Of the Pods with a sidecar.
-pub(super) async fn check(
-    cluster: &Cluster,
-    namespace: Option<&str>,
-    meshed: &[&Value],
-    defaults: &str,
-) -> Result<Check, Failure> {
-    let list = match namespace {
-        Some(name) => format!("/api/v1/namespaces/{name}/services"),
-        None => "/api/v1/services".to_owned(),
-    };
-    let services = cluster.list(&list, "").await?;
+pub(super) fn check(services: &[Value], meshed: &[&Value], defaults: &str) -> Check {
     let defaults = PortSet::parse_with_names(defaults, |_| Vec::new()).0;
     let mut wrong = BTreeSet::new();
-    for service in &services {
+    for service in services {
         let behind = meshed.iter().filter(|pod| selects(service, pod));
         wrong.extend(behind.flat_map(|pod| unlike(service, pod, &defaults)));
     }
     let wrong: Vec<String> = wrong.into_iter().collect();
-    Ok(Check::new(
+    Check::new(
         "opaque ports are properly annotated",
         Found::if_none(&wrong, |text| {
             Found::warning(
@@ -41,7 +28,7 @@ pub(super) async fn check(
                 ),
             )
         }),
-    ))
+    )
 }
 
 fn selects(service: &Value, pod: &Value) -> bool {

@@ -322,6 +322,7 @@ pub(super) async fn data_plane(api: &ApiServer, cli: &Cli, plane: &ControlPlane)
     let mut late = pod("late");
     late["metadata"]["annotations"] = json!({"linkerd.io/inject": "enabled"});
     late["spec"]["serviceAccountName"] = "web".into();
+    late["metadata"]["labels"]["config.linkerd.io/proxy-log-level"] = "debug".into();
     for object in [late, meshed("old", "other anchors", "0.0.1")] {
         api.apply(&object).await;
     }
@@ -337,6 +338,12 @@ pub(super) async fn data_plane(api: &ApiServer, cli: &Cli, plane: &ControlPlane)
         "‼ pods that ask for a proxy have one",
         "shop/late",
         "kubectl -n shop rollout restart deploy",
+    );
+    said.names(
+        1,
+        "‼ data plane pod labels are configured correctly",
+        "shop/late: config.linkerd.io/proxy-log-level is among its labels",
+        "linkerd inject",
     );
     said.names(
         1,

@@ -6,6 +6,8 @@ use crate::{
     sidecar::Sidecar,
 };
 use serde_json::Value;
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
 
 /// The name of the control plane's Pod of a component.
 async fn component(api: &ApiServer, component: &str) -> String {
@@ -34,7 +36,10 @@ pub(super) async fn shown(api: &ApiServer, cli: &Cli, plane: &ControlPlane, side
         (9990, plane.admin),
     ];
     kubelet.take(api, ("linkerd", &destination), &ports).await;
-    // Nobody is at the Pod's own address.
+    // Somebody else is at what is the Pod's address in the cluster.
+    let elsewhere: SocketAddr = "127.77.5.250:4191".parse().unwrap();
+    let elsewhere = TcpListener::bind(elsewhere).await.unwrap();
+    tokio::spawn(crate::sidecar::say_yes(elsewhere));
     api.set_status(&running("web", "127.77.5.250")).await;
 
     let page = cli.good("diagnostics proxy-metrics -n shop po/web").await;
@@ -83,5 +88,7 @@ pub(super) async fn shown(api: &ApiServer, cli: &Cli, plane: &ControlPlane, side
         .run("diagnostics proxy-metrics -n shop po/forgotten")
         .await;
     let why = "an error occurred forwarding 4191 of shop/forgotten: connection refused";
+    assert!(said.code == 1 && said.out.contains(why), "{}", said.out);
+    let said = cli.run("identity -n shop forgotten").await;
     assert!(said.code == 1 && said.out.contains(why), "{}", said.out);
 }
