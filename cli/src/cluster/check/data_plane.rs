@@ -123,6 +123,11 @@ async fn sidecars(
     let services = cluster.list(&list, "").await?;
     checks.extend(misplaced::checks(pods.iter(), &services));
     checks.push(opaque::check(&services, &meshed, defaults));
+    Ok((checks, anchors(cluster, &meshed).await?))
+}
+
+/// Whether sidecars believe what the control plane believes.
+async fn anchors(cluster: &Cluster, meshed: &[&Value]) -> Result<Check, Failure> {
     let anchors = cluster
         .config_map("linkerd-identity-trust-roots")
         .await?
@@ -133,7 +138,7 @@ async fn sidecars(
         .filter(|pod| trusts_else(pod, anchors))
         .map(|pod| place(pod))
         .collect();
-    let identity = Check::new(
+    Ok(Check::new(
         "data plane proxies certificate match CA",
         Found::if_none(&other, |text| {
             Found::warning(
@@ -141,8 +146,7 @@ async fn sidecars(
                 restart(&other),
             )
         }),
-    );
-    Ok((checks, identity))
+    ))
 }
 
 /// Starts the Deployments anew of the namespaces of Pods, which are listed as `NAMESPACE/NAME`.

@@ -77,6 +77,7 @@ fn wrong<'a>(objects: impl Iterator<Item = &'a Value>, place: &str, words: &[&st
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::slice;
 
     #[test]
     fn words_in_the_wrong_place_are_named_with_their_object() {
@@ -99,9 +100,9 @@ mod tests {
             Found::Warning(problem) => problem.what.lines().count(),
             Found::Error { .. } => usize::MAX,
         };
-        let found = checks([&right].into_iter(), &[right.clone()]);
+        let found = checks([&right].into_iter(), slice::from_ref(&right));
         assert_eq!(found.each_ref().map(count), [0, 0, 0]);
-        let found = checks([&misplaced].into_iter(), &[misplaced.clone()]);
+        let found = checks([&misplaced].into_iter(), slice::from_ref(&misplaced));
         assert_eq!(found.each_ref().map(count), [2, 2, 1]);
         let Found::Warning(problem) = &found[2].found else {
             unreachable!()
