@@ -181,6 +181,7 @@ impl Keeper {
                 gone.iter().for_each(|key| self.gone(key));
                 true
             }
+            What::Resumed => kind.failure.take().is_some() && kind.is_known,
             What::Failed(reason) => {
                 if kind.failure.as_ref() == Some(&reason) {
                     return false;

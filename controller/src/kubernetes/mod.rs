@@ -94,8 +94,12 @@ impl Kubernetes {
     }
 }
 
+/// How long a connection to an API server may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// A client of the API server that a configuration names.
 fn client_of(mut config: Config) -> Result<Client, KubernetesError> {
+    config.connect_timeout = Some(CONNECT);
     // The library's own way of asking again grows to minutes, in which nobody is told.
     config.default_retry = false;
     let builder = ClientBuilder::try_from(config)?;
@@ -239,4 +243,6 @@ enum What {
     Listed,
     /// The kind cannot be read or watched at the moment.
     Failed(Arc<str>),
+    /// It is watched again; nothing was missed.
+    Resumed,
 }

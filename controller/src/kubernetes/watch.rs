@@ -1,17 +1,14 @@
 //! One kind of object: found, listed, watched, and tried again.
 
-use super::{Told, What};
-use futures::{StreamExt as _, TryStreamExt as _};
+use super::{Told, What, lasting};
+use futures::StreamExt as _;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject},
     core::PartialObjectMeta,
     discovery,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
 use linkerd_metrics::{Handle, Histogram};
 use linkerd_policy::manifest::KINDS;
@@ -74,47 +71,37 @@ impl Watcher {
         let client = self.client.clone();
         let lag = self.lag.as_ref();
         // Of some kinds nothing but the metadata matters, and the rest can be large.
-        let mut events = if METADATA_ONLY.contains(&resource.kind.as_str()) {
+        let mut told = if METADATA_ONLY.contains(&resource.kind.as_str()) {
             let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, resource);
-            let events = watcher::watcher(api, config).default_backoff();
-            events
-                .map_ok(|event| map(event, lag, |object| of_metadata(object, resource)))
+            let told = lasting::told(api, config);
+            told.map(|told| what(told, lag, |object| of_metadata(object, resource)))
                 .boxed()
         } else {
             let api = Api::<DynamicObject>::all_with(client, resource);
-            let events = watcher::watcher(api, config).default_backoff();
-            events
-                .map_ok(|event| map(event, lag, |object| value(object, resource)))
+            let told = lasting::told(api, config);
+            told.map(|told| what(told, lag, |object| value(object, resource)))
                 .boxed()
         };
-        loop {
-            let event = match events.try_next().await {
-                Ok(Some(event)) => event,
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    if self.may_be_forbidden && is_forbidden(&error) {
-                        tracing::debug!(kind = resource.kind, %error, "Done without");
-                        self.tell(What::Absent).await?;
-                        tokio::time::sleep(ALLOWED).await;
-                        return Ok(());
-                    }
-                    self.tell(What::Failed(error.to_string().into())).await?;
-                    match error {
-                        watcher::Error::InitialListFailed(error) if is_absent(&error) => {
-                            return Ok(());
-                        }
-                        // From a version that is forgotten no watch can begin: everything is listed anew.
-                        watcher::Error::WatchStartFailed(error)
-                            if is_absent(&error) || is_expired(&error) =>
-                        {
-                            return Ok(());
-                        }
-                        _ => continue,
-                    }
+        while let Some(told) = told.next().await {
+            let error = match told {
+                Ok(what) => {
+                    self.tell(what).await?;
+                    continue;
                 }
+                Err(error) => error,
             };
-            self.tell(event).await?;
+            if self.may_be_forbidden && is_forbidden(&error) {
+                tracing::debug!(kind = resource.kind, %error, "Done without");
+                self.tell(What::Absent).await?;
+                tokio::time::sleep(ALLOWED).await;
+                return Ok(());
+            }
+            self.tell(What::Failed(error.to_string().into())).await?;
+            if is_gone(&error) {
+                return Ok(());
+            }
         }
+        Ok(())
     }
 }
 
@@ -139,6 +126,19 @@ pub(super) async fn served(
 
 /// Kinds of which only the metadata is asked for.
 pub(super) const METADATA_ONLY: &[&str] = &["Namespace", "Node", "ReplicaSet", "Job"];
+
+/// What is told, or why nothing is.
+fn what<K: kube::ResourceExt>(
+    told: lasting::Told<K>,
+    lag: Option<&Handle<Histogram>>,
+    value: impl FnOnce(K) -> Value,
+) -> Result<What, watcher::Error> {
+    match told {
+        lasting::Told::Event(event) => Ok(map(event, lag, value)),
+        lasting::Told::Failed(error) => Err(error),
+        lasting::Told::Resumed => Ok(What::Resumed),
+    }
+}
 
 /// What is told of an event.
 fn map<K: kube::ResourceExt>(
@@ -201,9 +201,10 @@ fn with_type(mut value: Value, resource: &ApiResource) -> Value {
     value
 }
 
-/// Whether the API server says that it has forgotten the version that was asked for.
-fn is_expired(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 410)
+/// Whether the API server says that it does not serve the kind any more.
+fn is_gone(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(error) | WatchStartFailed(error) if is_absent(error))
 }
 
 /// Whether the API server says that we may not list or watch something.

@@ -150,6 +150,16 @@ async fn says(plane: &ControlPlane, page: &str, wanted: &str) {
     .await;
 }
 
+/// Waits until nothing is wrong.
+pub(crate) async fn right(plane: &ControlPlane) {
+    eventually("nothing is wrong", async || {
+        let (_, text) = plane.page("/status").await?;
+        let status: Value = serde_json::from_str(&text).ok()?;
+        (status["problems"] == json!([])).then_some(())
+    })
+    .await;
+}
+
 fn identity(address: &WeightedAddr) -> String {
     let tls = address.tls_identity.as_ref().unwrap();
     tls.server_name.as_ref().unwrap().name.clone()
@@ -207,6 +217,7 @@ async fn a_service_has_the_endpoints_of_the_one_in_another_cluster_that_it_stand
     west.start_server().await;
     west.apply(&of_pods(&["10.50.0.1"])).await;
     assert_eq!(removed(&mut stream).await, 1);
+    right(&plane).await;
 
     here.delete(&credentials("west", &kubeconfig)).await;
     let end = within("the stream's end", stream.message()).await.unwrap();
@@ -274,12 +285,7 @@ async fn a_secret_that_is_changed_or_broken_takes_no_endpoint_away() {
     west.apply(&of_pods(&["10.50.0.1"])).await;
     assert_eq!(removed(&mut stream).await, 1, "the old watch goes on");
     here.apply(&credentials("west", &renewed)).await;
-    eventually("nothing is wrong", async || {
-        let (_, text) = plane.page("/status").await?;
-        let status: Value = serde_json::from_str(&text).ok()?;
-        (status["problems"] == json!([])).then_some(())
-    })
-    .await;
+    right(&plane).await;
 }
 
 #[tokio::test]

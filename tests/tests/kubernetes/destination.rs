@@ -4,6 +4,7 @@ mod choice;
 mod profiles;
 
 use crate::{
+    clusters::right,
     control_plane::ControlPlane,
     policy::{account, namespace},
     server::ApiServer,
@@ -282,4 +283,6 @@ async fn an_api_server_or_etcd_that_goes_takes_no_endpoint_away_and_news_apply_w
             "{second:?}"
         );
     }
+    // Nor is it said any more that kinds are not watched of which there is no news.
+    right(&plane).await;
 }

@@ -8,7 +8,10 @@
 mod secret;
 mod store;
 
-use super::{Ended, Follow, Needed, client_of, follow, lasting};
+use super::{
+    Ended, Follow, Needed, client_of, follow,
+    lasting::{self, Told},
+};
 use crate::source::{Problem, Snapshot};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
@@ -55,14 +58,15 @@ pub(crate) async fn keep(
 ) {
     let secrets = Api::<Secret>::namespaced(client, &own.control_plane_namespace);
     let config = watcher::Config::default().fields(&format!("type={}", secret::TYPE));
-    let mut events = pin!(lasting::events(secrets, config));
+    let mut told = pin!(lasting::told(secrets, config));
     let latest = Arc::<Latest>::default();
     let mut store = Store::new(own, latest.clone());
     loop {
         let has_changed = tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(event)) => hear(&mut store, event).await,
-                Some(Err(error)) => store.failed(&error),
+            told = told.next() => match told {
+                Some(Told::Event(event)) => hear(&mut store, event).await,
+                Some(Told::Failed(error)) => store.failed(&error),
+                Some(Told::Resumed) => store.resumed(),
                 None => return,
             },
             () = latest.told.notified() => store.take(latest.take()),

@@ -131,6 +131,11 @@ impl Store {
         is_new || was_known != self.is_known
     }
 
+    /// Secrets are watched again. Tells whether that is news.
+    pub(super) fn resumed(&mut self) -> bool {
+        self.failure.take().is_some()
+    }
+
     /// Watches the clusters that are described, and no others.
     pub(super) fn reconcile(&mut self) {
         let mut wanted = BTreeMap::new();
