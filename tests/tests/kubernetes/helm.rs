@@ -13,6 +13,7 @@ use std::{
 };
 
 mod kubelet;
+mod privilege;
 mod sidecar;
 mod walk;
 
@@ -219,6 +220,7 @@ async fn what_helm_installs_runs_with_the_rights_it_has_keeps_its_certificates_a
     );
 
     let components = components(&server).await;
+    privilege::is_least(&server).await;
     let first = made(&server).await;
 
     helm.with_hook(&[
