@@ -17,6 +17,8 @@ mod privilege;
 mod sidecar;
 mod walk;
 
+pub(crate) use sidecar::rendered;
+
 const NAMESPACE: &str = "linkerd";
 
 /// Helm with an API server.

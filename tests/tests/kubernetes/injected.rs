@@ -2,7 +2,7 @@
 //! both families of addresses.
 
 use crate::{
-    injection::{Given, TRANSPORT_HEADER, cluster, deployment, run, service, unasked},
+    injection::{Given, cluster, deployment, of_chart, run, service, unasked},
     node::{self, Families, Network, Running},
     policy::{namespace, server},
     server::ApiServer,
@@ -209,7 +209,7 @@ async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
     };
     let given = Given {
         values: "disableIPv6: false\nproxy: {logLevel: 'warn,linkerd=info'}\n",
-        flags: &[TRANSPORT_HEADER, "--enable-ipv6=true"],
+        flags: of_chart("disableIPv6=false"),
         ..Given::default()
     };
     let Some((api, _plane)) = cluster(Some(network), &given).await else {
@@ -239,4 +239,50 @@ async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
         .map(|ip| SocketAddr::new(*ip, 8080))
         .collect();
     shop.policy_lets_in_whom_it_names(&meshed, &plain).await;
+}
+
+#[tokio::test]
+async fn while_ipv6_is_off_nobody_is_sent_to_addresses_on_which_no_sidecar_listens() {
+    let Some(network) = &mut Network::make(Families::Both) else {
+        return;
+    };
+    let Some((api, _plane)) = cluster(Some(network), &Given::default()).await else {
+        return;
+    };
+    for name in ["web", "api"] {
+        api.apply(&deployment(name, &json!({}))).await;
+    }
+    let mut service = service("web", 80, 8080);
+    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    let service = api.apply(&service).await;
+    let ips = parsed(&service["spec"]["clusterIPs"]);
+    let web = &run(&api, network, "web").await;
+    application(network, web, Ipv6Addr::UNSPECIFIED.into());
+    let client = &run(&api, network, "api").await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
+    eventually("endpoints of both families", async || {
+        let list = api.get(slices).await?;
+        let slices = list["items"].as_array()?.iter();
+        let of = |family: &str| {
+            let mut of = slices
+                .clone()
+                .filter(|slice| slice["addressType"] == family);
+            of.any(|slice| {
+                slice["endpoints"]
+                    .as_array()
+                    .is_some_and(|all| !all.is_empty())
+            })
+        };
+        (of("IPv4") && of("IPv6")).then_some(())
+    })
+    .await;
+    let shop = Shop {
+        api: &api,
+        network,
+        web,
+        client,
+    };
+    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
+        .await;
 }

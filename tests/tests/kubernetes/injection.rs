@@ -4,6 +4,7 @@
 use crate::{
     certificates::{TOO_OLD, answer_to_tls_1_2},
     free_port,
+    helm::rendered,
     node::{self, CONTROL, Families, Network, Running},
     policy::{account, server},
     server::ApiServer,
@@ -43,7 +44,7 @@ impl Drop for Plane {
 }
 
 /// What a control plane is started with.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Given<'a> {
     pub(crate) roles: &'a str,
     /// A file of its folder.
@@ -51,11 +52,29 @@ pub(crate) struct Given<'a> {
     /// The chart's.
     pub(crate) values: &'a str,
     /// Flags beside those that every one has.
-    pub(crate) flags: &'a [&'a str],
+    pub(crate) flags: Vec<String>,
 }
 
-/// How sidecars connect to one another, by the chart.
-pub(crate) const TRANSPORT_HEADER: &str = "--outbound-transport-mode=transport-header";
+/// What the chart, with these values, tells the control plane of how sidecars connect to one another.
+pub(crate) fn of_chart(set: &str) -> Vec<String> {
+    let objects = rendered(set);
+    let name = |object: &&Value| object["metadata"]["name"] == "linkerd-destination";
+    let mut deployments = objects
+        .iter()
+        .filter(|object| object["kind"] == "Deployment");
+    let containers = &deployments.find(name).unwrap()["spec"]["template"]["spec"]["containers"];
+    let containers = containers.as_array().unwrap().iter();
+    let words = containers
+        .filter_map(|container| container["args"].as_array())
+        .flatten();
+    let words = words.map(|word| word.as_str().unwrap().to_owned());
+    let flags = ["--enable-ipv6=", "--outbound-transport-mode="];
+    let found: Vec<_> = words
+        .filter(|word| flags.iter().any(|flag| word.starts_with(flag)))
+        .collect();
+    assert_eq!(found.len(), flags.len(), "{found:?}");
+    found
+}
 
 impl Default for Given<'_> {
     /// All roles, with a CA of its own and what the chart says by default.
@@ -64,7 +83,7 @@ impl Default for Given<'_> {
             roles: "policy,destination,identity,injector",
             anchors: "state/ca.crt",
             values: "proxy: {logLevel: 'warn,linkerd=info'}\n",
-            flags: &[TRANSPORT_HEADER, "--enable-ipv6=false"],
+            flags: of_chart("controllerReplicas=1"),
         }
     }
 }
@@ -113,7 +132,7 @@ impl Plane {
         };
         let process = command
             .arg("--kubernetes")
-            .args(given.flags)
+            .args(&given.flags)
             .arg(format!("--roles={}", given.roles))
             .arg(format!("--policy-addr={}", api(8090)))
             .arg(format!("--destination-addr={}", api(8086)))

@@ -29,7 +29,8 @@ fn take(template: &mut Value, list: &str, name: &str) -> Option<Value> {
     Some(items.remove(at))
 }
 
-fn rendered(set: &str) -> Vec<Value> {
+/// The objects of the control plane, with these values.
+pub(crate) fn rendered(set: &str) -> Vec<Value> {
     let mut values = Values::default();
     values.add_set(set, false).unwrap();
     let values = values.over_defaults(Chart::ControlPlane).unwrap();
