@@ -3,12 +3,14 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `api_ports` | which ports the API server has |
 //! | `flags` | which values flags stand for |
 //! | `trust` | whether sidecars that run will believe the issuer |
 //! | `prune` | what an earlier version has left behind |
 //! | `uninstall` | what there is to delete |
 //! | `namespace` | labels and annotations of the namespace, in a Job of the chart |
 
+mod api_ports;
 pub(crate) mod flags;
 pub(crate) mod namespace;
 pub(crate) mod prune;
@@ -81,8 +83,8 @@ pub(crate) async fn install(flags: Install) -> Result<Outcome, Failure> {
         let objects = rendered(Chart::Crds, namespace, &Values::default())?;
         return print(&objects, flags.output);
     }
-    let values = flags.values.read()?;
-    let objects = control_plane(namespace, &values)?;
+    let mut values = flags.values.read()?;
+    let mut objects = control_plane(namespace, &values)?;
     if !flags.ignore_cluster {
         let cluster = Cluster::connect(&flags.which).await.map_err(|failure| {
             failure.hint("linkerd install --ignore-cluster looks at no cluster")
@@ -93,6 +95,9 @@ pub(crate) async fn install(flags: Install) -> Result<Outcome, Failure> {
                 "there is an installation in the namespace {namespace} already: the ConfigMap linkerd-config"
             ))
             .hint("linkerd upgrade | kubectl apply -f - changes it; linkerd uninstall | kubectl delete -f - takes it away"));
+        }
+        if api_ports::add(&cluster, &mut values).await? {
+            objects = control_plane(namespace, &values)?;
         }
     }
     print(&objects, flags.output)

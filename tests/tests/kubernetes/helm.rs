@@ -333,32 +333,18 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
         return;
     };
     let before = everything(&server).await;
-    let text = refused(&server, &["install"]).await;
-    assert!(
-        text.contains("does not know servers.policy.linkerd.io"),
-        "{text}"
-    );
-    assert!(
-        text.contains("linkerd install --crds | kubectl apply"),
-        "{text}"
-    );
-    for object in printed(&server, &["install", "--crds", "-o", "json"]).await {
-        server.apply(&object).await;
-    }
-    server.defined().await;
-    let text = refused(&server, &["upgrade"]).await;
-    assert!(
-        text.contains("there is no installation in the namespace linkerd"),
-        "{text}"
-    );
-    for object in printed(
+    definitions_come_first(&server).await;
+    let api_server = an_api_server_at(16443);
+    server.apply(&api_server).await;
+    let installed = printed(
         &server,
         &["install", "-o", "json", "--set", "controllerReplicas=2"],
     )
-    .await
-    {
-        server.apply(&object).await;
+    .await;
+    for object in &installed {
+        server.apply(object).await;
     }
+    passes_its_sidecar_at(&installed, "443,6443,16443");
     let text = refused(&server, &["install"]).await;
     assert!(text.contains("there is an installation"), "{text}");
 
@@ -378,6 +364,7 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
     for object in &upgraded {
         server.apply(object).await;
     }
+    passes_its_sidecar_at(&upgraded, "443,6443,16443");
     let config = object(&server, "configmaps", "linkerd-config")
         .await
         .unwrap();
@@ -407,9 +394,61 @@ async fn what_the_cli_prints_can_be_applied_upgraded_with_its_values_and_deleted
     for object in printed(&server, &["uninstall", "-o", "json"]).await {
         server.delete(&object).await;
     }
+    server.delete(&api_server).await;
     nothing_is_left(&server, &before).await;
     let text = refused(&server, &["uninstall"]).await;
     assert!(text.contains("there is no installation"), "{text}");
+}
+
+/// Without the definitions nothing is printed, and without an installation none is upgraded.
+async fn definitions_come_first(server: &ApiServer) {
+    let text = refused(server, &["install"]).await;
+    assert!(
+        text.contains("does not know servers.policy.linkerd.io"),
+        "{text}"
+    );
+    assert!(
+        text.contains("linkerd install --crds | kubectl apply"),
+        "{text}"
+    );
+    for object in printed(server, &["install", "--crds", "-o", "json"]).await {
+        server.apply(&object).await;
+    }
+    server.defined().await;
+    let text = refused(server, &["upgrade"]).await;
+    assert!(
+        text.contains("there is no installation in the namespace linkerd"),
+        "{text}"
+    );
+}
+
+/// Where a cluster's API server says that it is.
+fn an_api_server_at(port: u16) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes-of-this-test", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    })
+}
+
+/// The ports of others that the control plane's own init containers leave alone.
+#[track_caller]
+fn passes_its_sidecar_at(objects: &[Value], ports: &str) {
+    let deployments = objects
+        .iter()
+        .filter(|object| object["kind"] == "Deployment");
+    let mut count = 0;
+    for deployment in deployments {
+        let containers = &deployment["spec"]["template"]["spec"]["initContainers"];
+        let args = containers[0]["args"].as_array().unwrap();
+        assert!(args.contains(&ports.into()), "{args:?}");
+        count += 1;
+    }
+    assert_eq!(count, 3);
 }
 
 /// Objects that say they are the control plane's and that it does not have any more, and no others.
