@@ -1,6 +1,6 @@
 //! `io.linkerd.proxy.inbound.InboundServerPolicies`: the policy of a workload's port, and its changes.
 
-use super::{Answers, Begin, Shared, watch_snapshots};
+use super::{Answers, Begin, Shared, path, watch_snapshots};
 use crate::metrics::{Name, Overflow};
 use linkerd_policy::{index::WorkloadRef, proto::server_to_api, server::ServerPolicy};
 use linkerd2_proxy_api::inbound::{
@@ -15,7 +15,10 @@ pub(crate) struct Policies(pub(crate) Shared);
 impl Policies {
     /// What is asked for, and what it is now.
     fn look_up(&self, spec: &PortSpec) -> Result<(WorkloadRef, u16, ServerPolicy), Status> {
-        let invalid = || Status::invalid_argument(format!("Invalid workload: {}", spec.workload));
+        let invalid = || {
+            let shown = path::shown(&spec.workload);
+            Status::invalid_argument(format!("Invalid workload: {shown}"))
+        };
         let workload: WorkloadRef = spec.workload.trim().parse().map_err(|_| invalid())?;
         let port = u16::try_from(spec.port)
             .ok()

@@ -3,6 +3,7 @@
 
 mod annotations;
 mod asked;
+mod inbound;
 mod kinds;
 mod parents;
 

@@ -37,6 +37,12 @@ async fn workloads_and_ports_are_asked_for_in_the_forms_of_the_contract() {
         (":web", 80, "InvalidArgument: Invalid workload: :web"),
         ("shop:", 80, "InvalidArgument: Invalid workload: shop:"),
         ("{}", 80, "InvalidArgument: Invalid workload: {}"),
+        // Of what is long the beginning is said.
+        (
+            &"x".repeat(100_000),
+            80,
+            &format!("InvalidArgument: Invalid workload: {}", "x".repeat(256)),
+        ),
         ("shop:other", 80, unknown),
         ("other:web", 80, unknown),
         (r#"{"ns":"shop","external_workload":"web"}"#, 80, unknown),

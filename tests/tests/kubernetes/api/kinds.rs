@@ -196,13 +196,13 @@ async fn of_each_kind_older_routes_come_first_and_those_of_other_namespaces_are_
     }
 }
 
-fn created(object: &Value) -> Option<String> {
+pub(super) fn created(object: &Value) -> Option<String> {
     let created = object["metadata"]["creationTimestamp"].as_str();
     created.map(str::to_owned)
 }
 
 /// Waits until what is created is younger: the API server counts in seconds.
-async fn later_than(api: &ApiServer, first: Option<String>) {
+pub(super) async fn later_than(api: &ApiServer, first: Option<String>) {
     let probe = service("probe", json!([{"port": 1}]));
     eventually("a second that is later", async || {
         let is_later = created(&api.apply(&probe).await) > first;
