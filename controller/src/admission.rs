@@ -72,10 +72,7 @@ impl Readiness {
 /// Servers that were admitted here and are not known yet: whoever applies two in a row is not to have the second one judged
 /// without the first.
 #[derive(Debug, Default)]
-struct Admitted(Mutex<Vec<(Instant, Place)>>);
-
-/// Where an object is: namespace and name.
-type Place = (String, String);
+struct Admitted(Mutex<Vec<(Instant, Server)>>);
 
 impl Admitted {
     /// Waits until those of the namespace are known, or have been waited for long enough.
@@ -84,11 +81,13 @@ impl Admitted {
         loop {
             let all_known = {
                 let snapshot = snapshots.borrow_and_update();
-                let is_known =
-                    |(namespace, name): &Place| snapshot.index.has_server(namespace, name);
                 let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                list.retain(|(at, place)| at.elapsed() < ON_ITS_WAY && !is_known(place));
-                !list.iter().any(|(_, place)| place.0 == namespace)
+                list.retain(|(at, server)| {
+                    at.elapsed() < ON_ITS_WAY && !snapshot.index.has_server(server)
+                });
+                !list
+                    .iter()
+                    .any(|(_, server)| server.metadata.namespace == namespace)
             };
             let changed = timeout_at(patience, snapshots.changed());
             if all_known || !matches!(changed.await, Ok(Ok(()))) {
@@ -97,20 +96,24 @@ impl Admitted {
         }
     }
 
-    fn add(&self, place: Place) {
+    fn add(&self, server: Server) {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push((Instant::now(), place));
+        list.push((Instant::now(), server));
     }
 }
 
-/// Where the Server is that a review is about.
-fn server_of(review: &Value) -> Option<Place> {
-    let text = |pointer| review.pointer(pointer).and_then(Value::as_str);
-    let is_ours = text("/request/object/apiVersion")?.starts_with(POLICY_GROUP);
-    let is_server = is_ours && text("/request/object/kind") == Some("Server");
-    let namespace = text("/request/object/metadata/namespace")?;
-    let name = text("/request/object/metadata/name")?;
-    is_server.then(|| (namespace.to_owned(), name.to_owned()))
+/// The Server that a review is about.
+fn server_of(review: &Value) -> Option<Server> {
+    let object = review.pointer("/request/object")?;
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let is_ours = text("apiVersion")?.starts_with(POLICY_GROUP);
+    if !is_ours || text("kind") != Some("Server") {
+        return None;
+    }
+    match manifest::from_value(object.clone()) {
+        Ok(Resource::Server(server)) => Some(server),
+        _ => None,
+    }
 }
 
 /// Whether what a review asks for is done, if it is admitted.
@@ -154,19 +157,20 @@ async fn page(
         Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
     let server = server_of(&review);
-    if let Some((namespace, _)) = &server {
+    if let Some(server) = &server {
+        let namespace = &server.metadata.namespace;
         admitted.are_known(namespace, &mut snapshots).await;
     }
     let snapshot = snapshots.borrow().clone();
     let answer = tokio::task::spawn_blocking(move || {
         let now = SystemTime::now();
         let answer = answer(&review, &snapshot.index, refuses_overlap, now);
-        let place = server.filter(|_| is_lasting(&review, &answer));
-        (answer, place)
+        let server = server.filter(|_| is_lasting(&review, &answer));
+        (answer, server)
     });
     match answer.await {
-        Ok((answer, place)) => {
-            place.into_iter().for_each(|place| admitted.add(place));
+        Ok((answer, server)) => {
+            server.into_iter().for_each(|server| admitted.add(server));
             as_json(&answer)
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),

@@ -102,9 +102,11 @@ impl Servers {
 }
 
 impl Index {
-    /// Whether there is such a Server.
-    pub fn has_server(&self, namespace: &str, name: &str) -> bool {
-        self.part(namespace).server(name).is_some()
+    /// Whether a Server is there and says this.
+    pub fn has_server(&self, server: &Server) -> bool {
+        let part = self.part(&server.metadata.namespace);
+        let found = part.server(&server.metadata.name);
+        found.is_some_and(|found| found.spec == server.spec)
     }
 
     /// Names of the other Servers that select a port which this one selects, now or of whatever workload comes; the oldest

@@ -671,6 +671,16 @@ async fn of_two_servers_that_are_applied_in_a_row_the_second_is_refused_with_the
         api.apply(&apart).await;
         let refused = api.try_apply(&second).await.unwrap_err().to_string();
         assert!(refused.contains(&named), "{refused}");
+        // Changes are known at once, too.
+        apart["spec"]["port"] = (port + 2000).into();
+        api.apply(&apart).await;
+        let mut third = of("b");
+        third["spec"]["port"] = (port + 2000).into();
+        let refused = api.try_apply(&third).await.unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!("Server a-{port} selects")),
+            "{refused}"
+        );
         api.delete(&first).await;
         eventually("that the first one is gone", async || {
             api.try_apply(&second).await.ok().map(drop)
