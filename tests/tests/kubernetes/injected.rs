@@ -2,7 +2,7 @@
 //! both families of addresses.
 
 use crate::{
-    injection::{Given, cluster, deployment, of_chart, run, service, unasked},
+    injection::{Given, cluster, deployment, of_chart, pod_of, run, service, unasked},
     node::{self, Families, Network, Running},
     policy::{namespace, server},
     server::ApiServer,
@@ -152,6 +152,13 @@ async fn pods_that_were_injected_by_hand_with_a_clusters_values_run_as_if_the_we
         .await;
 }
 
+/// From now on the API server takes no container in the shop that asks for more.
+async fn are_restricted(api: &ApiServer) {
+    let label =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    api.merge("/api/v1/namespaces/shop", &label).await;
+}
+
 /// What the Pod security level `restricted` wants of a container.
 fn restricted() -> Value {
     json!({
@@ -168,15 +175,11 @@ async fn where_nobody_may_set_rules_pods_are_in_the_mesh_by_explicit_listeners()
     let Some((api, _plane)) = cluster(Some(network), &Given::default()).await else {
         return;
     };
-    // With this label the API server takes no container that asks for more.
-    let label =
-        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
-    api.merge("/api/v1/namespaces/shop", &label).await;
+    are_restricted(&api).await;
     let listener = "127.0.0.1:19000=web.shop.svc.cluster.local:80";
     for name in ["web", "api"] {
-        let mut object = deployment(name, &json!({}));
+        let mut object = restricted_deployment(name);
         let template = &mut object["spec"]["template"];
-        template["spec"]["containers"][0]["securityContext"] = restricted();
         template["metadata"]["annotations"] = json!({
             "config.linkerd.io/proxy-mode": "explicit",
             "config.linkerd.io/outbound-listeners": listener,
@@ -285,4 +288,53 @@ async fn while_ipv6_is_off_nobody_is_sent_to_addresses_on_which_no_sidecar_liste
     let plain = [SocketAddr::new(web.ips[0], 8080)];
     shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
         .await;
+}
+
+#[tokio::test]
+async fn where_a_plugin_sets_the_rules_pods_check_them_and_need_no_right_to_set_any() {
+    let Some(network) = &mut Network::make(Families::V4) else {
+        return;
+    };
+    network.has_plugin = true;
+    let given = Given {
+        values: "cniEnabled: true\nproxy: {logLevel: 'warn,linkerd=info'}\n",
+        ..Given::default()
+    };
+    let Some((api, _plane)) = cluster(Some(network), &given).await else {
+        return;
+    };
+    are_restricted(&api).await;
+    for name in ["web", "api"] {
+        api.apply(&restricted_deployment(name)).await;
+    }
+    let service = api.apply(&service("web", 80, 8080)).await;
+    let ips = parsed(&service["spec"]["clusterIPs"]);
+    let web = &run(&api, network, "web").await;
+    application(network, web, Ipv4Addr::UNSPECIFIED.into());
+    let client = &run(&api, network, "api").await;
+    let shop = Shop {
+        api: &api,
+        network,
+        web,
+        client,
+    };
+    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
+        .await;
+    // Where the plugin did not come, the Pod does not start: it would be out of the mesh.
+    network.has_plugin = false;
+    api.apply(&restricted_deployment("agent")).await;
+    let pod = pod_of(&api, "agent").await;
+    let failed = Running::fails(network, &pod);
+    assert!(
+        failed.starts_with("linkerd2-network-validator: "),
+        "{failed}"
+    );
+}
+
+fn restricted_deployment(name: &str) -> Value {
+    let mut object = deployment(name, &json!({}));
+    let containers = &mut object["spec"]["template"]["spec"]["containers"];
+    containers[0]["securityContext"] = restricted();
+    object
 }

@@ -45,6 +45,8 @@ pub(crate) enum Families {
 pub(crate) struct Network {
     id: String,
     families: Families,
+    /// A plugin sets the kernel's rules of each namespace that is made.
+    pub(crate) has_plugin: bool,
     pods: u8,
 }
 
@@ -65,6 +67,7 @@ impl Network {
         let network = Self {
             id: format!("l5dk{}x{number}", std::process::id()),
             families,
+            has_plugin: false,
             pods: 0,
         };
         if let Err(why) = network.set_up() {
@@ -122,6 +125,14 @@ impl Network {
                 run(&line).unwrap();
             }
             ips.push(IpAddr::V6(own));
+        }
+        if self.has_plugin {
+            let program = linkerd_tests::binary("linkerd2-proxy-init");
+            let program = program.display();
+            run(&format!(
+                "ip netns exec {name} {program} --ipv6=false --inbound-ports-to-ignore 4190,4191"
+            ))
+            .unwrap();
         }
         let folder = format!("/etc/netns/{name}");
         fs::create_dir_all(&folder).unwrap();
@@ -280,9 +291,8 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         let mut sidecar = None;
         for container in pod["spec"]["initContainers"].as_array().unwrap() {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", &namespace]);
             if container["restartPolicy"] == "Always" {
+                let mut command = in_namespace(&namespace);
                 mount(folder.path(), token);
                 command.args(["setpriv", "--reuid=2102", "--regid=2102", "--clear-groups"]);
                 command.arg(linkerd_tests::binary("linkerd-proxy"));
@@ -294,14 +304,7 @@ impl Running {
                     .stderr(log);
                 sidecar = Some(command.spawn().unwrap());
             } else {
-                let program = container["command"][0].as_str().unwrap();
-                let program = Path::new(program).file_name().unwrap().to_str().unwrap();
-                command.arg(linkerd_tests::binary(program));
-                let words = container["args"].as_array().unwrap().iter();
-                command.args(words.map(|word| word.as_str().unwrap()));
-                let output = command.output().unwrap();
-                let errors = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "{program}: {errors}");
+                run_init(&namespace, container).unwrap();
             }
         }
         let running = Self {
@@ -318,6 +321,13 @@ impl Running {
         running
     }
 
+    /// What the first init container says of a Pod that does not start.
+    pub(crate) fn fails(network: &mut Network, pod: &Value) -> String {
+        let (number, _) = network.join();
+        let first = &pod["spec"]["initContainers"][0];
+        run_init(&network.namespace(number), first).unwrap_err()
+    }
+
     /// A page of the sidecar's admin server, as probes see it.
     pub(crate) async fn admin(&self, network: &Network, path: &str) -> Option<(u16, String)> {
         let admin = SocketAddr::new(self.ips[0], 4191);
@@ -328,6 +338,30 @@ impl Running {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
+}
+
+fn in_namespace(namespace: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]);
+    command
+}
+
+/// Runs an init container to its end. An error is its program with what it said.
+fn run_init(namespace: &str, container: &Value) -> Result<(), String> {
+    let program = container["command"][0].as_str().unwrap();
+    let program = Path::new(program).file_name().unwrap().to_str().unwrap();
+    let words = container["args"].as_array().unwrap().iter();
+    let output = in_namespace(namespace)
+        .arg(linkerd_tests::binary(program))
+        .args(words.map(|word| word.as_str().unwrap()))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    output
+        .status
+        .success()
+        .then_some(())
+        .ok_or_else(|| format!("{program}: {errors}"))
 }
 
 /// Volumes: a token, and memory that the sidecar may write.
