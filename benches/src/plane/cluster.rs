@@ -142,6 +142,28 @@ impl Cluster {
         self.server(&self.one, "one", 1).await
     }
 
+    /// Whether requests to the Pod `p-0` are to be let in now.
+    pub(super) fn is_open(&self) -> bool {
+        self.one.load(Ordering::Relaxed).is_multiple_of(2)
+    }
+
+    /// What a Pod calls itself.
+    pub(super) fn workload(&self, pod: usize) -> String {
+        format!(r#"{{"ns":"{NAMESPACE}","pod":"p-{pod}"}}"#)
+    }
+
+    /// Who a Pod is.
+    pub(super) fn identity(&self) -> String {
+        format!("default.{NAMESPACE}.serviceaccount.identity.linkerd.cluster.local")
+    }
+
+    /// A token of a Pod's account.
+    pub(super) async fn token(&self) -> String {
+        self.api
+            .token(NAMESPACE, "default", "identity.l5d.io")
+            .await
+    }
+
     /// What every proxy is told of.
     pub(super) async fn change_all(&self) -> Result<(), Failure> {
         self.server(&self.all, "all", 1).await
@@ -150,10 +172,10 @@ impl Cluster {
     /// A Server that says something else each time.
     async fn server(&self, count: &AtomicUsize, name: &str, more: usize) -> Result<(), Failure> {
         let count = count.fetch_add(more, Ordering::Relaxed) + more;
-        let protocol = if count.is_multiple_of(2) {
-            "HTTP/1"
+        let access = if count.is_multiple_of(2) {
+            "all-unauthenticated"
         } else {
-            "HTTP/2"
+            "deny"
         };
         let (selector, port) = match name {
             "one" => (json!({"pod": "p-0"}), 8080),
@@ -163,7 +185,7 @@ impl Cluster {
             .try_apply(&json!({
                 "apiVersion": "policy.linkerd.io/v1beta3", "kind": "Server",
                 "metadata": {"name": name, "namespace": NAMESPACE},
-                "spec": {"podSelector": {"matchLabels": selector}, "port": port, "proxyProtocol": protocol},
+                "spec": {"podSelector": {"matchLabels": selector}, "port": port, "proxyProtocol": "HTTP/1", "accessPolicy": access},
             }))
             .await?;
         Ok(())

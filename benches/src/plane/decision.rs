@@ -15,8 +15,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Where its clients connect, and come from: not from 127.0.0.1, which is always let in.
+/// Where its clients connect, where its application is, and where clients come from: not from 127.0.0.1, which is always let
+/// in.
 const LISTEN: [u8; 4] = [127, 84, 0, 2];
+const APPLICATION: [u8; 4] = [127, 84, 0, 3];
 const CLIENT: [u8; 4] = [127, 84, 0, 9];
 /// Between two requests: the sidecar is to decide, and not to be the load.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -42,13 +44,12 @@ impl Sidecar {
         cluster: &Cluster,
         folder: &Path,
     ) -> Result<Self, Failure> {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::from(LISTEN), 0)).await?;
-        let origin = listener.local_addr()?;
+        let (clients, origin) = ((LISTEN, 8080).into(), (APPLICATION, 8080).into());
+        let listener = TcpListener::bind::<SocketAddr>(origin).await?;
         let application = tokio::spawn(say_yes(listener));
         let folder = folder.join("sidecar");
         fs::create_dir(&folder)?;
         fs::write(folder.join("token"), cluster.token().await)?;
-        let clients = SocketAddr::from((LISTEN, 8080));
         let mut command = Command::new(program);
         let own = |port: u16| SocketAddr::from((LISTEN, port)).to_string();
         for (name, value) in [

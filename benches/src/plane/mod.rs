@@ -2,14 +2,16 @@
 //!
 //! One API server (etcd, kube-apiserver and kube-controller-manager, built by `cargo xtask tools`) is filled step by step.
 //! At each size the controller starts anew and serves simulated proxies: connections that watch their Pod's policy and two
-//! Services' endpoints, as sidecars do, and count what they are told.
+//! Services' endpoints, as sidecars do, and count what they are told. One Pod has a real sidecar, which is asked what it decides.
 
 mod cluster;
+mod decision;
 mod proxies;
 
 use crate::{Failure, inside, process::Process, report::median};
 use clap::Args;
 use cluster::Cluster;
+use decision::Sidecar;
 use proxies::{Kind, Proxies};
 use serde::Serialize;
 use std::{
@@ -25,6 +27,9 @@ pub(crate) struct Arguments {
     /// The control plane.
     #[arg(long, default_value = "target/release/linkerd-controller")]
     controller: PathBuf,
+    /// The sidecar of one of the Pods.
+    #[arg(long, default_value = "target/release/linkerd-proxy")]
+    proxy: PathBuf,
     /// Numbers of Pods, in ascending order; each is a run.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,10000")]
     pods: Vec<usize>,
@@ -56,7 +61,10 @@ struct Row {
     resident_served: u64,
     /// CPU time for all proxies' first answers, in milliseconds.
     connect_cpu_ms: f64,
-    /// From before a Server is applied until the proxy it is about has it, in milliseconds.
+    /// From before a Server is applied until the proxy it is about has been told, in milliseconds.
+    told_p50_ms: f64,
+    told_p99_ms: f64,
+    /// The same until a real sidecar decides by it.
     decision_p50_ms: f64,
     decision_p99_ms: f64,
     /// The same until the API server has answered, for which nobody but it can do anything.
@@ -99,19 +107,24 @@ struct Controller {
     process: Process,
     policy: SocketAddr,
     destination: SocketAddr,
+    identity: SocketAddr,
+    /// Where its CA is.
+    state: PathBuf,
 }
 
 impl Controller {
     fn start(program: &Path, kubeconfig: &Path, folder: &Path) -> Result<Self, Failure> {
         let at = || SocketAddr::from((Ipv4Addr::LOCALHOST, linkerd_tests::free_port()));
-        let (policy, destination) = (at(), at());
+        let (policy, destination, identity) = (at(), at(), at());
+        let state = folder.join("state");
         let mut command = Command::new(program);
         command
-            .args(["--kubernetes", "--roles=policy,destination"])
+            .arg("--kubernetes")
             .arg(format!("--policy-addr={policy}"))
             .arg(format!("--destination-addr={destination}"))
+            .arg(format!("--identity-addr={identity}"))
             .arg(format!("--admin-addr={}", at()))
-            .arg(format!("--state-dir={}", folder.join("state").display()))
+            .arg(format!("--state-dir={}", state.display()))
             .env("KUBECONFIG", kubeconfig)
             .env("HOSTNAME", "bench");
         let process = Process::start_logged(command, &folder.join("controller.log"))?;
@@ -119,7 +132,14 @@ impl Controller {
             process,
             policy,
             destination,
+            identity,
+            state,
         })
+    }
+
+    /// PEM.
+    fn trust_anchors(&self) -> Result<String, Failure> {
+        Ok(fs::read_to_string(self.state.join("ca.crt"))?)
     }
 
     fn cpu_ms(&self) -> Result<f64, Failure> {
@@ -146,16 +166,7 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, pods: usize) -> Resul
     let proxies = Proxies::connect(&controller, count, cluster.services()).await?;
     let connect_cpu_ms = controller.cpu_ms()? - start_cpu_ms;
     let resident_served = controller.process.resident()?;
-    let mut decided = Vec::new();
-    let mut applied = Vec::new();
-    for _ in 0..arguments.changes {
-        let told = proxies.told(Kind::Policy);
-        let began = Instant::now();
-        cluster.change_one().await?;
-        applied.push(milliseconds(began));
-        proxies.wait(Kind::Policy, told + 1).await?;
-        decided.push(milliseconds(began));
-    }
+    let times = Times::measure(arguments, cluster, &controller, &proxies, folder.path()).await?;
     let policy = fan_out(
         arguments.changes,
         &controller,
@@ -180,12 +191,56 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, pods: usize) -> Resul
         resident,
         resident_served,
         connect_cpu_ms,
-        decision_p50_ms: quantile(&decided, 50),
-        decision_p99_ms: quantile(&decided, 99),
-        applied_p50_ms: quantile(&applied, 50),
+        told_p50_ms: quantile(&times.told, 50),
+        told_p99_ms: quantile(&times.told, 99),
+        decision_p50_ms: quantile(&times.decided, 50),
+        decision_p99_ms: quantile(&times.decided, 99),
+        applied_p50_ms: quantile(&times.applied, 50),
         policy,
         endpoints: endpoints.await?,
     })
+}
+
+/// How long after it is begun to be applied a Server is in force, in milliseconds, each time.
+#[derive(Default)]
+struct Times {
+    /// The API server has answered.
+    applied: Vec<f64>,
+    /// The proxy that it is about has been told.
+    told: Vec<f64>,
+    /// That Pod's sidecar decides so.
+    decided: Vec<f64>,
+}
+
+impl Times {
+    async fn measure(
+        arguments: &Arguments,
+        cluster: &Cluster,
+        controller: &Controller,
+        proxies: &Proxies,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let mut times = Self::default();
+        let sidecar = Sidecar::start(&arguments.proxy, controller, cluster, folder).await?;
+        for _ in 0..arguments.changes {
+            let told = proxies.told(Kind::Policy);
+            let began = Instant::now();
+            cluster.change_one().await?;
+            times.applied.push(milliseconds(began));
+            let is_told = async {
+                proxies.wait(Kind::Policy, told + 1).await?;
+                Ok::<_, Failure>(milliseconds(began))
+            };
+            let is_decided = async {
+                sidecar.decides(cluster.is_open()).await?;
+                Ok::<_, Failure>(milliseconds(began))
+            };
+            let (told, decided) = tokio::try_join!(is_told, is_decided)?;
+            times.told.push(told);
+            times.decided.push(decided);
+        }
+        Ok(times)
+    }
 }
 
 /// Changes something that every proxy is told of, several times.
@@ -230,7 +285,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:>6} {:>8} {:>7} | {:>8} {:>7} {:>7} {:>8} | {:>8} {:>7} {:>7} | {:>9} {:>9} | {:>9} {:>9}",
+            "{:>6} {:>8} {:>7} | {:>8} {:>7} {:>7} {:>8} | {:>8} {:>8} {:>7} {:>7} {:>7} | {:>9} {:>9} | {:>9} {:>9}",
             "Pods",
             "Services",
             "proxies",
@@ -239,7 +294,9 @@ impl fmt::Display for Report {
             "RSS MB",
             "served MB",
             "apply ms",
-            "p50 ms",
+            "told p50",
+            "p99 ms",
+            "decided",
             "p99 ms",
             "policy ms",
             "us/stream",
@@ -250,7 +307,7 @@ impl fmt::Display for Report {
         for row in &self.0 {
             writeln!(
                 f,
-                "{:>6} {:>8} {:>7} | {:>8.0} {:>7.0} {:>7.1} {:>9.1} | {:>8.1} {:>7.1} {:>7.1} | {:>9.1} {:>9.1} | {:>9.1} {:>9.1}",
+                "{:>6} {:>8} {:>7} | {:>8.0} {:>7.0} {:>7.1} {:>9.1} | {:>8.1} {:>8.1} {:>7.1} {:>7.1} {:>7.1} | {:>9.1} {:>9.1} | {:>9.1} {:>9.1}",
                 row.pods,
                 row.services,
                 row.proxies,
@@ -259,6 +316,8 @@ impl fmt::Display for Report {
                 megabytes(row.resident),
                 megabytes(row.resident_served),
                 row.applied_p50_ms,
+                row.told_p50_ms,
+                row.told_p99_ms,
                 row.decision_p50_ms,
                 row.decision_p99_ms,
                 row.policy.last_p50_ms,
