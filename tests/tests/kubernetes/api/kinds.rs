@@ -274,3 +274,60 @@ async fn filters_of_rules_and_backends_are_told_and_one_that_is_not_implemented_
         }
     }
 }
+
+#[tokio::test]
+async fn of_egress_networks_the_smallest_of_the_clients_namespace_counts_else_of_the_global_one() {
+    let Some((api, _plane, mut client)) = start().await else {
+        return;
+    };
+    api.apply(&namespace("linkerd-egress")).await;
+    let network = |namespace: &str, name: &str, networks: Value| {
+        let mut spec = json!({"trafficPolicy": "Allow"});
+        if !networks.is_null() {
+            spec["networks"] = networks;
+        }
+        let object = object("policy.linkerd.io/v1alpha1", "EgressNetwork", name, &spec);
+        with(object, "namespace", namespace.into())
+    };
+    let mut own = client.try_watch("shop", outside()).await.unwrap();
+    let mut other = client.try_watch("other", outside()).await.unwrap();
+    let parent = async |stream: &mut Watched, wanted: &str| {
+        let (message, _) = tokio::time::timeout(linkerd_tests::LIMIT, stream.message())
+            .await
+            .expect(wanted);
+        let policy = outbound_from_api(message).unwrap();
+        assert_eq!(policy.parent.to_string(), wanted);
+    };
+    for stream in [&mut own, &mut other] {
+        parent(stream, "default.egress-fallback").await;
+    }
+    let world = network("linkerd-egress", "world", Value::Null);
+    api.apply(&world).await;
+    for stream in [&mut own, &mut other] {
+        parent(stream, "EgressNetwork.linkerd-egress.world:443").await;
+    }
+    // Each of these is told to clients of the shop, and to nobody else.
+    let wide = network("shop", "wide", json!([{"cidr": "203.0.0.0/16"}]));
+    let narrow = network("shop", "narrow", json!([{"cidr": "203.0.113.0/24"}]));
+    let except =
+        json!([{"cidr": "203.0.113.7/32"}, {"cidr": "203.0.113.0/24", "except": ["203.0.113.7"]}]);
+    let one = network("shop", "one", except);
+    for (object, name) in [(&wide, "wide"), (&narrow, "narrow"), (&one, "one")] {
+        api.apply(object).await;
+        parent(&mut own, &format!("EgressNetwork.shop.{name}:443")).await;
+    }
+    api.delete(&one).await;
+    parent(&mut own, "EgressNetwork.shop.narrow:443").await;
+    // Once a namespace has one, those of the global one do not count, whatever the address.
+    let elsewhere = network("shop", "narrow", json!([{"cidr": "198.51.100.0/24"}]));
+    api.apply(&elsewhere).await;
+    parent(&mut own, "EgressNetwork.shop.wide:443").await;
+    api.delete(&wide).await;
+    parent(&mut own, "default.egress-fallback").await;
+    api.delete(&elsewhere).await;
+    parent(&mut own, "EgressNetwork.linkerd-egress.world:443").await;
+    api.delete(&world).await;
+    for stream in [&mut own, &mut other] {
+        parent(stream, "default.egress-fallback").await;
+    }
+}
