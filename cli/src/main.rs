@@ -61,7 +61,7 @@ enum Command {
     #[command(subcommand)]
     Stat(stat::Command),
     /// What running sidecars and the control plane hold, and whether it is right.
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "dg")]
     Diagnostics(Box<diagnostics::Command>),
     /// Print the manifests of the control plane: linkerd install | kubectl apply -f -
     Install(Box<install::Install>),
