@@ -53,6 +53,16 @@ pub(crate) async fn to_pod(
     let forwarded = timeout(LIMIT, api.portforward(pod, &[port])).await;
     let mut forwarded = match forwarded {
         Ok(Ok(forwarded)) => forwarded,
+        // Which right is missing it need not say.
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            return Err(Failure::new(format!(
+                "{what} cannot be forwarded: {}",
+                status.message
+            ))
+            .hint(format!(
+                "kubectl -n {namespace} auth can-i get pods/portforward, and create: both rights are needed"
+            )));
+        }
         Ok(Err(error)) => {
             return Err(
                 Failure::new(format!("{what} cannot be forwarded: {}", chain(&error))).hint(hint),

@@ -175,6 +175,26 @@ async fn certificates_are_for_tokens_that_the_api_server_vouches_for_now() {
     .await;
 }
 
+#[tokio::test]
+async fn while_the_api_server_is_away_no_token_is_believed_and_afterwards_the_same_one_is() {
+    let Some(mut api) = start().await else {
+        return;
+    };
+    let plane = ControlPlane::start(&api).await;
+    let key = KeyMaterial::create(WEB).unwrap();
+    let token = api.token("shop", "web", AUDIENCE).await;
+    certify(&plane, &key, token.clone()).await.unwrap();
+    api.kill();
+    // What was believed a moment ago is asked about again: a token may have been revoked.
+    let refused = certify(&plane, &key, token.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "{refused}");
+    api.start_server().await;
+    eventually("a certificate", async || {
+        certify(&plane, &key, token.clone()).await.ok()
+    })
+    .await;
+}
+
 /// A clock that is wrong by so many seconds.
 #[derive(Debug)]
 struct Wrong(i64);

@@ -5,7 +5,8 @@ use crate::{
     control_plane::ControlPlane, forwarding::Kubelet, policy::running, server::ApiServer,
     sidecar::Sidecar,
 };
-use serde_json::Value;
+use linkerd_tests::eventually;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
@@ -18,6 +19,39 @@ async fn component(api: &ApiServer, component: &str) -> String {
         .as_str()
         .unwrap()
         .to_owned()
+}
+
+/// Which rights a port needs that is forwarded.
+async fn rights(api: &ApiServer, cli: &Cli) {
+    let version = "rbac.authorization.k8s.io/v1";
+    let metadata = json!({"name": "forwards", "namespace": "shop"});
+    let role = |verbs: &[&str]| {
+        json!({
+            "apiVersion": version, "kind": "Role", "metadata": metadata,
+            "rules": [
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": verbs},
+            ],
+        })
+    };
+    let binding = json!({
+        "apiVersion": version, "kind": "RoleBinding", "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "forwards"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "somebody"}],
+    });
+    let words = "diagnostics proxy-metrics -n shop po/web --as somebody";
+    api.apply(&binding).await;
+    for (verbs, code) in [(&["create"][..], 1), (&["get"], 1), (&["get", "create"], 0)] {
+        api.apply(&role(verbs)).await;
+        eventually(&format!("{verbs:?}: exit code {code}"), async || {
+            let said = cli.run(words).await;
+            let is_told = said
+                .out
+                .contains("auth can-i get pods/portforward, and create");
+            (said.code == code && is_told == (code == 1)).then_some(())
+        })
+        .await;
+    }
 }
 
 /// Everything that is shown of a sidecar and asked of the control plane, without an address by which it could be reached.
@@ -60,6 +94,7 @@ pub(super) async fn shown(api: &ApiServer, cli: &Cli, plane: &ControlPlane, side
             .contains("web.shop.serviceaccount.identity.linkerd.cluster.local"),
         "{leaf}"
     );
+    rights(api, cli).await;
     for (name, words) in [
         ("policy", "policy po/web 8080 -n shop"),
         ("outbound", "policy svc/batch 80 -n shop"),
