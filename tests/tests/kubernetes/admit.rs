@@ -763,6 +763,50 @@ async fn what_selects_names_or_matches_nothing_is_warned_of_when_it_is_applied()
 }
 
 #[tokio::test]
+async fn what_is_no_review_is_refused_as_such() {
+    let Some(api) = ApiServer::start().await else {
+        return;
+    };
+    let plane = ControlPlane::start(&api).await;
+    let client = plane.webhook_client();
+    let ask = async |method: &str, path: &str, body: &str| {
+        let request = http::Request::builder().method(method).uri(path);
+        let request = request.body(body.as_bytes().to_vec()).unwrap();
+        let answer = client.send(request.map(kube::client::Body::from)).await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("GET", "/", "").await, 404);
+    assert_eq!(ask("POST", "/other", "{}").await, 404);
+    assert_eq!(ask("POST", "/", "no JSON").await, 400);
+    let review = |request: Value| {
+        let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        http::Request::post("/")
+            .body(body.to_string().into_bytes())
+            .unwrap()
+    };
+    let no_spec = json!({
+        "apiVersion": "policy.linkerd.io/v1beta3", "kind": "Server",
+        "metadata": {"name": "a", "namespace": "shop"},
+    });
+    for (request, wanted) in [
+        (json!({"uid": "u"}), "admission request missing 'object'"),
+        (
+            json!({"uid": "u", "object": no_spec}),
+            "admission request missing 'spec'",
+        ),
+    ] {
+        let answer: Value = client.request(review(request)).await.unwrap();
+        let response = &answer["response"];
+        assert_eq!(
+            (&response["uid"], &response["allowed"]),
+            (&json!("u"), &json!(false))
+        );
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn while_the_webhook_is_away_its_failure_policy_says_what_becomes_of_objects() {
     let Some((api, mut plane)) = shop().await else {
         return;

@@ -7,6 +7,7 @@ use linkerd2_proxy_api::{
     identity::{CertifyRequest, CertifyResponse, identity_client::IdentityClient},
     inbound::{PortSpec, Server, inbound_server_policies_client::InboundServerPoliciesClient},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -131,6 +132,15 @@ impl ControlPlane {
     pub(crate) fn terminate(&mut self) {
         self.ask_to_end();
         self.process.wait().unwrap();
+    }
+
+    /// A client of the webhook, as an API server is one.
+    pub(crate) fn webhook_client(&self) -> kube::Client {
+        let address = format!("https://{}", self.webhook).parse().unwrap();
+        let mut config = kube::Config::new(address);
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        config.root_cert = Some(vec![certificate.unwrap().to_vec()]);
+        kube::Client::try_from(config).unwrap()
     }
 
     /// What makes an API server ask the webhook about objects of the mesh.
