@@ -190,19 +190,17 @@ fn expression(path: &str, place: &str) -> Result<String, Unusable> {
 /// changes nothing.
 fn classes(operation: &Value, place: &str) -> Result<Vec<Value>, Unusable> {
     let responses = operation.get("responses").and_then(Value::as_object);
-    let mut ranges = Vec::new();
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
     for key in responses.into_iter().flatten().map(|(key, _)| key) {
         if key == "default" || key.starts_with("x-") {
             continue;
         }
         let class = key.to_ascii_uppercase();
-        let range = match class.strip_suffix("XX") {
-            Some(first) => first
-                .parse::<u16>()
-                .ok()
-                .map(|first| (first * 100, first * 100 + 99)),
-            None => class.parse::<u16>().ok().map(|status| (status, status)),
+        let (from, to) = match class.strip_suffix("XX") {
+            Some(first) => (format!("{first}00"), format!("{first}99")),
+            None => (class.clone(), class),
         };
+        let range = from.parse::<u16>().ok().zip(to.parse().ok());
         let range = range.filter(|(min, _)| key.len() == 3 && (100..600).contains(min));
         ranges.push(range.ok_or_else(|| {
             Unusable::new(
@@ -328,6 +326,11 @@ paths: {/a: {$ref: 'other.yaml#/a'}}",
             (
                 &with("responses: {20: {}}"),
                 "paths./a.get.responses.20",
+                "200, 5XX and default",
+            ),
+            (
+                &with("responses: {99999XX: {}}"),
+                "paths./a.get.responses.99999XX",
                 "200, 5XX and default",
             ),
             (
