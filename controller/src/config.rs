@@ -120,7 +120,12 @@ pub struct Flags {
     #[arg(long)]
     pub kubernetes: bool,
     /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "kubernetes",
+        conflicts_with = "manifests"
+    )]
     pub context: Option<String>,
     /// What this process does. Each role opens only its own addresses, and needs only its own rights.
     #[arg(
@@ -147,7 +152,7 @@ pub struct Flags {
     pub trust_anchors: Option<PathBuf>,
     /// Reads the issuer from the Secret linkerd-identity-issuer and the trust anchors from the ConfigMap
     /// linkerd-identity-trust-roots, in place of files, and makes both once where there are none.
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
     pub bootstrap_issuer: bool,
     /// Public keys (ECDSA P-256, PEM) of who signs workload tokens in your place.
     #[arg(long, value_name = "FILE")]
@@ -231,7 +236,7 @@ pub struct Flags {
     pub ext_endpoint_zone_weights: bool,
     /// Endpoints of other clusters are given out for Services that stand for theirs (role destination). Secrets of the control plane's
     /// namespace, which it must be allowed to list, say where these clusters are.
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
     pub remote_clusters: bool,
     /// Most streams that are open at once.
     #[arg(long, default_value_t = 20_000)]
@@ -252,7 +257,8 @@ pub struct Flags {
         long,
         value_name = "ADDR",
         requires = "injector_keys",
-        requires_all = ["kubernetes", "injector_values"]
+        requires_all = ["kubernetes", "injector_values"],
+        conflicts_with = "manifests"
     )]
     pub injector_addr: Option<SocketAddr>,
     /// Its certificate, PEM, read again when it changes.
@@ -269,7 +275,7 @@ pub struct Flags {
     pub injector_trust_anchors: Option<PathBuf>,
     /// Makes the certificates of webhooks for which none is brought, keeps them in Secrets and in the caBundle of their
     /// configurations, and makes new ones when two thirds of their life are over.
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
     pub webhook_certificates: bool,
     /// Seconds that the certificates made for webhooks are valid.
     #[arg(long, default_value_t = 365 * 86_400, value_parser = clap::value_parser!(u64).range(10..=10 * 365 * 86_400))]
@@ -455,4 +461,45 @@ fn go_duration(text: &str) -> Result<Duration, String> {
     linkerd_policy::manifest::go_duration_seconds(text)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| "a duration such as 24h0m0s is wanted".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    /// What is wrong with flags, if anything is.
+    fn refused(flags: &[&str]) -> Option<String> {
+        let flags = Flags::try_parse_from([&["controller"], flags].concat());
+        flags.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_an_api_server_is_needed_for_is_refused_without_one_and_not_left_out() {
+        for flag in [
+            "--context=test",
+            "--bootstrap-issuer",
+            "--remote-clusters",
+            "--webhook-certificates",
+        ] {
+            assert_eq!(refused(&["--kubernetes", flag]), None);
+            let alone = refused(&[flag]).unwrap();
+            assert!(alone.contains("--kubernetes"), "{alone}");
+            let text = refused(&["--manifests=m", flag]).unwrap();
+            let name = flag.split('=').next().unwrap();
+            assert!(
+                text.contains(name) && text.contains("--manifests"),
+                "{text}"
+            );
+        }
+        let injector = [
+            "--injector-addr=127.0.0.1:8443",
+            "--injector-cert=c",
+            "--injector-key=k",
+            "--injector-values=v",
+        ];
+        assert_eq!(refused(&[&["--kubernetes"], &injector[..]].concat()), None);
+        let text = refused(&[&["--manifests=m"], &injector[..]].concat()).unwrap();
+        assert!(text.contains("--manifests"), "{text}");
+    }
 }
