@@ -2,6 +2,7 @@
 
 use super::{Controller, PATIENCE, cluster::Cluster};
 use crate::{Failure, process::Process};
+use linkerd_tests::say_yes;
 use std::{
     fs,
     net::SocketAddr,
@@ -122,19 +123,5 @@ impl Sidecar {
         }
         answer.truncate(read);
         Ok(answer)
-    }
-}
-
-async fn say_yes(listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut request = [0; 4096];
-            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
-                let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                if stream.write_all(yes).await.is_err() {
-                    return;
-                }
-            }
-        });
     }
 }

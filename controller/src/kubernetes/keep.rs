@@ -240,7 +240,8 @@ impl Keeper {
     }
 }
 
-fn problem(object: String, field: &str, reason: &str, kept: bool) -> Problem {
+/// Something that is wrong with an object of the API server; `kept`: its last good version stays.
+pub(super) fn problem(object: String, field: &str, reason: &str, kept: bool) -> Problem {
     Problem {
         file: FILE.to_owned(),
         document: None,

@@ -20,11 +20,32 @@ use std::{
 struct Shop<'a> {
     api: &'a ApiServer,
     network: &'a Network,
-    web: &'a Running,
-    client: &'a Running,
+    web: Running,
+    client: Running,
 }
 
-impl Shop<'_> {
+impl<'a> Shop<'a> {
+    /// Runs the Pods `web`, whose application listens at an address, and `api`, which calls it.
+    async fn open(api: &'a ApiServer, network: &'a mut Network, listens: IpAddr) -> Self {
+        let web = run(api, network, "web").await;
+        let at = SocketAddr::new(listens, 8080);
+        let listener = node::listen(&network.namespace(web.number), at);
+        tokio::spawn(say_yes(listener));
+        let client = run(api, network, "api").await;
+        Self {
+            api,
+            network,
+            web,
+            client,
+        }
+    }
+
+    /// The Pod's own addresses.
+    fn plain(&self) -> Vec<SocketAddr> {
+        let ips = self.web.ips.iter();
+        ips.map(|ip| SocketAddr::new(*ip, 8080)).collect()
+    }
+
     async fn is(&self, from: u8, to: SocketAddr, wanted: u16) {
         eventually(&format!("{wanted} of {to} for {from}"), async || {
             (self.network.get(from, to).await? == wanted).then_some(())
@@ -70,12 +91,6 @@ impl Shop<'_> {
             self.is(self.client.number, *to, 200).await;
         }
     }
-}
-
-/// An application of a Pod that says yes.
-fn application(network: &Network, pod: &Running, at: IpAddr) {
-    let listener = node::listen(&network.namespace(pod.number), SocketAddr::new(at, 8080));
-    tokio::spawn(say_yes(listener));
 }
 
 fn parsed(addresses: &Value) -> Vec<IpAddr> {
@@ -135,19 +150,11 @@ async fn pods_that_were_injected_by_hand_with_a_clusters_values_run_as_if_the_we
     }
     let service = api.apply(&service("web", 80, 8080)).await;
     let ips = parsed(&service["spec"]["clusterIPs"]);
-    let web = &run(&api, network, "web").await;
-    application(network, web, Ipv4Addr::UNSPECIFIED.into());
-    let client = &run(&api, network, "api").await;
-    let line = web.log();
+    let shop = Shop::open(&api, network, Ipv4Addr::UNSPECIFIED.into()).await;
+    let line = shop.web.log();
     let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
     assert!(line.is_object(), "{line}");
-    let shop = Shop {
-        api: &api,
-        network,
-        web,
-        client,
-    };
-    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    let plain = [SocketAddr::new(shop.web.ips[0], 8080)];
     shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
         .await;
 }
@@ -187,22 +194,10 @@ async fn where_nobody_may_set_rules_pods_are_in_the_mesh_by_explicit_listeners()
         api.apply(&object).await;
     }
     api.apply(&service("web", 80, 8080)).await;
-    let web = &run(&api, network, "web").await;
-    application(network, web, Ipv4Addr::LOCALHOST.into());
-    let client = &run(&api, network, "api").await;
-    let shop = Shop {
-        api: &api,
-        network,
-        web,
-        client,
-    };
+    let shop = Shop::open(&api, network, Ipv4Addr::LOCALHOST.into()).await;
     let at: SocketAddr = "127.0.0.1:19000".parse().unwrap();
-    let plain: Vec<_> = web
-        .ips
-        .iter()
-        .map(|ip| SocketAddr::new(*ip, 8080))
-        .collect();
-    shop.policy_lets_in_whom_it_names(&[at], &plain).await;
+    shop.policy_lets_in_whom_it_names(&[at], &shop.plain())
+        .await;
 }
 
 #[tokio::test]
@@ -226,22 +221,10 @@ async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
     let service = api.apply(&service).await;
     let ips = parsed(&service["spec"]["clusterIPs"]);
     assert!(ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
-    let web = &run(&api, network, "web").await;
-    application(network, web, Ipv6Addr::UNSPECIFIED.into());
-    let client = &run(&api, network, "api").await;
-    let shop = Shop {
-        api: &api,
-        network,
-        web,
-        client,
-    };
+    let shop = Shop::open(&api, network, Ipv6Addr::UNSPECIFIED.into()).await;
     let meshed: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect();
-    let plain: Vec<_> = web
-        .ips
-        .iter()
-        .map(|ip| SocketAddr::new(*ip, 8080))
-        .collect();
-    shop.policy_lets_in_whom_it_names(&meshed, &plain).await;
+    shop.policy_lets_in_whom_it_names(&meshed, &shop.plain())
+        .await;
 }
 
 #[tokio::test]
@@ -259,9 +242,7 @@ async fn while_ipv6_is_off_nobody_is_sent_to_addresses_on_which_no_sidecar_liste
     service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
     let service = api.apply(&service).await;
     let ips = parsed(&service["spec"]["clusterIPs"]);
-    let web = &run(&api, network, "web").await;
-    application(network, web, Ipv6Addr::UNSPECIFIED.into());
-    let client = &run(&api, network, "api").await;
+    let shop = Shop::open(&api, network, Ipv6Addr::UNSPECIFIED.into()).await;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
     eventually("endpoints of both families", async || {
         let list = api.get(slices).await?;
@@ -279,13 +260,7 @@ async fn while_ipv6_is_off_nobody_is_sent_to_addresses_on_which_no_sidecar_liste
         (of("IPv4") && of("IPv6")).then_some(())
     })
     .await;
-    let shop = Shop {
-        api: &api,
-        network,
-        web,
-        client,
-    };
-    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    let plain = [SocketAddr::new(shop.web.ips[0], 8080)];
     shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
         .await;
 }
@@ -309,16 +284,8 @@ async fn where_a_plugin_sets_the_rules_pods_check_them_and_need_no_right_to_set_
     }
     let service = api.apply(&service("web", 80, 8080)).await;
     let ips = parsed(&service["spec"]["clusterIPs"]);
-    let web = &run(&api, network, "web").await;
-    application(network, web, Ipv4Addr::UNSPECIFIED.into());
-    let client = &run(&api, network, "api").await;
-    let shop = Shop {
-        api: &api,
-        network,
-        web,
-        client,
-    };
-    let plain = [SocketAddr::new(web.ips[0], 8080)];
+    let shop = Shop::open(&api, network, Ipv4Addr::UNSPECIFIED.into()).await;
+    let plain = [SocketAddr::new(shop.web.ips[0], 8080)];
     shop.policy_lets_in_whom_it_names(&[SocketAddr::new(ips[0], 80)], &plain)
         .await;
     // Where the plugin did not come, the Pod does not start: it would be out of the mesh.

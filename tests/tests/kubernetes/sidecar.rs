@@ -6,6 +6,7 @@ use crate::{
     server::ApiServer,
 };
 use http::StatusCode;
+pub(crate) use linkerd_tests::say_yes;
 use linkerd_tests::{eventually, get, one_http1, page};
 use serde_json::json;
 use std::{
@@ -15,10 +16,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpSocket},
-};
+use tokio::net::{TcpListener, TcpSocket};
 
 /// The sidecar of the Pod `web`, in front of an application that says yes; both end with the test.
 pub(crate) struct Sidecar {
@@ -83,20 +81,6 @@ impl Sidecar {
         socket.bind(own).unwrap();
         let stream = socket.connect(clients(self.place)).await.unwrap();
         one_http1(stream, get("/")).await.unwrap().status()
-    }
-}
-
-pub(crate) async fn say_yes(listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut request = [0; 4096];
-            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
-                let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                if stream.write_all(yes).await.is_err() {
-                    return;
-                }
-            }
-        });
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     watch_cluster,
 };
 use crate::{
-    kubernetes::{FILE, watch::is_forbidden},
+    kubernetes::{keep::problem, watch::is_forbidden},
     source::{Problem, Snapshot},
 };
 use k8s_openapi::api::core::v1::Secret;
@@ -219,10 +219,8 @@ impl Store {
         let linked = self.linked.iter();
         let remotes = linked.map(|(cluster, linked)| (cluster.clone(), linked.remote.clone()));
         let of_clusters = self.linked.values().flat_map(|linked| &linked.problems);
-        let failure = self.failure.as_deref().map(|reason| Problem {
-            kept: true,
-            ..problem("Secret".to_owned(), "", reason)
-        });
+        let failure = self.failure.as_deref();
+        let failure = failure.map(|reason| problem("Secret".to_owned(), "", reason, true));
         Some(Known {
             remotes: Arc::new(remotes.collect()),
             problems: failure
@@ -239,27 +237,13 @@ impl Store {
             let namespace = &self.own.control_plane_namespace;
             let object = format!("Secret {namespace}/{name}");
             if let Some(refusal) = &held.problem {
-                return Some(Problem {
-                    kept: held.good.is_some(),
-                    ..problem(object, &refusal.field, &refusal.reason)
-                });
+                let is_kept = held.good.is_some();
+                return Some(problem(object, &refusal.field, &refusal.reason, is_kept));
             }
             let (description, _) = held.good.as_ref()?;
             let used = &self.linked.get(&description.name)?.secret;
             let text = format!("{used} is about this cluster too, and is used: remove one of them");
-            (used != name).then(|| problem(object, "metadata.labels", &text))
+            (used != name).then(|| problem(object, "metadata.labels", &text, false))
         })
-    }
-}
-
-fn problem(object: String, field: &str, reason: &str) -> Problem {
-    Problem {
-        file: FILE.to_owned(),
-        document: None,
-        line: None,
-        object: Some(object),
-        field: field.to_owned(),
-        reason: reason.to_owned(),
-        kept: false,
     }
 }
