@@ -38,7 +38,13 @@ pub(crate) fn test(words: &[String]) -> Result<(), String> {
 }
 
 fn run_tests(words: &[String]) -> Result<(), String> {
-    tools::run(cargo(&["test", "--locked", "--workspace"]).args(words))
+    let mut tests = cargo(&["test", "--locked", "--workspace"]);
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        // Most of them wait most of the time: for leases, for clocks, for API servers that start.
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        tests.env("RUST_TEST_THREADS", (cores + 1).to_string());
+    }
+    tools::run(tests.args(words))
 }
 
 /// What tests need: the tools, the real binaries, which end-to-end tests run, and the tests' own.
