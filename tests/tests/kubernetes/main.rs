@@ -23,6 +23,7 @@ mod identity;
 mod injected;
 mod injection;
 mod node;
+mod peer;
 mod policy;
 mod rights;
 mod schema;

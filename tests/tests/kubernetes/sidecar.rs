@@ -49,12 +49,22 @@ impl Drop for Sidecar {
 
 impl Sidecar {
     pub(crate) async fn start(server: &ApiServer, plane: &ControlPlane, place: u8) -> Self {
+        Self::start_with(server, plane, place, &[]).await
+    }
+
+    /// As [`Sidecar::start`], with more variables.
+    pub(crate) async fn start_with(
+        server: &ApiServer,
+        plane: &ControlPlane,
+        place: u8,
+        more: &[(&str, String)],
+    ) -> Self {
         let listener = TcpListener::bind(application(place)).await;
         let application = tokio::spawn(say_yes(listener.unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let token = server.token("shop", "web", "identity.l5d.io").await;
         fs::write(folder.path().join("token"), token).unwrap();
-        let process = spawn(folder.path(), plane, place);
+        let process = spawn(folder.path(), plane, place, more);
         let sidecar = Self {
             process,
             place,
@@ -74,7 +84,7 @@ impl Sidecar {
         admin(self.place)
     }
 
-    async fn status(&self) -> StatusCode {
+    pub(crate) async fn status(&self) -> StatusCode {
         // Not from 127.0.0.1, which is always let in.
         let socket = TcpSocket::new_v4().unwrap();
         let own = SocketAddr::from(([127, 77, self.place, 9], 0));
@@ -84,7 +94,7 @@ impl Sidecar {
     }
 }
 
-fn spawn(folder: &Path, plane: &ControlPlane, place: u8) -> Child {
+fn spawn(folder: &Path, plane: &ControlPlane, place: u8, more: &[(&str, String)]) -> Child {
     let log = fs::File::create(folder.join("log")).unwrap();
     let identity = "web.shop.serviceaccount.identity.linkerd.cluster.local";
     let mut command = Command::new(linkerd_tests::binary("linkerd-proxy"));
@@ -108,7 +118,10 @@ fn spawn(folder: &Path, plane: &ControlPlane, place: u8) -> Child {
         ("INBOUND_LISTENERS", format!("{clients}={application}")),
         ("OUTBOUND_LISTEN_ADDRS", own(4140)),
         ("ADMIN_LISTEN_ADDR", own(4191)),
-    ] {
+    ]
+    .into_iter()
+    .chain(more.iter().cloned())
+    {
         command.env(format!("LINKERD2_PROXY_{name}"), value);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());
