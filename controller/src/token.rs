@@ -122,8 +122,8 @@ impl std::str::FromStr for Subject {
     }
 }
 
-/// A DNS-1123 label.
-fn is_label(text: &str) -> bool {
+/// Whether a text is a DNS-1123 label, as names of namespaces and accounts are.
+pub fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text
             .bytes()

@@ -14,6 +14,7 @@ use crate::{
     install::{self, Form, flags::read},
     outcome::{Failure, Outcome, show},
 };
+use linkerd_controller::token;
 use linkerd_policy::manifest;
 use serde_json::{Value, json};
 
@@ -154,12 +155,7 @@ impl Place {
 
 /// Names become part of a name in DNS.
 fn is_label(what: &str, text: &str) -> Result<(), Failure> {
-    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_good = text.len() <= 63
-        && text.starts_with(is_inner)
-        && text.ends_with(is_inner)
-        && text.chars().all(|c| is_inner(c) || c == '-');
-    if is_good {
+    if token::is_label(text) {
         return Ok(());
     }
     Err(Failure::usage(format!(

@@ -56,7 +56,7 @@ pub(super) fn changes(
                 !has_moved && old.get(at).filter(known).is_some()
             };
             for part in &now.parts {
-                let of_part = new.iter().filter(|(_, e)| *e.0 == part.origin);
+                let of_part = new.iter().filter(|(_, e)| std::ptr::eq(e.0, &part.origin));
                 let added = of_part.filter(|(at, e)| !is_known(at, e));
                 let added = added.map(|(_, e)| weighted(e.1, zone, hints));
                 let addrs: Vec<_> = added.collect();

@@ -112,14 +112,13 @@ impl Parent<'_> {
 
     /// Whether a parentRef names it.
     fn is_named(&self, target: &Target<'_>) -> bool {
-        let kind = match self.kind {
-            ParentKind::Service(_) => attach::ParentKind::Service,
-            ParentKind::Egress(_) => attach::ParentKind::EgressNetwork,
-        };
-        target.kind == kind
-            && target.name == self.metadata.name
-            && target.namespace == self.metadata.namespace
-            && target.port.is_none_or(|port| port == self.port)
+        let own = self.target();
+        let is_ours = target.port.is_none() || target.port == own.port;
+        is_ours
+            && Target {
+                port: own.port,
+                ..*target
+            } == own
     }
 
     /// What its annotations say.
@@ -209,8 +208,7 @@ impl<'a> Attached<'a> {
             .routes
             .iter()
             .flat_map(|(routes, _)| routes.grpc.iter().copied());
-        let parents = |route: &'a crate::resource::GrpcRoute| &*route.spec.parent_refs;
-        self.counting(RouteKind::Grpc, all, parents)
+        self.counting(all, Facts::of_grpc)
     }
 
     fn tls(&self) -> Vec<&'a crate::resource::TlsRoute> {
@@ -218,8 +216,7 @@ impl<'a> Attached<'a> {
             .routes
             .iter()
             .flat_map(|(routes, _)| routes.tls.iter().copied());
-        let parents = |route: &'a crate::resource::TlsRoute| &*route.spec.parent_refs;
-        self.counting(RouteKind::Tls, all, parents)
+        self.counting(all, |route| Facts::of_stream(RouteKind::Tls, route))
     }
 
     fn tcp(&self) -> Vec<&'a crate::resource::TcpRoute> {
@@ -227,27 +224,16 @@ impl<'a> Attached<'a> {
             .routes
             .iter()
             .flat_map(|(routes, _)| routes.tcp.iter().copied());
-        let parents = |route: &'a crate::resource::TcpRoute| &*route.spec.parent_refs;
-        self.counting(RouteKind::Tcp, all, parents)
+        self.counting(all, |route| Facts::of_stream(RouteKind::Tcp, route))
     }
 
     /// Those of the Gateway API that count, the oldest first.
     fn counting<S>(
         &self,
-        kind: RouteKind,
         all: impl Iterator<Item = &'a crate::resource::Object<S>>,
-        parents: impl Fn(&'a crate::resource::Object<S>) -> &'a [ParentRef],
+        facts: impl Fn(&'a crate::resource::Object<S>) -> Facts<'a>,
     ) -> Vec<&'a crate::resource::Object<S>> {
-        let mut counting: Vec<_> = all
-            .filter(|route| {
-                self.has(Facts {
-                    kind,
-                    group: RouteGroup::Gateway,
-                    metadata: &route.metadata,
-                    parents: parents(route),
-                })
-            })
-            .collect();
+        let mut counting: Vec<_> = all.filter(|route| self.has(facts(route))).collect();
         counting.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
         counting
     }

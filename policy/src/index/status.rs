@@ -218,49 +218,33 @@ fn each_route(
     scope: &Scope,
     give: &mut impl FnMut(&'static str, &'static str, Facts<'_>, &[&BackendRef]),
 ) {
-    for route in scope.routes().all() {
-        let name = &route.metadata.name;
-        let (group, kind, backends) = match route.kind {
-            RouteKind::Grpc => (
-                GATEWAY_GROUP,
-                "GRPCRoute",
-                scope.grpc_routes.get(name).map(|route| {
-                    let rules = route.spec.rules.iter();
-                    rules.flat_map(|rule| &rule.backend_refs).collect()
-                }),
-            ),
-            RouteKind::Http => (
-                route.group.as_str(),
-                "HTTPRoute",
-                scope
-                    .http_routes
-                    .get(&(route.group, name.clone()))
-                    .map(|route| {
-                        let rules = route.spec.rules.iter();
-                        rules.flat_map(|rule| &rule.backend_refs).collect()
-                    }),
-            ),
-            RouteKind::Tls => (
-                GATEWAY_GROUP,
-                "TLSRoute",
-                scope.tls_routes.get(name).map(stream_backends),
-            ),
-            RouteKind::Tcp => (
-                GATEWAY_GROUP,
-                "TCPRoute",
-                scope.tcp_routes.get(name).map(stream_backends),
-            ),
-        };
-        let backends: Vec<&BackendRef> = backends.unwrap_or_default();
-        give(group, kind, route, &backends);
+    let routes = scope.routes();
+    for route in routes.grpc {
+        let rules = route.spec.rules.iter();
+        let backends: Vec<_> = rules.flat_map(|rule| &rule.backend_refs).collect();
+        give(GATEWAY_GROUP, "GRPCRoute", Facts::of_grpc(route), &backends);
     }
-}
-
-fn stream_backends(
-    route: &crate::resource::Object<crate::resource::traffic::StreamRouteSpec>,
-) -> Vec<&BackendRef> {
-    let rules = route.spec.rules.iter();
-    rules.flat_map(|rule| &rule.backend_refs).collect()
+    for route in routes.http {
+        let rules = route.spec.rules.iter();
+        let backends: Vec<_> = rules.flat_map(|rule| &rule.backend_refs).collect();
+        let group = route.group.as_str();
+        give(group, "HTTPRoute", Facts::of_http(route), &backends);
+    }
+    for (kind, name, routes) in [
+        (RouteKind::Tls, "TLSRoute", routes.tls),
+        (RouteKind::Tcp, "TCPRoute", routes.tcp),
+    ] {
+        for route in routes {
+            let rules = route.spec.rules.iter();
+            let backends: Vec<_> = rules.flat_map(|rule| &rule.backend_refs).collect();
+            give(
+                GATEWAY_GROUP,
+                name,
+                Facts::of_stream(kind, route),
+                &backends,
+            );
+        }
+    }
 }
 
 fn rate_limit(scope: &Scope, limit: &HttpLocalRateLimitPolicy) -> Status {

@@ -200,6 +200,17 @@ async fn where_nobody_may_set_rules_pods_are_in_the_mesh_by_explicit_listeners()
         .await;
 }
 
+/// Applies the Deployments and a Service `web` of both families, and gives the Service's addresses.
+async fn of_both_families(api: &ApiServer) -> Vec<IpAddr> {
+    for name in ["web", "api"] {
+        api.apply(&deployment(name, &json!({}))).await;
+    }
+    let mut service = service("web", 80, 8080);
+    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    let service = api.apply(&service).await;
+    parsed(&service["spec"]["clusterIPs"])
+}
+
 #[tokio::test]
 async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
     let Some(network) = &mut Network::make(Families::Both) else {
@@ -213,13 +224,7 @@ async fn pods_with_addresses_of_both_families_are_in_the_mesh_by_each() {
     let Some((api, _plane)) = cluster(Some(network), &given).await else {
         return;
     };
-    for name in ["web", "api"] {
-        api.apply(&deployment(name, &json!({}))).await;
-    }
-    let mut service = service("web", 80, 8080);
-    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
-    let service = api.apply(&service).await;
-    let ips = parsed(&service["spec"]["clusterIPs"]);
+    let ips = of_both_families(&api).await;
     assert!(ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
     let shop = Shop::open(&api, network, Ipv6Addr::UNSPECIFIED.into()).await;
     let meshed: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect();
@@ -235,13 +240,7 @@ async fn while_ipv6_is_off_nobody_is_sent_to_addresses_on_which_no_sidecar_liste
     let Some((api, _plane)) = cluster(Some(network), &Given::default()).await else {
         return;
     };
-    for name in ["web", "api"] {
-        api.apply(&deployment(name, &json!({}))).await;
-    }
-    let mut service = service("web", 80, 8080);
-    service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
-    let service = api.apply(&service).await;
-    let ips = parsed(&service["spec"]["clusterIPs"]);
+    let ips = of_both_families(&api).await;
     let shop = Shop::open(&api, network, Ipv6Addr::UNSPECIFIED.into()).await;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
     eventually("endpoints of both families", async || {

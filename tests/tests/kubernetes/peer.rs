@@ -142,18 +142,12 @@ async fn our_sidecar_works_under_a_peers_control_plane() {
     let more = [("OUTBOUND_LISTENERS", listener)];
     // It is ready when it has a certificate of the peer's.
     let sidecar = Sidecar::start_with(&api, &plane, PLACE, &more).await;
-    let becomes = async |wanted: u16| {
-        eventually(&format!("{wanted}"), async || {
-            (sidecar.status().await == wanted).then_some(())
-        })
-        .await;
-    };
-    becomes(200).await;
+    sidecar.becomes(200).await;
     let access = |policy: &str| server("web", &json!({"accessPolicy": policy, "podSelector": {}}));
     api.apply(&access("deny")).await;
-    becomes(403).await;
+    sidecar.becomes(403).await;
     api.apply(&access("all-unauthenticated")).await;
-    becomes(200).await;
+    sidecar.becomes(200).await;
     eventually("the endpoints that the peer tells", async || {
         let stream = TcpStream::connect(&outbound).await.ok()?;
         // Nobody is there.

@@ -84,7 +84,15 @@ impl Sidecar {
         admin(self.place)
     }
 
-    pub(crate) async fn status(&self) -> StatusCode {
+    /// Waits until it answers so.
+    pub(crate) async fn becomes(&self, wanted: u16) {
+        eventually(&format!("{wanted}"), async || {
+            (self.status().await == wanted).then_some(())
+        })
+        .await;
+    }
+
+    async fn status(&self) -> StatusCode {
         // Not from 127.0.0.1, which is always let in.
         let socket = TcpSocket::new_v4().unwrap();
         let own = SocketAddr::from(([127, 77, self.place, 9], 0));
@@ -134,22 +142,16 @@ async fn a_pods_sidecar_is_certified_by_its_account_and_enforces_what_is_applied
         return;
     };
     let sidecar = Sidecar::start(&api, &plane, 3).await;
-    let becomes = async |wanted: u16| {
-        eventually(&format!("{wanted}"), async || {
-            (sidecar.status().await == wanted).then_some(())
-        })
-        .await;
-    };
-    becomes(200).await;
+    sidecar.becomes(200).await;
     let access = |policy: &str| server("web", &json!({"accessPolicy": policy, "podSelector": {}}));
     api.apply(&access("deny")).await;
-    becomes(403).await;
+    sidecar.becomes(403).await;
     api.apply(&access("all-unauthenticated")).await;
-    becomes(200).await;
+    sidecar.becomes(200).await;
     api.apply(&access("all-authenticated")).await;
-    becomes(403).await;
+    sidecar.becomes(403).await;
     api.delete(&access("deny")).await;
-    becomes(200).await;
+    sidecar.becomes(200).await;
     let (_, metrics) = page(sidecar.admin(), "/metrics").await.unwrap();
     assert!(metrics.contains(r#"srv_name="web""#), "{metrics}");
 }
